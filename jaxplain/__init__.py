@@ -1,0 +1,38 @@
+"""Visual explanation of image classifiers in JAX, as function transformations."""
+
+import importlib
+from importlib.metadata import PackageNotFoundError, version
+
+from jaxplain import core, explainers, postprocess, rules
+from jaxplain.core import (
+    RuleSet,
+    UnknownLayerError,
+    UnsupportedOperationError,
+    capture,
+    coverage,
+    layers,
+    split,
+    tag,
+    trace,
+    with_rules,
+)
+from jaxplain.explainers import *  # noqa: F403 (its __all__ is the list of explainers)
+
+try:
+    __version__ = version("jaxplain")
+except PackageNotFoundError:  # a source tree that was not installed
+    __version__ = "0+unknown"
+
+_LAZY = ("models", "viz", "weights_convert")  # these import what explaining does not need
+
+__all__ = [
+    "RuleSet", "UnknownLayerError", "UnsupportedOperationError", "capture", "core", "coverage",
+    "explainers", "layers", "postprocess", "rules", "split", "tag", "trace", "with_rules",
+    *explainers.__all__, *_LAZY,
+]
+
+
+def __getattr__(name: str):
+    if name in _LAZY:
+        return importlib.import_module(f"jaxplain.{name}")
+    raise AttributeError(f"module 'jaxplain' has no attribute {name!r}")

@@ -1,0 +1,73 @@
+"""The methods that the command line knows: one table of name, function call and way of drawing.
+
+The names of the table are data; nothing here imports JAX, so that `jaxplain --help` can list them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Method:
+    """One entry: how to call the explainer, and how to show what it returns."""
+
+    title: str  #: as it is written over its picture
+    function: str  #: name of the explainer, an attribute of `jaxplain`
+    style: str  #: a style of `jaxplain.viz`
+    options: Mapping[str, Any] = field(default_factory=dict)
+    at_layer: bool = False  #: explained at a layer, which `--layer` chooses; else at the image
+    random: bool = False  #: needs a PRNG key
+
+
+METHODS: Mapping[str, Method] = {
+    "mwp": Method("MWP", "excitation_backprop", "heat", at_layer=True),
+    "c-mwp": Method(
+        "c-MWP", "excitation_backprop", "heat", {"contrastive": True}, at_layer=True
+    ),
+    "d-wta": Method("d-WTA", "winner_take_all", "heat", at_layer=True),
+    "gradient": Method("Gradient", "gradient", "gray"),
+    "input-x-gradient": Method("Input x gradient", "input_x_gradient", "signed"),
+    "smooth-grad": Method("SmoothGrad", "smooth_grad", "gray", random=True),
+    "integrated-gradients": Method("Integrated gradients", "integrated_gradients", "signed"),
+    "guided-backprop": Method("Guided backprop", "guided_backprop", "gray"),
+    "deconvnet": Method("DeconvNet", "deconvnet", "gray"),
+    "cam": Method("CAM", "cam", "heat"),
+    "grad-cam": Method("Grad-CAM", "grad_cam", "heat", at_layer=True),
+    "guided-grad-cam": Method("Guided Grad-CAM", "guided_grad_cam", "gray", at_layer=True),
+    "grad-cam++": Method("Grad-CAM++", "grad_cam_plus_plus", "heat", at_layer=True),
+    "x-grad-cam": Method("XGrad-CAM", "x_grad_cam", "heat", at_layer=True),
+    "layer-cam": Method("LayerCAM", "layer_cam", "heat", at_layer=True),
+    "hires-cam": Method("HiResCAM", "hires_cam", "heat", at_layer=True),
+    "lrp": Method("LRP", "lrp", "signed"),
+}  # fmt: skip
+
+#: What `jaxplain explain` shows when it is not told otherwise.
+DEFAULT = ("mwp", "c-mwp", "grad-cam", "guided-backprop", "integrated-gradients", "lrp")
+
+#: Other spellings that people use.
+ALIASES: Mapping[str, str] = {
+    "excitation-backprop": "mwp",
+    "contrastive-mwp": "c-mwp",
+    "cmwp": "c-mwp",
+    "winner-take-all": "d-wta",
+    "saliency": "gradient",
+    "grad-cam-plus-plus": "grad-cam++",
+    "xgrad-cam": "x-grad-cam",
+    "layercam": "layer-cam",
+    "hirescam": "hires-cam",
+    "smoothgrad": "smooth-grad",
+    "gradcam": "grad-cam",
+}
+
+
+def canonical(name: str) -> str:
+    """A method's name in the table's spelling: lower case, hyphens, aliases resolved.
+
+    >>> canonical("Guided_Backprop"), canonical("saliency")
+    ('guided-backprop', 'gradient')
+    """
+    name = name.strip().lower().replace("_", "-")
+    return ALIASES.get(name, name)

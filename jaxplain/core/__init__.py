@@ -1,0 +1,15 @@
+"""Trace, analyse, rewrite, tap. The core knows JAX; it knows no method and no model."""
+
+from jaxplain.core.errors import UnknownLayerError, UnsupportedOperationError, nearest
+from jaxplain.core.graph import Graph, Layer
+from jaxplain.core.model import Model
+from jaxplain.core.operations import KINDS, Operation
+from jaxplain.core.rules import BoundOp, Rule, RuleSet, pass_rule
+from jaxplain.core.trace import tag, trace
+from jaxplain.core.transforms import Coverage, Table, capture, coverage, layers, split, with_rules
+
+__all__ = [
+    "KINDS", "BoundOp", "Coverage", "Graph", "Layer", "Model", "Operation", "Rule", "RuleSet",
+    "Table", "UnknownLayerError", "UnsupportedOperationError", "capture", "coverage", "layers",
+    "nearest", "pass_rule", "split", "tag", "trace", "with_rules",
+]

@@ -1,0 +1,405 @@
+"""Classify the equations of a flat jaxpr into operations: the kinds that rules are written against.
+
+Most operations are one equation. An activation (``where(x > 0, x, 0)``, GELU ...) or a
+normalisation (LRN, LayerNorm, softmax) written out in several equations is one operation too: a
+region of the graph that begins at one value, ends at one equation and leaks nothing on the way.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxplain.core import _compat
+from jaxplain.core.intervals import INF, STRUCTURAL, UNKNOWN, Facts, literal, propagate
+
+KINDS = ("linear", "scale", "bias", "activation", "max_pool", "add", "gate", "normalise",
+         "structural", "opaque")
+
+_UNARY = {
+    "exp", "exp2", "log", "log1p", "expm1", "tanh", "logistic", "sin", "cos", "tan", "erf", "erfc",
+    "erf_inv", "rsqrt", "sqrt", "cbrt", "abs", "sign", "floor", "ceil", "round", "integer_pow",
+    "square", "pow", "atan2", "sinh", "cosh", "asinh", "acosh", "atanh", "asin", "acos", "atan",
+    "clamp", "logistic", "nextafter", "rem",
+}
+_DISCRETE = {
+    "gt", "ge", "lt", "le", "eq", "ne", "and", "or", "not", "xor", "is_finite", "argmax", "argmin",
+    "reduce_and", "reduce_or", "gt_to", "lt_to", "le_to", "eq_to",
+}
+_ELEMENTWISE = _UNARY | {
+    "add", "sub", "mul", "div", "max", "min", "neg", "select_n", "convert_element_type", "gt", "ge",
+    "lt", "le", "eq", "ne", "and", "or", "not", "xor", "is_finite", "copy", "stop_gradient",
+    "reduce_precision",
+}
+_REDUCING = {
+    "reduce_sum", "reduce_max", "reduce_min", "reduce_window_sum", "reduce_window_max", "cumsum",
+    "broadcast_in_dim", "reshape", "squeeze", "expand_dims", "slice", "pad", "concatenate",
+    "transpose",
+}
+_CURVED = {"exp", "log", "rsqrt", "sqrt", "integer_pow", "square", "pow", "div", "logistic"}
+_POOLS = {"reduce_window_max", "reduce_max", "reduce_window_min", "reduce_min"}
+_SUMS = {"reduce_sum", "reduce_window_sum"}
+_GRID = np.concatenate([[-1e4, -100.0, -30.0], np.linspace(-8, 8, 129), [30.0, 100.0, 1e4]])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Operation:
+    """One operation of the traced network.
+
+    ``inputs`` are the values that depend on the network's input, ``constants`` the ones that do
+    not. ``low`` is a lower bound of all inputs; ``facts`` bound the output.
+    """
+
+    kind: str
+    name: str
+    equations: tuple[Any, ...]
+    inputs: tuple[Any, ...]
+    constants: tuple[Any, ...]
+    output: Any
+    low: float
+    facts: Facts
+    input_facts: tuple[Facts, ...]
+
+    @property
+    def scopes(self) -> tuple[str, ...]:
+        return _compat.scopes(self.equations[-1])
+
+    @property
+    def source(self) -> str:
+        return next(filter(None, map(_compat.source_line, reversed(self.equations))), "")
+
+    @property
+    def outputs(self) -> tuple[Any, ...]:
+        return tuple(self.equations[-1].outvars)
+
+    @property
+    def weighted(self) -> bool:
+        return self.kind == "linear" and self.name in ("conv", "dense")
+
+    def evaluate(self, inputs: Any, constants: Any) -> list:
+        """The operation's outputs from the values of ``inputs`` and ``constants``."""
+        env = dict(zip(self.inputs, inputs, strict=True))
+        env.update(zip(self.constants, constants, strict=True))
+        for eqn in self.equations:
+            values = [v.val if isinstance(v, _compat.Literal) else env[v] for v in eqn.invars]
+            with _compat.equation_context(eqn):
+                env.update(zip(eqn.outvars, _compat.bind(eqn, *values), strict=True))
+        return [env[v] for v in self.outputs]
+
+
+def is_active(atom: Any, active: set) -> bool:
+    return not isinstance(atom, _compat.Literal) and atom in active
+
+
+def classify(jaxpr: Any, inputs: list) -> tuple[list[Any], list[Operation]]:
+    """The equations that do not depend on ``inputs``, and the operations that do, in order."""
+    equations = _live(jaxpr)
+    active: set = set(inputs)
+    facts: dict = {}
+    inactive_eqns, active_eqns = [], []
+    for eqn in equations:
+        depends = any(is_active(v, active) for v in eqn.invars)
+        (active_eqns if depends else inactive_eqns).append(eqn)
+        if depends:
+            active.update(eqn.outvars)
+        known = [literal(v) if isinstance(v, _compat.Literal) else facts.get(v, UNKNOWN)
+                 for v in eqn.invars]
+        facts[eqn.outvars[0]] = _custom_facts(eqn, known)
+    grouping = _Regions(active_eqns, active, inputs, jaxpr.outvars, facts)
+    return inactive_eqns, [grouping.operation(group) for group in grouping.groups()]
+
+
+def _live(jaxpr: Any) -> list:
+    needed = {v for v in jaxpr.outvars if not isinstance(v, _compat.Literal)}
+    kept = []
+    for eqn in reversed(jaxpr.eqns):
+        if eqn.effects or any(v in needed for v in eqn.outvars):
+            kept.append(eqn)
+            needed.update(v for v in eqn.invars if not isinstance(v, _compat.Literal))
+    return kept[::-1]
+
+
+def _custom_facts(eqn: Any, known: list[Facts]) -> Facts:
+    if eqn.primitive.name not in _compat.CUSTOM_CALLS:
+        return propagate(eqn, known)
+    unary = _Function.of([eqn], eqn.invars[-1], dict(zip(eqn.invars[:-1], known, strict=False)))
+    return unary.facts if unary else UNKNOWN
+
+
+class _Regions:
+    """Groups equations into operations."""
+
+    def __init__(self, equations: list, active: set, inputs: list, outputs: list, facts: dict):
+        self.equations, self.active, self.facts = equations, active, facts
+        self.inputs = inputs
+        self.producer = {v: i for i, eqn in enumerate(equations) for v in eqn.outvars}
+        self.users: dict = {}
+        for i, eqn in enumerate(equations):
+            for v in self._active_inputs(eqn):
+                self.users.setdefault(v, set()).add(i)
+        for v in outputs:
+            if is_active(v, active):
+                self.users.setdefault(v, set()).add(len(equations))
+        self._dominators()
+
+    def _active_inputs(self, eqn: Any) -> list:
+        return list(dict.fromkeys(v for v in eqn.invars if is_active(v, self.active)))
+
+    def _dominators(self) -> None:
+        """The value that every path from the inputs to a value passes through last."""
+        self.depth, self.parent = {None: 0}, {None: None}
+        for v in self.inputs:
+            self.parent[v], self.depth[v] = None, 1
+        for eqn in self.equations:
+            root = self._root(self._active_inputs(eqn))
+            for v in eqn.outvars:
+                self.parent[v], self.depth[v] = root, self.depth[root] + 1
+
+    def _root(self, values: list) -> Any:
+        root = values[0]
+        for v in values[1:]:
+            while root is not v:
+                if self.depth[root] >= self.depth[v]:
+                    root = self.parent[root]
+                else:
+                    v = self.parent[v]
+        return root
+
+    def groups(self) -> list[list[int]]:
+        taken: set[int] = set()
+        groups = []
+        for i in reversed(range(len(self.equations))):
+            if i not in taken:
+                region = self._region(i) or self._clip(i) or [i]
+                taken.update(region)
+                groups.append(region)
+        return groups[::-1]
+
+    def _region(self, end: int) -> list[int] | None:
+        """A private region that ends where paths from one value meet again."""
+        eqn = self.equations[end]
+        names = [v for v in eqn.invars if is_active(v, self.active)]
+        if len(names) < 2 or eqn.primitive.name not in _ELEMENTWISE:
+            return None
+        root = self._root(list(dict.fromkeys(names)))
+        if root is None:
+            return None
+        region, stack = {end}, [v for v in names if v is not root]
+        while stack:
+            v = stack.pop()
+            i = self.producer[v]
+            if i not in region:
+                name = self.equations[i].primitive.name
+                if name not in _ELEMENTWISE and name not in _REDUCING:
+                    return None
+                region.add(i)
+                stack += [u for u in self._active_inputs(self.equations[i]) if u is not root]
+        interior = [v for i in region - {end} for v in self.equations[i].outvars]
+        if any(not self.users.get(v, set()) <= region for v in interior):
+            return None
+        kinds = {self.equations[i].primitive.name for i in region}
+        if kinds & _REDUCING - {"broadcast_in_dim"} and not (
+                kinds & _CURVED and eqn.primitive.name in ("mul", "div", "sub", "add")
+                and root.aval.shape == eqn.outvars[0].aval.shape):
+            return None
+        return sorted(region)
+
+    def _clip(self, end: int) -> list[int] | None:
+        """``min(max(x, low), high)`` and the like: the upper bound belongs to the activation."""
+        eqn = self.equations[end]
+        if eqn.primitive.name not in ("max", "min"):
+            return None
+        inner = self._active_inputs(eqn)
+        if len(inner) != 1 or inner[0] not in self.producer or self.users[inner[0]] != {end}:
+            return None
+        start = self.producer[inner[0]]
+        before = self.equations[start]
+        opposite = {"max": "min", "min": "max"}[eqn.primitive.name]
+        if before.primitive.name == opposite and len(self._active_inputs(before)) == 1:
+            return [start, end]
+        return None
+
+    def operation(self, group: list[int]) -> Operation:
+        eqns = [self.equations[i] for i in group]
+        inside = {v for eqn in eqns for v in eqn.outvars}
+        outer = [v for eqn in eqns for v in eqn.invars
+                 if not isinstance(v, _compat.Literal) and v not in inside]
+        inputs = tuple(dict.fromkeys(v for v in outer if v in self.active))
+        constants = tuple(dict.fromkeys(v for v in outer if v not in self.active))
+        output = eqns[-1].outvars[0]
+        input_facts = tuple(self.facts.get(v, UNKNOWN) for v in inputs)
+        function = None
+        if len(inputs) == 1:
+            function = _Function.of(eqns, inputs[0], {v: self.facts.get(v, UNKNOWN) for v in outer})
+        if function:
+            kind, name = "activation", function.name
+            self.facts[output] = function.facts
+        else:
+            kind, name = self._kind(eqns, inputs)
+        if kind == "normalise" and name == "softmax":
+            self.facts[output] = Facts(0, 1)
+        return Operation(kind, name, tuple(eqns), inputs, constants, output,
+                         min(f.low for f in input_facts), self.facts.get(output, UNKNOWN), input_facts)
+
+    def _kind(self, eqns: list, inputs: tuple) -> tuple[str, str]:
+        eqn, prim = eqns[-1], eqns[-1].primitive.name
+        if len(eqns) > 1:
+            names = {e.primitive.name for e in eqns}
+            if names & _REDUCING - {"broadcast_in_dim"}:
+                return "normalise", ("softmax" if prim == "div" and "exp" in names else "normalise")
+            return "activation", "activation"
+        if prim in _compat.CUSTOM_CALLS:
+            return self._custom_kind(eqn, inputs)
+        if prim in _DISCRETE:
+            return "structural", prim
+        two = len(inputs) > 1
+        if prim in ("conv_general_dilated", "dot_general"):
+            name = "conv" if prim[0] == "c" else "dense"
+            return ("gate", "matmul") if two else ("linear", name)
+        if prim in _SUMS:
+            return "linear", "avg_pool"
+        if prim in _POOLS:
+            return "max_pool", "max_pool" if "window" in prim else prim
+        if prim in ("add", "add_any", "sub"):
+            if two:
+                return "add", "add" if prim != "sub" else "sub"
+            reversed_sub = prim == "sub" and eqn.invars[1] in inputs
+            return ("scale", "scale") if reversed_sub else ("bias", "bias")
+        if prim == "neg":
+            return "scale", "scale"
+        if prim == "mul":
+            return ("gate", "mul") if two else ("scale", "scale")
+        if prim == "div":
+            if two:
+                return "gate", "div"
+            return ("scale", "scale") if eqn.invars[0] in inputs else ("activation", "reciprocal")
+        if prim in ("max", "min"):
+            return ("max_pool", "maximum") if two else ("activation", "activation")
+        if prim in _UNARY and not two:
+            return "activation", prim
+        if prim in ("select_n", "concatenate", "pad", "dynamic_update_slice"):
+            return "structural", prim
+        indices_active = prim in ("gather", "dynamic_slice") and any(
+            is_active(v, self.active) for v in eqn.invars[1:])
+        if prim in STRUCTURAL and not indices_active:
+            return "structural", prim
+        return "opaque", prim
+
+    def _custom_kind(self, eqn: Any, inputs: tuple) -> tuple[str, str]:
+        inner, _ = _compat.body(eqn)
+        names = _primitive_names(inner)
+        label = str(eqn.params.get("name") or eqn.primitive.name)
+        same = len(inputs) == 1 and inputs[0].aval.shape == eqn.outvars[0].aval.shape
+        if same and names <= _ELEMENTWISE | {"broadcast_in_dim"}:
+            return "activation", label
+        if same and names <= _ELEMENTWISE | _REDUCING and names & _CURVED:
+            return "normalise", "softmax" if "softmax" in label else label
+        return "opaque", label
+
+
+def _primitive_names(jaxpr: Any) -> set[str]:
+    names: set[str] = set()
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name in _compat.CALLS | _compat.CUSTOM_CALLS:
+            names |= _primitive_names(_compat.body(eqn)[0])
+        else:
+            names.add(eqn.primitive.name)
+    return names
+
+
+@dataclasses.dataclass(frozen=True)
+class _Function:
+    """An elementwise function of one value with known constants, recognised by its graph."""
+
+    name: str
+    facts: Facts
+
+    @staticmethod
+    def of(eqns: list, root: Any, facts: dict) -> _Function | None:
+        last = eqns[-1]
+        names = set()
+        for eqn in eqns:
+            if eqn.primitive.name in _compat.CUSTOM_CALLS:
+                names |= _primitive_names(_compat.body(eqn)[0])
+            else:
+                names.add(eqn.primitive.name)
+        trivial = {"convert_element_type", "copy", "stop_gradient", "reduce_precision", "neg", "add",
+                   "sub", "broadcast_in_dim"} | _DISCRETE
+        linear = len(eqns) == 1 and names <= {"mul", "div"}
+        if (not names <= _ELEMENTWISE | {"broadcast_in_dim"} or names <= trivial or linear
+                or last.outvars[0].aval.shape != root.aval.shape
+                or np.dtype(last.outvars[0].aval.dtype).kind in "iub"
+                or jax.dtypes.issubdtype(root.aval.dtype, np.integer)):
+            return None
+        values = _on_grid(eqns, root, facts)
+        if values is None:
+            return None
+        x, y = _GRID, values
+        low = -INF if y[0] < min(y[1], y[2]) - 1 or y[-1] < y[-2] - 1 else float(np.min(y))
+        high = INF if y[-1] > max(y[-2], y[-3]) + 1 or y[0] > y[1] + 1 else float(np.max(y))
+        return _Function(_function_name(x, y, last, len(eqns) == 1), Facts(low, high))
+
+
+def _function_name(x: np.ndarray, y: np.ndarray, last: Any, single: bool) -> str:
+    close = lambda z: bool(np.allclose(y, z, rtol=1e-2, atol=1e-3))  # noqa: E731 (bfloat16 grids)
+    slope, top = y[-1] / x[-1], float(np.max(y))
+    if close(np.maximum(x, 0)):
+        return "relu"
+    if top > 0 and close(np.clip(x, 0, top)):
+        return "relu6"
+    leak = float(y[0] / x[0])
+    if 0 < leak < 1 and abs(slope - 1) < 1e-2 and close(np.where(x > 0, x, leak * x)):
+        return "leaky_relu"
+    known = {"tanh": np.tanh(x), "sigmoid": 1 / (1 + np.exp(-np.clip(x, -500, 500))),
+             "silu": x / (1 + np.exp(-np.clip(x, -500, 500))),
+             "elu": np.where(x > 0, x, np.expm1(np.minimum(x, 0)))}
+    for name, z in known.items():
+        if close(z):
+            return name
+    if last.primitive.name in _compat.CUSTOM_CALLS:
+        return str(last.params.get("name") or "activation")
+    return last.primitive.name if single and last.primitive.name in _UNARY else "activation"
+
+
+def _on_grid(eqns: list, root: Any, facts: dict) -> np.ndarray | None:
+    """The function's values on a grid, or None where one of its constants is not known."""
+    dtype = root.aval.dtype
+    with jax.ensure_compile_time_eval(), jax.default_device(jax.local_devices(backend="cpu")[0]):
+        env: dict = {root: jax.numpy.asarray(_GRID, dtype)}
+
+        def run(equations: Any, env: dict) -> bool:
+            for eqn in equations:
+                values = []
+                for v in eqn.invars:
+                    if isinstance(v, _compat.Literal):
+                        value = v.val
+                    elif v in env:
+                        value = env[v]
+                    else:
+                        value = facts.get(v, UNKNOWN).static
+                    if value is None or np.ndim(value) > 1:
+                        return False
+                    values.append(jax.numpy.broadcast_to(
+                        jax.numpy.asarray(value, v.aval.dtype), _GRID.shape))
+                name = eqn.primitive.name
+                if name in _compat.CALLS | _compat.CUSTOM_CALLS:
+                    inner, consts = _compat.body(eqn)
+                    if consts:
+                        return False
+                    inside = dict(zip(inner.invars, values, strict=True))
+                    if not run(inner.eqns, inside):
+                        return False
+                    outs = [inside[v] for v in inner.outvars]
+                elif name == "broadcast_in_dim":
+                    outs = values[:1]
+                else:
+                    outs = _compat.bind(eqn, *values)
+                env.update(zip(eqn.outvars, outs, strict=True))
+            return True
+
+        if not run(eqns, env):
+            return None
+        return np.asarray(env[eqns[-1].outvars[0]], np.float64)

@@ -1,0 +1,201 @@
+"""Rules, rule sets, and the view of an operation that a rule gets.
+
+A *rule* is a hashable callable ``rule(op, g) -> signals``: ``g`` is the signal at the operation's
+output, ``op`` a :class:`BoundOp`, and the result has one signal for each active input. It must
+be built from differentiable JAX operations, so that explanations are differentiable.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxplain.core.folding import Chain, weight_axis
+from jaxplain.core.operations import KINDS, Operation
+
+Rule = Callable[..., tuple]
+
+
+def pass_rule(op: BoundOp, g: jax.Array) -> tuple:
+    """The signal passes unchanged (each unit has one child); a broadcast input gets its sum."""
+    return tuple(unbroadcast(g, a) for a in op.inputs)
+
+
+def unbroadcast(g: jax.Array, like: jax.Array) -> jax.Array:
+    """Sum a signal over the axes along which ``like`` was broadcast."""
+    if g.shape == like.shape:
+        return g
+    lead = g.ndim - like.ndim
+    axes = tuple(range(lead)) + tuple(
+        i + lead for i, n in enumerate(like.shape) if n == 1 and g.shape[i + lead] != 1)
+    return g.sum(axes).reshape(like.shape)
+
+
+class RuleSet:
+    """An immutable table of backward rules, after zennit's composites.
+
+    Args:
+      rules: operation name (``"conv"``, ``"dense"``, ``"avg_pool"``, ``"relu"`` ...) or kind
+        (``"linear"``, ``"activation"`` ...) -> rule. A name goes before a kind.
+      overrides: address -> rule, before all else. An address is ``"first_linear"``,
+        ``"last_linear"`` (convolutions and dense layers count), or a layer's name.
+      requires: kinds that a rule must handle; one without a rule is an
+        :class:`~jaxplain.core.UnsupportedOperationError` instead of a plain gradient.
+      fold: whether linear layers see the batch norm after them folded into weight and bias.
+
+    Operations without a rule take the plain gradient.
+
+    >>> from jaxplain import RuleSet, core
+    >>> RuleSet({"activation": core.pass_rule}).lookup("activation", "relu") is core.pass_rule
+    True
+    """
+
+    def __init__(self, rules: Mapping[str, Rule] = (), *, overrides: Mapping[str, Rule] = (),
+                 requires: tuple[str, ...] = (), fold: bool = True):
+        unknown = set(requires) - set(KINDS)
+        if unknown:
+            raise ValueError(f"unknown kinds in requires: {sorted(unknown)}; the kinds are {KINDS}")
+        self._key = (tuple(sorted(dict(rules).items(), key=lambda kv: kv[0])),
+                     tuple(sorted(dict(overrides).items(), key=lambda kv: kv[0])),
+                     tuple(sorted(requires)), bool(fold))
+
+    @property
+    def rules(self) -> dict[str, Rule]:
+        return dict(self._key[0])
+
+    @property
+    def overrides(self) -> dict[str, Rule]:
+        return dict(self._key[1])
+
+    @property
+    def requires(self) -> tuple[str, ...]:
+        return self._key[2]
+
+    @property
+    def fold(self) -> bool:
+        return self._key[3]
+
+    def lookup(self, kind: str, name: str) -> Rule | None:
+        """The rule for operations of this kind and name, None for the plain gradient."""
+        rules = self.rules
+        return rules.get(name, rules.get(kind))
+
+    def replace(self, rules: Mapping[str, Rule] = (), *, overrides: Mapping[str, Rule] = (),
+                fold: bool | None = None) -> RuleSet:
+        """A copy with these entries added or changed."""
+        return RuleSet({**self.rules, **dict(rules)},
+                       overrides={**self.overrides, **dict(overrides)}, requires=self.requires,
+                       fold=self.fold if fold is None else fold)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RuleSet) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __repr__(self) -> str:
+        return f"RuleSet({self.rules}, overrides={self.overrides}, requires={self.requires})"
+
+
+class BoundOp:
+    """An operation with the values it had in the forward pass, as a rule sees it.
+
+    Attributes:
+      kind, name: what it is; ``source`` is the user's line, ``operation`` the static description.
+      inputs: the active inputs' values; output: the output's value.
+      nonnegative: whether all inputs are provably >= 0; low: their proven lower bound.
+
+    Linear operations also have ``a`` (the input), ``weight``, ``bias``, :meth:`map` and
+    :meth:`transpose`. The affine chain behind the layer (batch norm) is folded into ``weight``
+    and ``bias``; ``bias`` broadcasts to the output and is None where there is none. Sums and
+    average pools have their constant factor as ``weight``.
+    """
+
+    def __init__(self, op: Operation, inputs: tuple, constants: tuple, output: jax.Array,
+                 chain: Chain | None, extras: tuple):
+        self.operation, self.inputs, self.output = op, inputs, output
+        self.kind, self.name, self.source = op.kind, op.name, op.source
+        self.low, self.nonnegative = op.low, op.low >= 0
+        self.lower = op.low
+        self._constants, self._chain, self._extras = constants, chain, extras
+
+    def vjp(self, g: jax.Array) -> tuple:
+        """The plain gradient."""
+        def forward(*inputs: jax.Array) -> jax.Array:
+            return self.operation.evaluate(inputs, self._constants)[0]
+        return jax.vjp(forward, *self.inputs)[1](g.astype(self.output.dtype))
+
+    @property
+    def a(self) -> jax.Array:
+        return self.inputs[0]
+
+    @functools.cached_property
+    def _affine(self) -> tuple[Any, Any]:
+        if self._chain is None:
+            return None, None
+        return self._chain.affine(dict(zip(self._chain.variables, self._extras, strict=True)),
+                                  self.output.dtype)
+
+    @functools.cached_property
+    def weight(self) -> jax.Array:
+        scale = self._affine[0]
+        if not self.operation.weighted:
+            return jnp.asarray(1 if scale is None else scale, self.output.dtype)
+        weight = self._constants[0]
+        if scale is None or jnp.ndim(scale) == 0:
+            return weight if scale is None else weight * jnp.asarray(scale, weight.dtype)
+        shape = [1] * weight.ndim
+        shape[weight_axis(self.operation)] = -1
+        return weight * scale.reshape(shape).astype(weight.dtype)
+
+    @functools.cached_property
+    def bias(self) -> jax.Array | None:
+        bias = self._affine[1]
+        if bias is None or jnp.ndim(bias) == 0:
+            return None if bias is None else jnp.asarray(bias, self.output.dtype)
+        shape = [1] * self.output.ndim
+        shape[self._chain.axis] = -1
+        return bias.reshape(shape).astype(self.output.dtype)
+
+    def map(self, a: jax.Array, w: jax.Array) -> jax.Array:
+        """The layer's bilinear part for any input and weight of the right shapes."""
+        if not self.operation.weighted:
+            return self.operation.evaluate((a,), self._constants)[0] * w
+        return self.operation.evaluate((a,), (w, *self._constants[1:]))[0]
+
+    def transpose(self, w: jax.Array, g: jax.Array) -> jax.Array:
+        """The signal at the input: the transpose of ``a -> map(a, w)`` applied to ``g``."""
+        transposed = jax.linear_transpose(lambda a: self.map(a, w), self.a)
+        return transposed(g.astype(self.output.dtype))[0]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def apply_rule(op: Operation, rule: Rule, chain: Chain | None, inputs: tuple, constants: tuple,
+               extras: tuple) -> list:
+    """The operation's outputs, with ``rule`` in place of its gradient."""
+    return op.evaluate(inputs, constants)
+
+
+def _forward(op, rule, chain, inputs, constants, extras):
+    outs = op.evaluate(inputs, constants)
+    return outs, (inputs, constants, extras, outs[0])
+
+
+def _backward(op, rule, chain, residuals, cotangents):
+    inputs, constants, extras, output = residuals
+    bound = BoundOp(op, inputs, constants, output, chain, extras)
+    signals = rule(bound, cotangents[0])
+    if len(signals) != len(inputs) or any(
+            s.shape != a.shape for s, a in zip(signals, inputs, strict=True)):
+        raise ValueError(
+            f"the rule {rule!r} returned signals of shapes {[jnp.shape(s) for s in signals]} for the "
+            f"operation {op.name!r}, whose inputs have shapes {[a.shape for a in inputs]}")
+    signals = tuple(s.astype(a.dtype) for s, a in zip(signals, inputs, strict=True))
+    return signals, tuple(None for _ in constants), tuple(None for _ in extras)
+
+
+apply_rule.defvjp(_forward, _backward)

@@ -1,0 +1,209 @@
+"""The function transformations: with_rules, capture, split; and the tables layers and coverage."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxplain.core.model import Model
+from jaxplain.core.rules import RuleSet
+from jaxplain.core.trace import trace
+
+
+def with_rules(fn: Callable, rules: RuleSet) -> Callable:
+    """A function with the values of ``fn`` and the VJP that ``rules`` define.
+
+    The rules replace the derivative with respect to the arguments only: arrays that ``fn`` closes
+    over are constants to them. With an empty rule set the VJP is that of ``fn``, bit for bit.
+
+    Raises:
+      UnsupportedOperationError: when called, where ``rules`` must handle an operation and cannot.
+
+    >>> import jax, jax.numpy as jnp, jaxplain
+    >>> straight = jaxplain.with_rules(jax.nn.relu, jaxplain.RuleSet({"relu": jaxplain.core.pass_rule}))
+    >>> jax.grad(lambda x: straight(x).sum())(jnp.array([-1.0, 2.0])).tolist()
+    [1.0, 1.0]
+    """
+    if not isinstance(rules, RuleSet):
+        raise TypeError(f"rules must be a jaxplain.RuleSet, not {type(rules).__name__}")
+
+    def ruled(*inputs: Any) -> Any:
+        model = trace(fn, *inputs)
+        outputs = model.evaluate(jax.tree.leaves(inputs), rules)
+        return jax.tree.unflatten(model.graph.out_tree, outputs)
+
+    return ruled
+
+
+def capture(fn: Callable, names: Sequence[str]) -> Callable:
+    """``x -> (fn(x), {name: activation})`` for the named layers.
+
+    >>> import jax, jax.numpy as jnp, jaxplain
+    >>> y, acts = jaxplain.capture(lambda x: jax.nn.relu(x).sum(), ["relu:0"])(jnp.array([-1.0, 2.0]))
+    >>> acts["relu:0"].tolist()
+    [0.0, 2.0]
+    """
+    names = [names] if isinstance(names, str) else list(names)
+
+    def captured(*inputs: Any) -> tuple[Any, dict[str, jax.Array]]:
+        model = trace(fn, *inputs)
+        graph = model.graph
+        variables = [graph.layer(name) for name in names]
+        values = model.evaluate(jax.tree.leaves(inputs), outputs=[*graph.outputs, *variables])
+        n = len(graph.outputs)
+        y = jax.tree.unflatten(graph.out_tree, values[:n])
+        return y, dict(zip(names, values[n:], strict=True))
+
+    return captured
+
+
+def split(fn: Callable, name: str, *inputs: Any) -> tuple[Callable, Callable]:
+    """Cut ``fn`` at a layer: ``(below, above)`` with ``above(below(*inputs)) == fn(*inputs)``.
+
+    ``inputs`` are an example of the shapes; ``above`` keeps the weights ``fn`` has now.
+
+    Raises:
+      ValueError: where the layer is no cut, since another path (a skip connection) bypasses it.
+
+    >>> import jax, jax.numpy as jnp, jaxplain
+    >>> x = jnp.array([-1.0, 2.0])
+    >>> below, above = jaxplain.split(lambda x: 3 * jax.nn.relu(x), "relu:0", x)
+    >>> above(below(x)).tolist()
+    [0.0, 6.0]
+    """
+    model = trace(fn, *inputs)
+    graph = model.graph
+    v = graph.layer(name)
+    needed = model._needed(graph.outputs, {v: None})
+    above_layer = graph.downstream(frozenset({v}))
+    for op in graph.ops:
+        if op in needed and op not in above_layer:
+            raise ValueError(
+                f"the layer {name!r} is no cut of the network: the operation {op.name!r} at "
+                f"{op.source} reaches the output without passing through it; choose a layer "
+                "outside the skip connection (the addition's output)")
+
+    def below(*inputs: Any) -> jax.Array:
+        inner = trace(fn, *inputs)
+        return inner.evaluate(jax.tree.leaves(inputs), outputs=[inner.graph.layer(name)])[0]
+
+    def above(value: jax.Array) -> Any:
+        zeros = [jnp.zeros(u.aval.shape, u.aval.dtype) for u in graph.inputs]
+        outputs = model.evaluate(zeros, given={v: value})
+        return jax.tree.unflatten(graph.out_tree, outputs)
+
+    return below, above
+
+
+class Table(list):
+    """A list of rows that prints as a table."""
+
+    title = ""
+
+    def __str__(self) -> str:
+        if not self:
+            return "(nothing)"
+        header = [f for f in self[0]._fields]
+        cells = [header] + [[_text(value) for value in row] for row in self]
+        widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+        lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip()
+                 for row in cells]
+        lines.insert(1, "  ".join("-" * w for w in widths))
+        return "\n".join([*lines, self.title] if self.title else lines)
+
+    __repr__ = __str__
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, tuple):
+        separator = ", " if value and isinstance(value[0], str) else " x "
+        return separator.join(map(str, value))
+    return "" if value is None else str(value)
+
+
+def layers(fn: Callable, *inputs: Any) -> Table:
+    """The named values of a network, in order: name, shape, dtype, kind, other names, source line.
+
+    A layer is addressed by its tag (:func:`jaxplain.tag`), else by its module path, else by kind
+    and position (``"conv:-1"``, ``"relu:0"``).
+
+    >>> import jax, jax.numpy as jnp, jaxplain
+    >>> jaxplain.layers(lambda x: jax.nn.relu(x).sum(), jnp.ones(3))[1].name
+    'relu:0'
+    """
+    table: Table = Table(trace(fn, *inputs).graph.layers)
+    return table
+
+
+class Covered(NamedTuple):
+    """One operation on the path from input to output, and the rule that it got."""
+
+    kind: str
+    name: str
+    layer: str
+    shape: tuple[int, ...]
+    rule: str
+    mass: float | None
+    source: str
+
+
+class Coverage(Table):
+    """The rows of :func:`coverage`; ``counts`` is the number of operations by (kind, rule)."""
+
+    @property
+    def counts(self) -> dict[tuple[str, str], int]:
+        return dict(collections.Counter((row.kind, row.rule) for row in self))
+
+
+def coverage(fn: Callable, x: jax.Array, rules: RuleSet, *, mass: bool = False) -> Coverage:
+    """Every operation on the path from the input to the output, with the rule that it gets.
+
+    With ``mass=True`` (concrete ``x`` only) also the sum of the signal that arrives at each
+    operation's output, for a signal of one at each image's top class, averaged over the batch:
+    it shows where a method loses signal (the Z = 0 case of Excitation Backprop).
+
+    Raises:
+      UnsupportedOperationError: for an operation that the rules must handle and cannot.
+
+    >>> import jax, jax.numpy as jnp, jaxplain
+    >>> table = jaxplain.coverage(lambda x: jax.nn.relu(x), jnp.ones((1, 3)), jaxplain.RuleSet())
+    >>> table.counts
+    {('activation', 'plain gradient'): 1}
+    """
+    model = trace(fn, x)
+    assigned = model.graph.assign(rules)
+    sums = _mass(model, x, rules) if mass else {}
+    names = {}
+    for name, v in model.graph._names.items():
+        names.setdefault(v, name)
+    return Coverage(
+        Covered(op.kind, op.name, names.get(op.output, ""), tuple(op.output.aval.shape),
+                _rule_name(assigned[op]) if op in assigned else "plain gradient",
+                sums.get(op), op.source)
+        for op in model.graph.ops)
+
+
+def _mass(model: Model, x: jax.Array, rules: RuleSet) -> dict[Any, float]:
+    floating = {op: op.output for op in model.graph.ops
+                if jnp.issubdtype(op.output.aval.dtype, jnp.floating)}
+
+    @jax.jit
+    def sums(constants: list, x: jax.Array) -> dict:
+        scores, _, pull = Model(model.graph, constants).pull_values(
+            x, {i: v for i, v in enumerate(floating.values())}, rules)
+        seed = jax.nn.one_hot(scores.argmax(-1), scores.shape[-1], dtype=scores.dtype)
+        return {i: s.sum() / len(x) for i, s in pull(seed).items()}
+
+    return dict(zip(floating, map(float, sums(model.constants, x).values()), strict=True))
+
+
+def _rule_name(rule: Any) -> str:
+    if isinstance(rule, type) or not hasattr(rule, "__name__"):
+        return repr(rule)
+    return rule.__name__

@@ -1,0 +1,129 @@
+"""What all explainers share: checking arguments, one internal jit, and targets to signals."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxplain.core import Graph, Model, trace
+
+
+def run(impl: Callable, fn: Callable, x: jax.Array, targets: Any, *, layer: Any = None,
+        class_chunk: int | None = None, arrays: tuple = (), **static: Any) -> Any:
+    """Check the arguments, trace ``fn`` and call ``impl`` inside the one internal jit.
+
+    ``impl(model, x, targets, *arrays, layers=..., class_chunk=..., **static)`` returns a dict from
+    layer name to result; ``static`` values must be hashable.
+    """
+    x = check_images(x)
+    model = trace(fn, x)
+    targets = check_targets(model.graph, targets, x.shape[0])
+    if class_chunk is not None and (not isinstance(class_chunk, int) or class_chunk < 1):
+        raise ValueError(f"class_chunk must be a positive int or None, not {class_chunk!r}")
+    single = layer is None or isinstance(layer, str)
+    names = (model.graph.last_spatial if layer is None else layer,) if single else tuple(layer)
+    if not names:
+        raise ValueError("layer is an empty sequence; name at least one layer")
+    for name in names:
+        model.graph.layer(name)
+    options = tuple(sorted({"layers": names, "class_chunk": class_chunk, **static}.items()))
+    result = _compiled(impl, model.graph, options, model.constants, x, targets, arrays)
+    return result[names[0]] if single else result
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _compiled(impl: Callable, graph: Graph, options: tuple, constants: list, x: jax.Array,
+              targets: Any, arrays: tuple) -> Any:
+    return impl(Model(graph, constants), x, targets, *arrays, **dict(options))
+
+
+def check_images(x: Any) -> jax.Array:
+    """``x`` as a JAX array; an error unless it is a finite float batch (B, H, W, C)."""
+    x = jnp.asarray(x)
+    if x.ndim != 4:
+        hint = "; add a batch axis with x[None]" if x.ndim == 3 else ""
+        raise ValueError(f"images must have the shape (batch, height, width, channels), "
+                         f"not {x.shape}{hint}")
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(f"images must be floating point, preprocessed as the network expects, "
+                        f"not {x.dtype}")
+    if not isinstance(x, jax.core.Tracer) and not bool(jnp.isfinite(x).all()):
+        raise ValueError("the images hold NaN or infinity; every pixel must be finite")
+    return x
+
+
+def check_targets(graph: Graph, targets: Any, batch: int) -> jax.Array | None:
+    """Targets as an array: None, ints () / (B,) / (B, K), or a float signal (B, N) / (B, K, N)."""
+    if len(graph.outputs) != 1:
+        raise ValueError(f"fn must return one array of scores, not {len(graph.outputs)} arrays")
+    shape = graph.outputs[0].aval.shape
+    if len(shape) not in (2, 4) or shape[0] != batch:
+        raise ValueError("fn must return scores (batch, classes) or a score map "
+                         f"(batch, height, width, classes), not shape {shape}")
+    if targets is None:
+        return None
+    concrete = not isinstance(targets, jax.core.Tracer)
+    targets = jnp.asarray(targets)
+    classes = shape[-1]
+    if jnp.issubdtype(targets.dtype, jnp.integer):
+        if targets.ndim > 2 or (targets.ndim and targets.shape[0] != batch):
+            raise ValueError("class targets must be an int or have the shape (batch,) or (batch, "
+                             f"targets) with batch {batch}, not {targets.shape}")
+        if concrete and targets.size:
+            values = np.asarray(targets)
+            if values.min() < 0 or values.max() >= classes:
+                wrong = values.min() if values.min() < 0 else values.max()
+                raise ValueError(f"class {wrong} is out of range: the network has {classes} "
+                                 f"classes, 0 to {classes - 1}")
+        return targets
+    if not jnp.issubdtype(targets.dtype, jnp.floating):
+        raise TypeError(f"targets must be class numbers (int) or a signal (float), not {targets.dtype}")
+    if targets.ndim not in (2, 3) or targets.shape[0] != batch or targets.shape[-1] != classes:
+        raise ValueError(f"a signal must have the shape ({batch}, {classes}) or ({batch}, targets, "
+                         f"{classes}), not {targets.shape}")
+    return targets
+
+
+def seeds(scores: jax.Array, targets: jax.Array | None) -> tuple[jax.Array, bool]:
+    """The signals at the scores, and whether they have a leading axis of K targets.
+
+    A score map's signal is spread over space by the softmax of the class's scores.
+    """
+    space = tuple(range(1, scores.ndim - 1))
+    if targets is None:
+        targets = scores.mean(space).argmax(-1)
+    if jnp.issubdtype(targets.dtype, jnp.integer):
+        targets = jnp.broadcast_to(targets, (scores.shape[0],)) if targets.ndim == 0 else targets
+        signal = jax.nn.one_hot(targets, scores.shape[-1], dtype=scores.dtype)
+    else:
+        signal = targets.astype(scores.dtype)
+    several = signal.ndim == 3
+    if several:
+        signal = jnp.moveaxis(signal, 1, 0)
+    if space:
+        signal = jnp.expand_dims(signal, tuple(range(signal.ndim - 1, signal.ndim - 1 + len(space))))
+        signal = signal * jax.nn.softmax(scores, axis=space)
+    return signal, several
+
+
+def over_targets(one: Callable[[jax.Array], Any], scores: jax.Array, targets: jax.Array | None,
+                 class_chunk: int | None = None) -> Any:
+    """``one(seed)`` for every target: results (B, ...) or, with K targets, (B, K, ...)."""
+    signal, several = seeds(scores, targets)
+    if not several:
+        return one(signal)
+    results = jax.vmap(one)(signal) if class_chunk is None else lax.map(
+        one, signal, batch_size=class_chunk)
+    return jax.tree.map(lambda r: jnp.moveaxis(r, 0, 1), results)
+
+
+def check_option(name: str, value: Any, allowed: tuple) -> None:
+    """An error that lists what is allowed."""
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")

@@ -1,0 +1,90 @@
+"""Whether a network ends in a global average pool and one classifier after a layer, as CAM demands."""
+
+from __future__ import annotations
+
+import numpy as np
+
+_KEEP_AXES = ("name", "convert_element_type", "copy", "reduce_precision", "optimization_barrier")
+
+
+def require_global_pool(graph, layer: str) -> None:
+    """Raises ValueError unless only a global average pool and one linear classifier follow the layer.
+
+    Scales, biases and changes of shape may stand between them. Scales before the pool must not vary
+    over space: only then the gradient at the layer is the classifier's weight divided by the number
+    of positions.
+    """
+    source = graph.layer(layer)
+    if len(source.aval.shape) != 4:
+        _refuse(layer, f"the layer has shape {tuple(source.aval.shape)}, not (B, H, W, C)")
+    space: tuple[int, ...] | None = (1, 2)  # None once pooled
+    classifiers = 0
+    reached = graph.downstream(frozenset([source]))
+    for op in (op for op in graph.ops if op in reached):
+        eqn = op.equations[-1]
+        if len(op.inputs) > 1 or op.kind not in ("structural", "scale", "bias", "linear"):
+            _refuse(layer, f"{op.name!r} ({op.kind}) at {op.source} lies after it")
+        if op.kind == "structural":
+            space = _follow(op, eqn, space, layer)
+        elif op.kind == "scale":
+            if space and any(_varies(v, space, graph) for v in op.constants):
+                _refuse(layer, f"the scale at {op.source} varies over space")
+        elif op.weighted:
+            classifiers += 1
+            if space:
+                _refuse(layer, f"the {op.name} at {op.source} comes before the pool")
+            if classifiers > 1:
+                _refuse(layer, f"the {op.name} at {op.source} is a second layer after the pool")
+        elif op.kind == "linear":
+            space = _pool(op, eqn, space, layer)
+    if space or not classifiers:
+        _refuse(layer, "it has no global average pool" if space else "no dense layer follows the pool")
+
+
+def _refuse(layer: str, why: str) -> None:
+    raise ValueError(
+        f"cam needs a network that ends in a global average pool and one dense layer after {layer!r}, but {why}; "
+        "use grad_cam, which works for any network."
+    )
+
+
+def _follow(op, eqn, space, layer):
+    if space is None or op.name in _KEEP_AXES:
+        return space
+    if op.name == "transpose":
+        return tuple(eqn.params["permutation"].index(axis) for axis in space)
+    _refuse(layer, f"{op.name!r} at {op.source} comes before the pool")
+
+
+def _pool(op, eqn, space, layer):
+    shape = op.inputs[0].aval.shape
+    if "axes" in eqn.params:
+        pooled = set(eqn.params["axes"])
+    else:
+        window = eqn.params["window_dimensions"]
+        pooled = {axis for axis, n in enumerate(window) if n > 1}
+        partial = [axis for axis in pooled if window[axis] != shape[axis]]
+        if partial or op.output.aval.size * int(np.prod([shape[a] for a in pooled])) != int(np.prod(shape)):
+            _refuse(layer, f"the pool at {op.source} is not global")
+    pooled = {axis for axis in pooled if shape[axis] > 1}
+    wanted = {axis for axis in space or () if shape[axis] > 1}
+    if pooled != wanted:
+        _refuse(layer, f"the sum at {op.source} is not over all of space and nothing else")
+    return None
+
+
+def _varies(v, axes, graph) -> bool:
+    """Whether a value that does not depend on the image varies along any of these axes."""
+    axes = tuple(axis for axis in axes if v.aval.shape and v.aval.shape[axis] > 1)
+    if not axes:
+        return False
+    eqn = next((e for e in graph.constant_equations if v in e.outvars), None)
+    if eqn is None:
+        return True
+    if eqn.primitive.name in _KEEP_AXES:
+        return _varies(eqn.invars[0], axes, graph)
+    if eqn.primitive.name != "broadcast_in_dim":
+        return True
+    dims = eqn.params["broadcast_dimensions"]
+    kept = tuple(dims.index(axis) for axis in axes if axis in dims)
+    return bool(kept) and _varies(eqn.invars[0], kept, graph)

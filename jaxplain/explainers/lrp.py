@@ -1,0 +1,104 @@
+"""Layer-wise relevance propagation."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from jaxplain import core
+from jaxplain.explainers._common import over_targets, run
+from jaxplain.rules import composites
+
+__all__ = ["lrp"]
+
+
+def _lrp(model, x, targets, *, layers, class_chunk, rules, seed, channels):
+    scores, _, pull = model.pullback(x, layers, rules)
+
+    def one(signal):
+        relevance = pull(signal * scores if seed == "score" else signal)
+        return {name: r if channels else r.sum(-1) for name, r in relevance.items()}
+
+    return over_targets(one, scores, targets, class_chunk)
+
+
+def lrp(
+    fn,
+    x,
+    targets=None,
+    *,
+    layer="input",
+    composite: str | core.RuleSet = "epsilon_plus",
+    seed: Literal["score", "one"] = "score",
+    box: tuple | None = None,
+    channels: bool = False,
+    class_chunk=None,
+):
+    """Layer-wise relevance propagation (Bach et al. 2015).
+
+    Shares the score of a class among the inputs of every layer, from the top to the bottom, by the
+    rules of `jaxplain.rules.lrp`. Batch norms are folded into the layers before them. The relevance
+    of a layer adds up to the score, but for what the biases and the stabilisers absorb.
+
+    Args:
+      fn: images ``(B, H, W, C)`` to scores ``(B, N)`` or a score map ``(B, H', W', N)``.
+      x: float images ``(B, H, W, C)``.
+      targets: None for the top class, an int, ``(B,)`` or ``(B, K)`` ints, or a float signal ``(B,
+        N)`` or ``(B, K, N)`` over the scores.
+      layer: where the relevance is taken: ``"input"``, the name of a layer, None for the last layer
+        with more than one position, or a sequence of names.
+      composite: which rule goes on which layer: a name (`jaxplain.rules.composites` has the table),
+        or any `RuleSet`, such as ``composites.composite("epsilon_plus", bias=False)`` or
+        ``composites.lrp_rules(Gamma(0.1), dense=Epsilon())``.
+      seed: the relevance at the scores: ``"score"`` starts from the score itself, ``"one"`` from 1.
+      box: ``(low, high)`` of the pixels, numbers or one for each channel, for
+      ``"epsilon_gamma_box"``.
+      channels: True keeps the channel axis; False sums over it.
+      class_chunk: how many of K classes to take at once, to bound memory; None takes all.
+
+    Returns:
+      Signed maps ``(B, h, w)``, or ``(B, K, h, w)`` for K targets, with a trailing channel axis for
+      ``channels=True``, in the dtype of the layer; a dict of them for a sequence of layers.
+
+    Raises:
+      TypeError: x is not of a float dtype, or ``composite`` is neither a name nor a rule set.
+      ValueError: x is not four-dimensional or not finite, a class is out of range, there is no such
+        layer, composite or seed, or ``box`` is missing.
+      UnsupportedOperationError: an operation between layer and scores has no rule.
+
+    Reference: Bach et al., *On pixel-wise explanations for non-linear classifier decisions by
+    layer-wise relevance propagation*, PLOS ONE 2015; Montavon et al., *Layer-wise relevance
+    propagation: an overview*, 2019.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxplain
+      >>> weight = jnp.array([[3.], [-1.]])
+      >>> def fn(x):
+      ...     return x.reshape(1, -1) @ weight
+      >>> x = jnp.ones((1, 1, 2, 1))
+      >>> jaxplain.lrp(fn, x, 0, composite="epsilon").round(3)
+      Array([[[ 3., -1.]]], dtype=float32)
+      >>> jaxplain.lrp(fn, x, 0, composite="z_plus").round(3)
+      Array([[[2., 0.]]], dtype=float32)
+    """
+    if seed not in ("score", "one"):
+        raise ValueError(f"seed must be 'score' or 'one', not {seed!r}.")
+    if isinstance(composite, str):
+        if box is not None and composite != "epsilon_gamma_box":
+            raise ValueError(
+                f"box is an option of composite 'epsilon_gamma_box', and {composite!r} has no use for it."
+            )
+        rules = composites.composite(composite, box=box)
+    elif isinstance(composite, core.RuleSet):
+        if box is not None:
+            raise ValueError(
+                "box is an option of composite 'epsilon_gamma_box'; a rule set takes a ZBox rule."
+            )
+        rules = composite
+    else:
+        raise TypeError(
+            f"composite must be a name or a RuleSet, not {type(composite).__name__}."
+        )
+    return run(
+        _lrp, fn, x, targets,
+        layer=layer, class_chunk=class_chunk, rules=rules, seed=seed, channels=bool(channels),
+    )  # fmt: skip

@@ -1,0 +1,13 @@
+"""Backward rules and named rule sets. A rule is ``rule(op, g) -> signals``; see jaxplain.core."""
+
+from jaxplain.core.rules import BoundOp, RuleSet, pass_rule
+from jaxplain.rules.composites import COMPOSITES, composite
+from jaxplain.rules.excitation import Excitation, ResidualShare, excitation_rules, winner_rules
+from jaxplain.rules.gradient_rules import deconvnet_rules, guided_rules
+from jaxplain.rules.lrp import AlphaBeta, Epsilon, Flat, Gamma, Norm, WSquare, ZBox, ZPlus
+
+__all__ = [
+    "COMPOSITES", "AlphaBeta", "BoundOp", "Epsilon", "Excitation", "Flat", "Gamma", "Norm",
+    "ResidualShare", "RuleSet", "WSquare", "ZBox", "ZPlus", "composite", "deconvnet_rules",
+    "excitation_rules", "guided_rules", "pass_rule", "winner_rules",
+]

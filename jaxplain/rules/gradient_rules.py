@@ -1,0 +1,61 @@
+"""Backward rules of guided backprop and of the deconvolutional network.
+
+With input ``a``, output ``max(a, 0)`` and signal ``R`` above a ReLU, the signal below it is
+
+============================  ==================
+plain gradient                ``R [a > 0]``
+`deconvnet` (Zeiler)          ``max(R, 0)``
+`guided` (Springenberg)       ``max(R, 0) [a > 0]``
+============================  ==================
+
+For a ReLU6, the plain gradient is also 0 where ``a > 6``. All other operations keep their gradient.
+
+References: Zeiler and Fergus, *Visualizing and understanding convolutional networks*, ECCV 2014.
+Springenberg et al., *Striving for simplicity: the all convolutional net*, ICLR workshop 2015 (Fig.
+1).
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax.numpy as jnp
+
+from jaxplain import core
+
+__all__ = ["deconvnet", "deconvnet_rules", "guided", "guided_rules"]
+
+RELUS = ("relu", "relu6")
+
+
+def guided(op, g):
+    """The positive part of the signal, where the ReLU is open."""
+    return op.vjp(jnp.maximum(g, jnp.zeros_like(g)))
+
+
+def deconvnet(op, g):
+    """The positive part of the signal, whether or not the ReLU is open."""
+    return (jnp.maximum(g, jnp.zeros_like(g)),)
+
+
+def plain(op, g):
+    """The gradient, named as a rule so that the sets can demand that every activation is seen."""
+    return op.vjp(g)
+
+
+def _rules(relu) -> core.RuleSet:
+    table = dict.fromkeys(RELUS, relu) | {"activation": plain}
+    # Demanding a rule for activations refuses a loop or a foreign derivative that may hide a ReLU.
+    return core.RuleSet(table, requires=("activation",), fold=False)
+
+
+@functools.cache
+def guided_rules() -> core.RuleSet:
+    """The rule set of guided backprop."""
+    return _rules(guided)
+
+
+@functools.cache
+def deconvnet_rules() -> core.RuleSet:
+    """The rule set of Zeiler's deconvolutional network."""
+    return _rules(deconvnet)

@@ -1,0 +1,66 @@
+"""A map drawn over the image it explains."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jaxplain.viz.colour import colourise
+
+
+def overlay(
+    image: np.ndarray, heat_map: np.ndarray, style: str = "heat", *, strength: float = 0.85
+) -> np.ndarray:
+    """Draws a map over an image; the image shows through where the map is near zero.
+
+    The map is resized to the image (bilinear, half-pixel centres) and scaled by the style's preset,
+    see `jaxplain.viz.colourise`. The colour's share at a pixel is `strength * sqrt(|value|)`, so that
+    weak evidence stays visible. Style `"gray"` shows pixel-wise detail, which an image
+    underneath would hide: there the image is left out.
+
+    Args:
+        image: (H, W, 3), uint8, or float in [0, 1].
+        heat_map: float array (h, w) of any size, or (h, w, 3) for style `"gray"`.
+        style: `"heat"`, `"signed"` or `"gray"`.
+        strength: largest share of the colour, in [0, 1].
+
+    Returns:
+        The picture, (H, W, 3) float32 in [0, 1].
+
+    Raises:
+        ValueError: an image of another shape or range, and as `jaxplain.viz.colourise`.
+        TypeError: an image of another dtype.
+
+    >>> image = np.full((8, 8, 3), 255, np.uint8)
+    >>> overlay(image, np.eye(2, dtype=np.float32)).shape
+    (8, 8, 3)
+    """
+    image = as_float_image(image)
+    if not 0 <= strength <= 1:
+        raise ValueError(f"strength must be in [0, 1]; got {strength}.")
+    colours, values = colourise(heat_map, style, image.shape[:2])
+    if style == "gray":
+        return colours
+    share = strength * np.sqrt(np.abs(values))[..., None]
+    return (1 - share) * _faded(image) + share * colours
+
+
+def as_float_image(image: np.ndarray) -> np.ndarray:
+    """An image (H, W, 3), uint8 or float in [0, 1], as float32 in [0, 1]; errors as in `overlay`."""
+    image = np.asarray(image)
+    if image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
+        raise ValueError(f"An image must have shape (H, W, 3); got {image.shape}.")
+    if image.dtype == np.uint8:
+        return image.astype(np.float32) / 255
+    if not np.issubdtype(image.dtype, np.floating):
+        raise TypeError(f"An image must be uint8, or float in [0, 1]; got {image.dtype}.")
+    if not (image.min() >= 0 and image.max() <= 1):
+        raise ValueError(
+            f"A float image must be in [0, 1]; got values from {image.min()} to {image.max()}."
+        )
+    return image.astype(np.float32)
+
+
+def _faded(image: np.ndarray) -> np.ndarray:
+    # Half the colour taken out: the map's colours must not be mistaken for the image's.
+    luminance = image @ np.array([0.299, 0.587, 0.114], np.float32)
+    return 0.35 * image + 0.65 * luminance[..., None]

@@ -1,0 +1,123 @@
+"""Labelled panels: the image, and for each class a row of pictures."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from jaxplain.viz.overlays import as_float_image
+
+
+def panel(
+    image: np.ndarray,
+    rows: Mapping[str, Mapping[str, np.ndarray]],
+    *,
+    max_columns: int = 7,
+    cell: float = 1.75,
+) -> Figure:
+    """Lays out the image and rows of pictures, such as one row a class and one column a method.
+
+    Each row starts with the image, labelled with the row's name, and goes on with its pictures, each
+    under its own name. Rows of more than `max_columns` pictures are wrapped.
+
+    Args:
+        image: (H, W, 3), uint8, or float in [0, 1].
+        rows: row label -> {picture label -> picture}, pictures as `image` in kind (any size),
+            for example from `jaxplain.viz.overlay`.
+        max_columns: most pictures in one line, >= 1.
+        cell: width of a picture in inches.
+
+    Returns:
+        A matplotlib `Figure` that belongs to no pyplot state; write it with `jaxplain.viz.save`.
+
+    Raises:
+        ValueError: no row, a row without pictures, or an array that is not an image.
+
+    >>> image = np.zeros((8, 8, 3), np.uint8)
+    >>> figure = panel(image, {"cat": {"MWP": image}, "cup": {"MWP": image}})
+    >>> len(figure.axes)
+    4
+    """
+    if not rows or not all(rows.values()):
+        raise ValueError("A panel needs at least one row, and each row at least one picture.")
+    if max_columns < 1:
+        raise ValueError(f"max_columns must be at least 1; got {max_columns}.")
+    image = as_float_image(image)
+    # A wrapped row is filled evenly: 8 pictures become 4 + 4, not 7 + 1.
+    longest = max(len(pictures) for pictures in rows.values())
+    columns = math.ceil(longest / math.ceil(longest / max_columns))
+    lines = []  # (label or None, [(title, picture)])
+    for label, pictures in rows.items():
+        items = list(pictures.items())
+        for start in range(0, len(items), columns):
+            lines.append((label if start == 0 else None, items[start : start + columns]))
+    height = cell * image.shape[0] / image.shape[1]
+    figure = Figure(figsize=((columns + 1) * cell + 0.2, len(lines) * (height + 0.32) + 0.25))
+    FigureCanvasAgg(figure)
+    grid = figure.add_gridspec(
+        len(lines), columns + 1, wspace=0.04, hspace=0.32 / height,
+        left=0.1 / figure.get_figwidth(), right=1 - 0.1 / figure.get_figwidth(),
+        bottom=0.08 / figure.get_figheight(), top=1 - 0.42 / figure.get_figheight(),
+    )  # fmt: skip
+    for i, (label, items) in enumerate(lines):
+        if label is not None:
+            _draw(figure.add_subplot(grid[i, 0]), image, label, weight="bold")
+        for j, (title, picture) in enumerate(items):
+            _draw(figure.add_subplot(grid[i, j + 1]), as_float_image(picture), title)
+    return figure
+
+
+def save(figure: Figure, path: str | os.PathLike, *, dpi: float = 120) -> None:
+    """Writes a figure to `path`, whole or not at all; the suffix decides the format.
+
+    The file is written beside its destination under a temporary name and then renamed.
+
+    Raises:
+        ValueError: a suffix that matplotlib cannot write.
+        OSError: the folder does not exist or cannot be written.
+
+    >>> import tempfile
+    >>> image = np.zeros((8, 8, 3), np.uint8)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(panel(image, {"cat": {"MWP": image}}), f"{folder}/panel.png")
+    ...     os.listdir(folder)
+    ['panel.png']
+    """
+    path = Path(path)
+    suffix = path.suffix.lower().lstrip(".")
+    known = figure.canvas.get_supported_filetypes()
+    if suffix not in known:
+        raise ValueError(f"Cannot write {path.name!r}: use a suffix of {', '.join(sorted(known))}.")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=suffix, dpi=dpi)
+    write_atomically(path, buffer.getvalue())
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes `content` to `path` through a temporary file in the same folder."""
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        # mkstemp's files are private; the picture gets the permissions of any new file.
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _draw(axes, picture: np.ndarray, title: str, weight: str = "normal") -> None:
+    axes.imshow(picture, aspect="auto", interpolation="antialiased")
+    axes.set_title(title, fontsize=9, fontweight=weight, pad=4)
+    axes.set_axis_off()

@@ -1,0 +1,44 @@
+"""Settings that every test shares; they must stand before jax is imported."""
+
+import os
+from pathlib import Path
+
+os.environ["KERAS_BACKEND"] = "jax"
+# Eight devices on the host, for the tests of sharded batches.
+_DEVICES = "--xla_force_host_platform_device_count=8"
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}".strip()
+
+import jax
+import pytest
+
+
+@pytest.fixture
+def x64():
+    """Double precision for the length of one test."""
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", before)
+
+
+def _folder(variable: str, what: str) -> Path:
+    value = os.environ.get(variable)
+    if not value:
+        pytest.skip(f"{variable} is not set: it names the folder of {what}")
+    folder = Path(value)
+    if not folder.is_dir():
+        pytest.skip(f"{variable} names {value}, which is not a folder of {what}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """Folder of real weights and images (JAXPLAIN_TEST_DATA); skips where there is none."""
+    return _folder("JAXPLAIN_TEST_DATA", "real weights and images")
+
+
+@pytest.fixture(scope="session")
+def oracles() -> Path:
+    """Folder of other packages' results (JAXPLAIN_ORACLES); skips where there is none."""
+    return _folder("JAXPLAIN_ORACLES", "reference results")

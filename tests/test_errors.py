@@ -1,0 +1,232 @@
+"""Bad input and unsupported networks: each has its own clear error."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import nets
+import numpy as np
+import pytest
+from jax import lax
+
+import jaxplain
+from jaxplain.core import UnknownLayerError, UnsupportedOperationError
+
+EXPLAINERS = {
+    "excitation_backprop": {}, "winner_take_all": {}, "gradient": {}, "input_x_gradient": {},
+    "smooth_grad": {"key": 0, "samples": 2}, "integrated_gradients": {"steps": 2},
+    "guided_backprop": {}, "deconvnet": {}, "cam": {}, "grad_cam": {}, "guided_grad_cam": {},
+    "grad_cam_plus_plus": {}, "x_grad_cam": {}, "layer_cam": {}, "hires_cam": {}, "lrp": {},
+}
+RULED = ("excitation_backprop", "lrp", "guided_backprop", "deconvnet")
+
+
+@pytest.fixture(scope="module")
+def fn():
+    return nets.convnet({k: jnp.asarray(v, jnp.float32) for k, v in nets.convnet_params(0).items()})
+
+
+@pytest.fixture(scope="module")
+def x():
+    return jnp.asarray(nets.images(0), jnp.float32)
+
+
+def explain(name, fn, x, targets=1, **options):
+    given = dict(EXPLAINERS[name])
+    if "key" in given:
+        given["key"] = jax.random.key(0)
+    return getattr(jaxplain, name)(fn, x, targets, **given, **options)
+
+
+every = pytest.mark.parametrize("name", EXPLAINERS)
+
+
+@every
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_image_that_is_not_finite(name, fn, x, value):
+    with pytest.raises(ValueError, match="(?i)finite|nan"):
+        explain(name, fn, x.at[1, 2, 3, 0].set(value))
+
+
+@every
+def test_integer_image(name, fn):
+    with pytest.raises(TypeError, match="(?i)float"):
+        explain(name, fn, jnp.ones((2, 8, 8, 3), jnp.uint8))
+
+
+@every
+def test_image_without_batch(name, fn, x):
+    with pytest.raises(ValueError, match=r"(?i)\(B, H, W, C\)|4-D|four"):
+        explain(name, fn, x[0])
+
+
+@every
+@pytest.mark.parametrize("target", [4, -1, 1000], ids=str)
+def test_class_out_of_range(name, fn, x, target):
+    with pytest.raises(ValueError, match=rf"(?s){target}.*4|4.*{target}"):
+        explain(name, fn, x, target)
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [jnp.asarray([0, 4]), jnp.asarray([[0, 1], [1, 9]]), jnp.asarray([0, 1, 2]),
+     jnp.zeros((2, 2, 2), int), True],
+    ids=["(B,) out of range", "(B, K) out of range", "wrong batch", "rank 3", "bool"],
+)
+def test_wrong_targets(fn, x, targets):
+    with pytest.raises((ValueError, TypeError), match="(?i)class|target"):
+        jaxplain.gradient(fn, x, targets)
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (3, 4), (4,), (2, 2, 5)], ids=str)
+def test_wrong_signal_shape(fn, x, shape):
+    """The message says what was given and how many scores there are."""
+    with pytest.raises(ValueError, match="(?i)signal|target") as error:
+        jaxplain.excitation_backprop(fn, x, jnp.ones(shape))
+    assert str(shape) in str(error.value) and "4" in str(error.value)
+
+
+@every
+def test_unknown_layer(name, fn, x):
+    if name in ("integrated_gradients", "smooth_grad", "cam", "input_x_gradient"):
+        pytest.skip("explains the image, or a layer that it finds itself")
+    with pytest.raises(UnknownLayerError, match="(?s)'poool'.*'pool'"):
+        explain(name, fn, x, layer="poool")
+    with pytest.raises(UnknownLayerError, match="(?s)'poool'.*'pool'"):
+        explain(name, fn, x, layer=["pool", "poool"])
+    assert issubclass(UnknownLayerError, ValueError)
+
+
+def test_unknown_layer_elsewhere(fn, x):
+    for call in (lambda: jaxplain.capture(fn, ["poool"])(x), lambda: jaxplain.split(fn, "poool", x)):
+        with pytest.raises(UnknownLayerError, match="'pool'"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("excitation_backprop", {"residual": "propotional"}),
+        ("excitation_backprop", {"inputs": "unsigned"}),
+        ("excitation_backprop", {"normalise": "half"}),
+        ("gradient", {"reduce": "mean"}),
+        ("input_x_gradient", {"reduce": "mean"}),
+        ("guided_backprop", {"reduce": "mean"}),
+        ("deconvnet", {"form": "zeilr"}),
+        ("deconvnet", {"reduce": "mean"}),
+        ("integrated_gradients", {"steps": 0}),
+        ("smooth_grad", {"noise": -1.0}),
+        ("lrp", {"composite": "epsilon_pluss"}),
+        ("lrp", {"composite": "epsilon_gamma_box"}),
+        ("lrp", {"seed": "logit"}),
+        ("gradient", {"class_chunk": 0}),
+        ("gradient", {"layer": ()}),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "-".join(v),
+)
+def test_unknown_option(name, options, fn, x):
+    with pytest.raises((ValueError, TypeError)) as error:
+        given = dict(EXPLAINERS[name]) | options
+        if "key" in given:
+            given["key"] = jax.random.key(0)
+        getattr(jaxplain, name)(fn, x, 1, **given)
+    value = next(iter(options.values()))
+    if isinstance(value, str) and value != "epsilon_gamma_box":
+        assert value in str(error.value), "the message repeats the value"
+    assert "\n" not in str(error.value)
+
+
+def test_scores_of_a_wrong_shape(x):
+    for scores in (lambda v: v.sum(), lambda v: v.sum((1, 2, 3)), lambda v: v.sum(1)):
+        with pytest.raises(ValueError, match="(?i)scores"):
+            jaxplain.gradient(scores, x, 0)
+
+
+def test_layer_that_the_scores_do_not_need(fn, x):
+    """A constant has no layers; the error is not one of JAX's own."""
+    with pytest.raises(ValueError):
+        jaxplain.excitation_backprop(lambda v: jnp.ones((2, 4)), x, 0)
+
+
+# ---- operations that rules cannot see through ---------------------------------------------------
+
+
+@jax.custom_vjp
+def foreign(h):
+    return jnp.sin(h) * h
+
+
+foreign.defvjp(lambda h: (foreign(h), h), lambda h, g: (g * h,))
+
+
+def _while(h):
+    def body(state):
+        i, v = state
+        return i + 1, jnp.maximum(v, 0) * 0.5
+
+    return lax.while_loop(lambda s: s[0] < s[1].shape[0] + 1, body, (0, h))[1]
+
+
+def _cond(h):
+    return lax.cond(h.sum() > 0, lambda v: jax.nn.relu(v), lambda v: v * v, h)
+
+
+HIDING = {
+    "while": _while,
+    "cond": _cond,
+    "custom_vjp": foreign,
+    "sort": functools.partial(jnp.sort, axis=-1),
+}
+
+
+def _network(hiding):
+    w = jnp.asarray(nets.convnet_params(1)["conv1"], jnp.float32)
+    dense = jnp.asarray(nets.convnet_params(1)["dense"], jnp.float32)
+    return lambda v: hiding(nets.conv(v, w)).mean((1, 2)) @ dense  # the line that errors name
+
+
+@pytest.mark.parametrize("name", RULED)
+@pytest.mark.parametrize("primitive", HIDING)
+def test_unsupported_operation(name, primitive, x):
+    """The error names the primitive, the user's line and a remedy."""
+    if primitive == "sort" and name in ("guided_backprop", "deconvnet"):
+        pytest.skip("a sort hides no ReLU: its gradient is right")
+    with pytest.raises(UnsupportedOperationError, match=primitive) as error:
+        explain(name, _network(HIDING[primitive]), x)
+    message = str(error.value)
+    assert "test_errors.py:" in message
+    assert len(message) > 60, "where is the remedy?"
+
+
+@pytest.mark.parametrize("primitive", ["cond", "custom_vjp", "sort"])
+def test_gradient_needs_no_rules(primitive, x):
+    """The plain gradient goes through whatever JAX can differentiate."""
+    network = _network(HIDING[primitive])
+    got = jaxplain.gradient(network, x, 0, reduce=None)
+    expected = jax.grad(lambda v: network(v)[:, 0].sum())(x)
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_unsupported_off_the_path(x):
+    """An operation that the image does not reach is no obstacle."""
+    w = jnp.asarray(nets.convnet_params(1)["conv1"], jnp.float32)
+
+    def network(v):
+        return jax.nn.relu(nets.conv(v, jnp.sort(w, axis=-1))).mean((1, 2))
+
+    assert np.isfinite(jaxplain.excitation_backprop(network, x, 0)).all()
+
+
+def test_split_where_a_shortcut_bypasses(fn, x):
+    with pytest.raises(ValueError, match="(?i)bypass|skip|cut|around"):
+        jaxplain.split(fn, "mid", x)
+
+
+def test_override_that_matches_nothing(fn, x):
+    from jaxplain.rules.lrp import Epsilon
+
+    rules = jaxplain.RuleSet({"linear": Epsilon()}, overrides={"no_such_layer": Epsilon()})
+    with pytest.raises(ValueError, match="no_such_layer"):
+        jaxplain.lrp(fn, x, 1, composite=rules)

@@ -1,0 +1,52 @@
+"""What the README says is so: its code runs, its names, commands and picture exist."""
+
+import re
+from pathlib import Path
+
+import jax
+import jaxplain
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_code_runs():
+    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    names: dict = {}
+    exec(compile(code, "README.md", "exec"), names)
+    shapes = {name: names[name].shape for name in ("top", "maps", "many", "large", "pull")}
+    assert shapes == {
+        "top": (2, 16, 16),
+        "maps": (2, 16, 16),
+        "many": (2, 3, 32, 32),
+        "large": (2, 32, 32),
+        "pull": (2, 32, 32, 3),
+    }
+    assert {name: m.shape for name, m in names["both"].items()} == {
+        "pool": (2, 16, 16),
+        "input": (2, 32, 32),
+    }
+    results = [names[name] for name in shapes]
+    assert all(bool(jax.numpy.isfinite(array).all()) for array in results)
+    assert all(float(abs(array).max()) > 0 for array in results)
+
+
+def test_table_lists_every_method():
+    from jaxplain import explainers
+
+    table = re.findall(r"^\| `(\w+)` \|", README, flags=re.MULTILINE)
+    assert len(table) == len(set(table))
+    assert set(table) == set(explainers.__all__)
+    assert all(callable(getattr(jaxplain, name)) for name in table)
+
+
+def test_options_of_the_command_line_exist(capsys):
+    from jaxplain import cli
+
+    for line in re.findall(r"jaxplain (explain .*|layers.*)$", README, flags=re.MULTILINE):
+        cli._parser().parse_args(line.split())
+
+
+def test_files_that_are_shown_exist():
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / target).is_file(), f"the README shows {target}, which does not exist"

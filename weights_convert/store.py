@@ -1,0 +1,209 @@
+"""Converted weights on disk: an Orbax checkpoint and a ``config.json`` in one folder.
+
+    <folder>/config.json   what the weights are, where they came from, their checksum
+    <folder>/weights/      the Orbax checkpoint: parameter name -> array
+
+A folder appears complete or not at all: it is written beside its place, and renamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, Mapping
+
+import numpy as np
+
+from jaxplain.weights_convert.errors import CheckpointError
+
+FORMAT = 1
+_CONFIG, _WEIGHTS = "config.json", "weights"
+_PARTIAL = ".partial-"
+
+
+def cache_dir() -> Path:
+    """Where converted weights are kept.
+
+    ``JAXPLAIN_CACHE`` if set, else ``jaxplain`` in ``XDG_CACHE_HOME`` or in ``~/.cache``.
+
+    Example:
+      >>> import os
+      >>> from jaxplain.weights_convert import cache_dir
+      >>> os.environ["JAXPLAIN_CACHE"] = "/tmp/here"
+      >>> cache_dir().as_posix()
+      '/tmp/here'
+      >>> del os.environ["JAXPLAIN_CACHE"]
+    """
+    if own := os.environ.get("JAXPLAIN_CACHE"):
+        return Path(own).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "jaxplain"
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def save(
+    folder: str | os.PathLike[str],
+    weights: Mapping[str, np.ndarray],
+    config: Mapping[str, Any],
+    *,
+    replace: bool = False,
+) -> None:
+    """Writes weights and their description into a new folder, atomically.
+
+    Where two processes write the same folder at once, the first wins and both succeed.
+
+    Args:
+      folder: the folder to make. Its parents are made too.
+      weights: parameter name -> array.
+      config: what ``config.json`` shall hold besides the format number and the checksum.
+      replace: whether a folder already there gives way; otherwise it stays as it is.
+
+    Raises:
+      OSError: the folder cannot be written. Nothing half-written remains.
+    """
+    folder = Path(folder).absolute()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    arrays = {name: np.asarray(value) for name, value in weights.items()}
+    partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}{_PARTIAL}", dir=folder.parent))
+    try:
+        _orbax().save(partial / _WEIGHTS, arrays)
+        text = {"format": FORMAT, **config, "weights_sha256": _digest(arrays)}
+        (partial / _CONFIG).write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
+        partial.chmod(0o777 & ~_umask())  # mkdtemp makes folders that only the owner can read
+        if replace and folder.exists():
+            aside = Path(tempfile.mkdtemp(prefix=f"{folder.name}{_PARTIAL}", dir=folder.parent))
+            try:
+                os.rename(folder, aside / "old")
+            except FileNotFoundError:
+                pass  # another process was faster
+            finally:
+                shutil.rmtree(aside, ignore_errors=True)
+        try:
+            os.rename(partial, folder)
+        except OSError:
+            if not (folder / _CONFIG).is_file():
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def load_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """Reads the ``config.json`` of a folder that ``save`` wrote.
+
+    Raises:
+      CheckpointError: it is missing, damaged, or of another format.
+    """
+    folder = Path(folder)
+    try:
+        config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{folder} holds no {_CONFIG}, so it is no folder of converted weights."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise _damaged(folder) from error
+    if not isinstance(config, dict):
+        raise _damaged(folder)
+    if config.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{folder} is of format {config.get('format')!r}, not {FORMAT}; delete the folder "
+            "and convert the weights again."
+        )
+    return config
+
+
+def load(
+    folder: str | os.PathLike[str], shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Reads what ``save`` wrote.
+
+    Args:
+      folder: the folder.
+      shapes: parameter name -> shape that the weights must have; None to take them as they are.
+
+    Returns:
+      (weights, config).
+
+    Raises:
+      CheckpointError: the folder is missing, damaged, or holds other shapes.
+    """
+    folder = Path(folder).absolute()
+    config = load_config(folder)
+    try:
+        weights = {name: np.asarray(v) for name, v in _orbax().restore(folder / _WEIGHTS).items()}
+        intact = _digest(weights) == config.get("weights_sha256")
+    except ImportError:
+        raise
+    except Exception as error:  # Orbax and TensorStore raise many kinds for damaged files
+        raise _damaged(folder) from error
+    if not intact:
+        raise _damaged(folder)
+    if shapes is not None:
+        for name in sorted(shapes.keys() | weights.keys()):
+            found = weights[name].shape if name in weights else "missing"
+            needed = tuple(shapes[name]) if name in shapes else "not known"
+            if found != needed:
+                raise CheckpointError(
+                    f"{folder} does not fit the network: {name} is {found}, must be {needed}; "
+                    "delete the folder and convert the weights again."
+                )
+    return weights, config
+
+
+def _damaged(folder: Path) -> CheckpointError:
+    return CheckpointError(
+        f"The converted weights in {folder} are damaged; delete the folder, and they are "
+        "converted again."
+    )
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name}:{array.dtype.name}:{arrays[name].shape};".encode())
+        digest.update(array.reshape(-1).view(np.uint8))
+    return digest.hexdigest()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+class _orbax:
+    """The little of Orbax that is needed, with plain NumPy arrays in and out."""
+
+    def __init__(self):
+        try:
+            import orbax.checkpoint as ocp  # slow to import, hence not at the top
+        except ImportError as error:
+            raise ImportError(
+                "Stored weights need the package orbax-checkpoint; install it with "
+                'pip install "jaxplain[zoo]".'
+            ) from error
+        # It warns of each array without a sharding; NumPy arrays have none.
+        logging.getLogger("absl").setLevel(logging.ERROR)
+        self._ocp = ocp
+
+    def save(self, path: Path, arrays: dict[str, np.ndarray]) -> None:
+        with self._ocp.Checkpointer(self._ocp.PyTreeCheckpointHandler()) as checkpointer:
+            checkpointer.save(path, arrays)
+
+    def restore(self, path: Path) -> dict[str, np.ndarray]:
+        names = self._ocp.args.PyTreeRestore
+        with self._ocp.Checkpointer(self._ocp.PyTreeCheckpointHandler()) as checkpointer:
+            tree = checkpointer.metadata(path).item_metadata.tree
+            kinds = {name: self._ocp.RestoreArgs(restore_type=np.ndarray) for name in tree}
+            return checkpointer.restore(path, args=names(restore_args=kinds))

@@ -1,0 +1,246 @@
+"""Reads ``.pth`` files without PyTorch, and without executing anything in them.
+
+Both formats of ``torch.save`` are read: the zip archive (PyTorch 1.6 and later) and the
+legacy stream of pickles before it. The file is mapped, not read: the arrays are read-only
+views of it, so that a large checkpoint is never held twice.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import struct
+import zipfile
+from pathlib import Path
+from typing import Any, Callable, Mapping
+
+import numpy as np
+
+from jaxplain.weights_convert import safe_pickle
+from jaxplain.weights_convert.errors import CheckpointError, UnsafeCheckpointError
+
+_LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the number 0x1950a86a20f9469cfc6c, pickled
+_LEGACY_PROTOCOL = 1001
+_NESTED = ("state_dict", "model_state_dict", "model", "net", "params")
+# Elements that a tensor may have beyond its storage's (by strides of 0): a view of them
+# costs nothing, but a copy would.
+_EXPANDED_LIMIT = 1 << 24
+
+_Locate = Callable[[str], np.ndarray]  # the key of a storage -> its bytes, as a view of the file
+
+
+def read_torch(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Reads the tensors of a file that ``torch.save`` wrote.
+
+    A state dictionary nested under ``state_dict``, ``model_state_dict``, ``model``, ``net`` or
+    ``params`` is found, and the prefix ``module.`` of data-parallel training is removed.
+    What is not a tensor (epoch number, optimizer state ...) is left out.
+
+    Args:
+      path: the file, of the zip or the legacy format.
+
+    Returns:
+      name -> array. The arrays are read-only views of the mapped file, of the
+      shape, strides and dtype that they were saved with (bfloat16 as ``ml_dtypes.bfloat16``).
+
+    Raises:
+      UnsafeCheckpointError: the file asks for anything but tensors and plain containers.
+      CheckpointError: it is no PyTorch file, is cut short, or holds no tensors.
+      FileNotFoundError: there is no such file.
+
+    Reference: the format is described in PyTorch's notes on serialization semantics.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> from jaxplain.weights_convert import read_torch
+      >>> file = pathlib.Path(tempfile.mkdtemp(), "x.pth")
+      >>> _ = file.write_text("<html>not found</html>")
+      >>> read_torch(file)
+      Traceback (most recent call last):
+      ...
+      jaxplain.weights_convert.errors.CheckpointError: ...x.pth is not a PyTorch file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}.")
+    try:
+        return _read(path)
+    except CheckpointError as error:
+        message = str(error).rstrip(".")
+        if not message.startswith("is "):
+            message = f"cannot be read: {message}"
+        raise type(error)(f"{path} {message}.") from error.__cause__
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    if path.stat().st_size < 16:
+        raise CheckpointError("is not a PyTorch file")
+    data = np.memmap(path, np.uint8, mode="r").view(np.ndarray)
+    head = bytes(data[:512])
+    if head[:2] == b"PK":
+        tree, locate, big = _open_zip(path, data)
+    elif head[:1] == b"\x80" and head[2:15] == _LEGACY_MAGIC:
+        tree, locate, big = _open_legacy(path, data)
+    elif head[257:262] == b"ustar":
+        raise CheckpointError(
+            "is in the tar format of PyTorch before 0.1.10, which is not supported; "
+            "load and save it with a newer PyTorch"
+        )
+    else:
+        raise CheckpointError("is not a PyTorch file")
+    tensors = _tensors(tree)
+    return {name: _view(name, tensor, locate, big) for name, tensor in tensors.items()}
+
+
+def _open_zip(path: Path, data: np.ndarray) -> tuple[Any, _Locate, bool]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, struct.error, NotImplementedError) as error:
+        raise CheckpointError("is cut short or damaged: its zip directory is missing") from error
+    table: dict[str, zipfile.ZipInfo] = {}
+    for member in members:
+        name = member.orig_filename
+        if name.startswith("/") or "\\" in name or "\0" in name or ".." in name.split("/"):
+            raise UnsafeCheckpointError(f"its archive holds a file named {name!r}")
+        if name in table:
+            raise CheckpointError(f"its archive holds {name!r} twice")
+        table[name] = member
+    roots = [n[: -len("data.pkl")] for n in table if n.split("/")[1:] == ["data.pkl"]]
+    if len(roots) != 1:
+        raise CheckpointError("is not a PyTorch file: its archive has no single data.pkl")
+    root = roots[0]
+
+    def member_bytes(name: str) -> np.ndarray:
+        member = table[name]
+        if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
+            raise CheckpointError(f"{name!r} is compressed, which torch.save never does")
+        at = member.header_offset
+        header = bytes(data[at : at + 30])
+        if len(header) < 30 or header[:4] != b"PK\x03\x04":
+            raise CheckpointError("is cut short or damaged")
+        name_size, extra_size = struct.unpack("<HH", header[26:30])
+        begin = at + 30 + name_size + extra_size
+        if begin + member.file_size > data.size:
+            raise CheckpointError("is cut short or damaged")
+        return data[begin : begin + member.file_size]
+
+    def locate(key: str) -> np.ndarray:
+        name = f"{root}data/{key}"
+        if name not in table:
+            raise CheckpointError(f"the data of storage {key!r:.40} is missing")
+        return member_bytes(name)
+
+    order = b"little"
+    if f"{root}byteorder" in table:
+        order = bytes(member_bytes(f"{root}byteorder")[:16]).strip()
+    if order not in (b"little", b"big"):
+        raise CheckpointError(f"its byte order {order!r} is unknown")
+    tree = safe_pickle.load(io.BytesIO(member_bytes(f"{root}data.pkl")))
+    return tree, locate, order == b"big"
+
+
+def _open_legacy(path: Path, data: np.ndarray) -> tuple[Any, _Locate, bool]:
+    with path.open("rb") as stream:
+        stream.seek(2 + len(_LEGACY_MAGIC))
+        protocol = safe_pickle.load(stream)
+        if protocol != _LEGACY_PROTOCOL:
+            raise CheckpointError(f"its format version {protocol!r:.40} is unknown")
+        system = safe_pickle.load(stream)
+        big = isinstance(system, dict) and system.get("little_endian") is False
+        tree = safe_pickle.load(stream)
+        keys = safe_pickle.load(stream)
+        position = stream.tell()
+    if not isinstance(keys, (list, tuple)):
+        raise CheckpointError("its list of storages is damaged")
+    # Each storage is its number of elements (8 bytes) and the elements; how many bytes one
+    # element has is known from the tensors alone.
+    widths: dict[str, int] = {}
+    for tensor in _all_tensors(tree):
+        dtype = tensor.storage.dtype
+        widths[tensor.storage.key] = 1 if dtype is None else dtype.itemsize
+    places: dict[str, tuple[int, int]] = {}
+    for key in map(str, keys):
+        if position + 8 > data.size:
+            raise CheckpointError("is cut short: the data of some tensors is missing")
+        (count,) = struct.unpack(">q" if big else "<q", bytes(data[position : position + 8]))
+        if key not in widths:
+            if key == str(keys[-1]):
+                break
+            raise CheckpointError(f"storage {key!r:.40} belongs to no tensor")
+        size = count * widths[key]
+        if count < 0 or position + 8 + size > data.size:
+            raise CheckpointError("is cut short: the data of some tensors is missing")
+        places[key] = (position + 8, size)
+        position += 8 + size
+
+    def locate(key: str) -> np.ndarray:
+        if key not in places:
+            raise CheckpointError(f"the data of storage {key!r:.40} is missing")
+        begin, size = places[key]
+        return data[begin : begin + size]
+
+    return tree, locate, big
+
+
+def _all_tensors(tree: Any) -> list[safe_pickle.Tensor]:
+    """Every tensor in nested containers, without recursion (the pickle may be deep)."""
+    found, stack, seen = [], [tree], set()
+    while stack:
+        node = stack.pop()
+        if isinstance(node, safe_pickle.Tensor):
+            found.append(node)
+        elif isinstance(node, (dict, list, tuple, set, frozenset)) and id(node) not in seen:
+            seen.add(id(node))
+            stack.extend(node.values() if isinstance(node, dict) else node)
+    return found
+
+
+def _tensors(tree: Any) -> Mapping[str, safe_pickle.Tensor]:
+    for _ in range(4):  # a wrapper in a wrapper is seen, a cycle ends
+        if not isinstance(tree, dict):
+            break
+        tensors = {
+            str(k): v for k, v in tree.items() if isinstance(v, safe_pickle.Tensor)
+        }
+        inner = next((tree[k] for k in _NESTED if isinstance(tree.get(k), dict)), None)
+        if inner is None:
+            if not tensors:
+                break
+            if all(k.startswith("module.") for k in tensors):
+                tensors = {k.removeprefix("module."): v for k, v in tensors.items()}
+            return tensors
+        tree = inner
+    raise CheckpointError("it holds no dictionary of named tensors")
+
+
+def _view(name: str, tensor: safe_pickle.Tensor, locate: _Locate, big: bool) -> np.ndarray:
+    storage, width = tensor.storage, tensor.dtype.itemsize
+    unit = 1 if storage.dtype is None else storage.dtype.itemsize
+    count = math.prod(tensor.shape)
+    begin = storage.start * unit + tensor.offset * width
+    reach = 0
+    if count:
+        reach = 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.strides))
+    if tensor.offset * width + reach * width > storage.size * unit:
+        raise CheckpointError(f"the tensor {name!r:.80} reaches beyond its storage")
+    if count > max(reach, _EXPANDED_LIMIT):
+        raise CheckpointError(f"the tensor {name!r:.80} is larger than its storage")
+    if len(tensor.shape) > 32 or max(tensor.shape, default=0) > 1 << 48:
+        raise CheckpointError(f"the tensor {name!r:.80} has an impossible shape")
+    if count == 0:
+        return np.zeros(tensor.shape, tensor.dtype)
+    raw = locate(storage.key)
+    if begin + reach * width > raw.size:
+        raise CheckpointError("is cut short: the data of some tensors is missing")
+    dtype = tensor.dtype
+    flat = np.frombuffer(raw, np.uint8, count=reach * width, offset=begin)
+    if big and width > 1:
+        part = width // 2 if dtype.kind == "c" else width
+        flat = flat.reshape(-1, part)[:, ::-1].reshape(-1)  # a copy; such files are rare
+    # The stride of an axis of length 1 is never used, and may be anything.
+    strides = [s * width if n > 1 else 0 for n, s in zip(tensor.shape, tensor.strides)]
+    return np.lib.stride_tricks.as_strided(
+        flat.view(dtype), tensor.shape, strides, writeable=False
+    )
