@@ -45,7 +45,7 @@ METHODS: Mapping[str, Method] = {
 }  # fmt: skip
 
 #: What `jaxplain explain` shows when it is not told otherwise.
-DEFAULT = ("mwp", "c-mwp", "grad-cam", "guided-backprop", "integrated-gradients", "lrp")
+DEFAULT = ("mwp", "c-mwp", "grad-cam", "guided-backprop", "lrp")
 
 #: Other spellings that people use.
 ALIASES: Mapping[str, str] = {

@@ -142,7 +142,9 @@ def _explain(arguments: argparse.Namespace) -> None:
                 print(f"{method.title} left out: {' '.join(str(error).split())}", file=sys.stderr)
                 continue
             for i, one in zip(targets, maps, strict=True):
-                rows[i][method.title] = viz.overlay(drawn, one, method.style)
+                # Nothing arrived, as when d-WTA's process ends above the layer: say so.
+                title = method.title if one.any() else f"{method.title} (empty)"
+                rows[i][title] = viz.overlay(drawn, one, method.style)
     with _step("drawing"):
         labelled = {f"{names[i]}  {probabilities[i]:.1%}": rows[i] for i in targets}
         figure = viz.panel(drawn, labelled)

@@ -235,7 +235,7 @@ def apply(preset: str, maps: jax.Array, shape: tuple[int, int]) -> jax.Array:
     | `pytorch_grad_cam` | positive part, min-max with 1e-7, bilinear | package grad-cam 1.5.7 |
     | `captum_guided_grad_cam` | positive part, nearest | captum 0.9.0's upsampled Grad-CAM |
     | `panel` | positive part, bilinear, divided by its maximum | jaxplain's pictures |
-    | `panel_signed` | bilinear, divided by its 99th percentile, in [-1, 1] | jaxplain's pictures |
+    | `panel_signed` | bilinear, blur of 0.004 max(H, W), 99th percentile, in [-1, 1] | the same |
 
     Raises:
         ValueError: unknown preset; the message lists them.
@@ -260,7 +260,9 @@ PRESETS: Mapping[str, Callable[[jax.Array, tuple[int, int]], jax.Array]] = Mappi
     "pytorch_grad_cam": lambda maps, shape: resize(normalise_min_max(positive(maps), 1e-7), shape),
     "captum_guided_grad_cam": lambda maps, shape: resize(positive(maps), shape, "nearest"),
     "panel": lambda maps, shape: normalise_max(resize(positive(maps), shape)),
-    "panel_signed": lambda maps, shape: normalise_percentile(resize(maps, shape), 99.0),
+    "panel_signed": lambda maps, shape: normalise_percentile(
+        gaussian_blur(resize(maps, shape), 0.004), 99.0
+    ),
 })  # fmt: skip
 
 

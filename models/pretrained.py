@@ -75,7 +75,8 @@ def from_pretrained(
             raise ValueError("network= and class_names= are for files; a known name has its own.")
         return _from_registry(source, dtype)
     if path.is_dir():
-        return _from_folder(path, dtype)
+        with _progress(f"loading {path}"):
+            return _from_folder(path, dtype)
     if path.is_file():
         return _from_file(path, network, class_names, dtype)
     text = os.fspath(source)
@@ -170,8 +171,7 @@ def _from_folder(folder: Path, dtype: Any) -> nnx.Module:
             "and convert the weights again."
         ) from error
     model = _build(entry, len(config.class_names), dtype)
-    with _progress(f"loading {folder}"):
-        weights, _ = wc.load(folder, wc.parameter_shapes(model))
+    weights, _ = wc.load(folder, wc.parameter_shapes(model))
     return _finish(model, weights, config)
 
 

@@ -9,24 +9,16 @@ from benchmarks.shaped import RESNET50, VGG16
 FORWARD = {"VGG-16": 31.0e9, "ResNet-50": 8.2e9}
 
 
-@pytest.fixture(scope="module", params=[VGG16, RESNET50], ids=lambda network: network.name)
-def rows(request):
-    network = request.param
-    table = flops.measure(network)
-    assert table["forward"].flops == pytest.approx(FORWARD[network.name], rel=0.1)
-    short = {"middle": f"MWP, {network.middle}", "last": f"Grad-CAM, {network.last}"}
-    return {**table, **{name: table[key] for name, key in short.items()}}
-
-
-def test_cost_relative_to_the_forward_pass(rows):
-    many = flops.CLASSES
+@pytest.mark.parametrize("network", [VGG16, RESNET50], ids=lambda network: network.name)
+def test_cost_relative_to_the_forward_pass(network):
+    # One test a network: the compilations are its time, and two workers would repeat them.
+    rows = flops.measure(network)
+    assert rows["forward"].flops == pytest.approx(FORWARD[network.name], rel=0.05)
+    mwp = rows["MWP, input"].ratio
     assert rows["gradient, input"].ratio <= 2.1
-    assert rows["MWP, input"].ratio <= 3.2
-    assert rows["c-MWP, input"].ratio <= rows["MWP, input"].ratio * 1.02
-    assert rows["last"].ratio <= 1.02
-    assert rows[f"MWP, input, {many} classes"].ratio <= (2 + many) * 1.05
-
-
-def test_nothing_below_the_layer_is_computed(rows):
+    assert mwp <= 3.2
+    assert rows["c-MWP, input"].ratio <= mwp * 1.02
+    assert rows[f"Grad-CAM, {network.last}"].ratio <= 1.02
+    assert rows[f"MWP, input, {flops.CLASSES} classes"].ratio <= (2 + flops.CLASSES) * 1.05
     # A map at a middle layer needs neither the denominators nor the backward pass below it.
-    assert rows["middle"].ratio < 2.0 < rows["MWP, input"].ratio
+    assert rows[f"MWP, {network.middle}"].ratio < 2.0 < mwp

@@ -255,7 +255,7 @@ def explain(name: str, options: dict, fn, x):
 def test_scores(framework, network, x):
     scores = network(framework)(x)
     assert scores.dtype == jnp.float64
-    assert nets.relative_error(scores, network("plain")(x)) < 1e-9
+    assert nets.relative_error(scores, network("plain")(x)) < 1e-6  # keras has float32 constants
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)

@@ -37,12 +37,9 @@ class Call:
     def __init__(self, module, name, *args):
         self.function, self.args = Global(module, name), args
 
-    def __call__(self, *args):  # pickle wants a callable here; it is never called
-        raise AssertionError
-
 
 class View:
-    """A tensor: a strided view of a flat array; ``size`` and ``dtype_name`` can be forged."""
+    """A tensor: a strided view of a flat array, whose numbers can be forged."""
 
     def __init__(self, flat, offset, shape, strides, *, untyped=None):
         self.flat, self.offset, self.shape, self.strides = flat, offset, shape, strides
@@ -64,10 +61,10 @@ class _Pid:
 class _Pickler(pickle._Pickler):
     """The Python pickler, taught to write bare global names."""
 
-    def __init__(self, stream, order="<"):
+    def __init__(self, stream, legacy):
         super().__init__(stream, protocol=2)
         self.storages: dict[str, np.ndarray] = {}
-        self.order = order
+        self.legacy = legacy
 
     def persistent_id(self, obj):
         return obj.value if isinstance(obj, _Pid) else None
@@ -102,10 +99,10 @@ class _Pickler(pickle._Pickler):
         return Call("torch._utils", function, *args)
 
 
-def dump(obj, *, legacy, stream=None):
-    stream = io.BytesIO() if stream is None else stream
-    pickler = _Pickler(stream)
-    pickler.legacy = legacy
+def dump(obj, *, legacy):
+    """The pickle of ``obj``, and the storages that it refers to."""
+    stream = io.BytesIO()
+    pickler = _Pickler(stream, legacy)
     pickler.dump(obj)
     return stream.getvalue(), pickler.storages
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import shutil
 import tempfile
@@ -34,10 +33,10 @@ def cache_dir() -> Path:
     Example:
       >>> import os
       >>> from jaxplain.weights_convert import cache_dir
-      >>> os.environ["JAXPLAIN_CACHE"] = "/tmp/here"
-      >>> cache_dir().as_posix()
+      >>> from unittest import mock
+      >>> with mock.patch.dict(os.environ, JAXPLAIN_CACHE="/tmp/here"):
+      ...     cache_dir().as_posix()
       '/tmp/here'
-      >>> del os.environ["JAXPLAIN_CACHE"]
     """
     if own := os.environ.get("JAXPLAIN_CACHE"):
         return Path(own).expanduser()
@@ -193,8 +192,6 @@ class _orbax:
                 "Stored weights need the package orbax-checkpoint; install it with "
                 'pip install "jaxplain[zoo]".'
             ) from error
-        # It warns of each array without a sharding; NumPy arrays have none.
-        logging.getLogger("absl").setLevel(logging.ERROR)
         self._ocp = ocp
 
     def save(self, path: Path, arrays: dict[str, np.ndarray]) -> None:

@@ -133,7 +133,8 @@ class Graph:
         chosen = None
         for op in self.ops:
             shape = op.output.aval.shape
-            if (op.kind not in ("structural", "opaque", "scale", "bias") and len(shape) == 4
+            named = op.name == "name"  # a tag may show as (B, H, W, C) what is transposed inside
+            if ((named or op.kind not in ("structural", "opaque", "scale", "bias")) and len(shape) == 4
                     and shape[1] * shape[2] > 1 and op.output not in self.outputs):
                 chosen = op.output
         if chosen is None:

@@ -48,7 +48,7 @@ def check_images(x: Any) -> jax.Array:
     x = jnp.asarray(x)
     if x.ndim != 4:
         hint = "; add a batch axis with x[None]" if x.ndim == 3 else ""
-        raise ValueError(f"images must have the shape (batch, height, width, channels), "
+        raise ValueError(f"images must have the shape (B, H, W, C), "
                          f"not {x.shape}{hint}")
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"images must be floating point, preprocessed as the network expects, "

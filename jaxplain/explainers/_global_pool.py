@@ -1,14 +1,14 @@
-"""Whether a network ends in a global average pool and one classifier after a layer, as CAM demands."""
+"""CAM's demand: after a layer, only a global average pool and one linear classifier."""
 
 from __future__ import annotations
 
-import numpy as np
+import math
 
 _KEEP_AXES = ("name", "convert_element_type", "copy", "reduce_precision", "optimization_barrier")
 
 
 def require_global_pool(graph, layer: str) -> None:
-    """Raises ValueError unless only a global average pool and one linear classifier follow the layer.
+    """Raises ValueError unless a global average pool and one classifier are all that follows.
 
     Scales, biases and changes of shape may stand between them. Scales before the pool must not vary
     over space: only then the gradient at the layer is the classifier's weight divided by the number
@@ -38,13 +38,13 @@ def require_global_pool(graph, layer: str) -> None:
         elif op.kind == "linear":
             space = _pool(op, eqn, space, layer)
     if space or not classifiers:
-        _refuse(layer, "it has no global average pool" if space else "no dense layer follows the pool")
+        _refuse(layer, "it has no such pool" if space else "no dense layer follows the pool")
 
 
 def _refuse(layer: str, why: str) -> None:
     raise ValueError(
-        f"cam needs a network that ends in a global average pool and one dense layer after {layer!r}, but {why}; "
-        "use grad_cam, which works for any network."
+        f"cam needs a network that ends in a global average pool and one dense layer after "
+        f"{layer!r}, but {why}; use grad_cam, which works for any network."
     )
 
 
@@ -63,8 +63,9 @@ def _pool(op, eqn, space, layer):
     else:
         window = eqn.params["window_dimensions"]
         pooled = {axis for axis, n in enumerate(window) if n > 1}
-        partial = [axis for axis in pooled if window[axis] != shape[axis]]
-        if partial or op.output.aval.size * int(np.prod([shape[a] for a in pooled])) != int(np.prod(shape)):
+        area = math.prod(shape[axis] for axis in pooled)
+        partial = any(window[axis] != shape[axis] for axis in pooled)
+        if partial or op.output.aval.size * area != math.prod(shape):
             _refuse(layer, f"the pool at {op.source} is not global")
     pooled = {axis for axis in pooled if shape[axis] > 1}
     wanted = {axis for axis in space or () if shape[axis] > 1}

@@ -63,7 +63,7 @@ def _grad_cam_map(a: jax.Array, g: jax.Array) -> jax.Array:
 
 
 def _plus_plus_map(a: jax.Array, g: jax.Array, eps: float) -> jax.Array:
-    # relu(G) leaves only G > 0, where alpha with eps = 0 is 1 / (2 + sum(A) G): no powers that underflow.
+    # relu(G) leaves only G > 0, where alpha with eps = 0 is 1 / (2 + sum(A) G): nothing underflows.
     total = a.sum(SPACE, keepdims=True)
     keep = g > 0
     safe = jnp.where(keep, g, jnp.ones_like(g))
@@ -147,8 +147,8 @@ def cam(fn, x, targets=None, *, layer=None, relu: bool = False, class_chunk=None
     Args:
       fn: images ``(B, H, W, C)`` to scores ``(B, N)``.
       x: float images ``(B, H, W, C)``.
-      targets: None for the top class, an int, ``(B,)`` or ``(B, K)`` ints, or a float signal ``(B,
-        N)`` or ``(B, K, N)`` over the scores.
+      targets: None for the top class, an int, ``(B,)`` or ``(B, K)`` ints, or a float signal
+        ``(B, N)`` or ``(B, K, N)`` over the scores.
       layer: None for the last layer with more than one position, the global average pool's input;
         or the name of a layer that only the pool and the classifier follow, or a sequence of names.
       relu: True keeps only the positive part.
@@ -185,11 +185,11 @@ def grad_cam(fn, x, targets=None, *, layer=None, relu: bool = True, class_chunk=
     Args:
       fn: images ``(B, H, W, C)`` to scores ``(B, N)`` or a score map ``(B, H', W', N)``.
       x: float images ``(B, H, W, C)``.
-      targets: None for the top class, an int, ``(B,)`` or ``(B, K)`` ints, or a float signal ``(B,
-        N)`` or ``(B, K, N)`` over the scores.
+      targets: None for the top class, an int, ``(B,)`` or ``(B, K)`` ints, or a float signal
+        ``(B, N)`` or ``(B, K, N)`` over the scores.
       layer: None for the last layer with more than one position, a name, or a sequence of names.
       relu: False keeps the negative part (captum's default, and pytorch-grad-cam before its
-      scaling).
+        scaling).
       class_chunk: how many of K classes to take at once, to bound memory; None takes all.
 
     Returns:
@@ -266,7 +266,7 @@ def x_grad_cam(
     Args:
       relu: True keeps only the positive part.
       eps: added to the denominator, as in the authors' code; where the denominator is 0 the share
-      is 0.
+        is 0.
 
     Raises:
       ValueError: ``eps`` is negative, besides the errors of `grad_cam`.
@@ -287,10 +287,10 @@ def x_grad_cam(
 
 
 def layer_cam(fn, x, targets=None, *, layer=None, relu: bool = False, class_chunk=None):
-    """Layer-CAM (Jiang et al. 2021, Eqs. 5 to 7): ``sum_c relu(G_c) A_c``, with weights of their own at every pixel.
+    """Layer-CAM (Jiang et al. 2021, Eqs. 5 to 7): ``sum_c relu(G_c) A_c``.
 
-    Meant also for layers close to the image. Arguments, result and errors are those of `grad_cam`,
-    and:
+    Every pixel has weights of its own: meant also for layers close to the image. Arguments, result
+    and errors are those of `grad_cam`, and:
 
     Args:
       relu: True takes the paper's final positive part, which changes nothing behind a ReLU.
@@ -312,10 +312,11 @@ def layer_cam(fn, x, targets=None, *, layer=None, relu: bool = False, class_chun
 
 
 def hires_cam(fn, x, targets=None, *, layer=None, relu: bool = False, class_chunk=None):
-    """HiRes-CAM (Draelos and Carin 2020, Eq. 5): ``sum_c G_c A_c``; TorchRay's linear approximation.
+    """HiRes-CAM (Draelos and Carin 2020, Eq. 5): ``sum_c G_c A_c``.
 
-    Where a linear function follows the layer, the map's sum is the score less the biases.
-    Arguments, result and errors are those of `grad_cam`, and:
+    The same as TorchRay's linear approximation. Where a linear function follows the layer, the
+    map's sum is the score less the biases. Arguments, result and errors are those of `grad_cam`,
+    and:
 
     Args:
       relu: True keeps only the positive part.
@@ -373,7 +374,7 @@ def guided_grad_cam(
     reduce: Reduce = "max_abs",
     class_chunk=None,
 ):
-    """Guided Grad-CAM (Selvaraju et al. 2017, section 3.2): guided backprop where Grad-CAM is positive.
+    """Guided Grad-CAM (Selvaraju et al. 2017, section 3.2): details where Grad-CAM is positive.
 
     The elementwise product of `guided_backprop` at the image and `grad_cam` at the layer, upsampled
     to the image.

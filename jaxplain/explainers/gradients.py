@@ -86,8 +86,8 @@ def gradient(fn, x, targets=None, *, layer="input", reduce: Reduce = "max_abs", 
     Args:
       fn: images ``(B, H, W, C)`` to scores ``(B, N)`` or a score map ``(B, H', W', N)``.
       x: float images ``(B, H, W, C)``.
-      targets: None for the top class, an int, ``(B,)`` or ``(B, K)`` ints, or a float signal ``(B,
-        N)`` or ``(B, K, N)`` over the scores.
+      targets: None for the top class, an int, ``(B,)`` or ``(B, K)`` ints, or a float signal
+        ``(B, N)`` or ``(B, K, N)`` over the scores.
       layer: where the gradient is taken: ``"input"``, the name of a layer, None for the last layer
         with more than one position, or a sequence of names.
       reduce: what becomes of the channel axis: ``"max_abs"``, ``"sum"``, ``"l2"`` (the Euclidean
@@ -115,7 +115,10 @@ def gradient(fn, x, targets=None, *, layer="input", reduce: Reduce = "max_abs", 
       Array([[[0.5, 0.5],
               [0.5, 0.5]]], dtype=float32)
     """
-    return run(_backward, fn, x, targets, layer=layer, class_chunk=class_chunk, reduce=check_reduce(reduce))
+    return run(
+        _backward, fn, x, targets,
+        layer=layer, class_chunk=class_chunk, reduce=check_reduce(reduce),
+    )  # fmt: skip
 
 
 def input_x_gradient(
@@ -260,10 +263,10 @@ def smooth_grad(
 ):
     """The mean gradient over noisy copies of the image (Smilkov et al. 2017, Eq. 2).
 
-    ``mean_i dS / dx (x + sigma n_i)`` with standard normal ``n_i`` and ``sigma = noise * (max(x) -
-    min(x))`` of each image. The channels are reduced after the mean. The classes of
-    ``targets=None`` are those of the clean image. Samples are taken one after another, so memory
-    does not depend on their number.
+    ``mean_i dS / dx (x + sigma n_i)`` with standard normal ``n_i`` and
+    ``sigma = noise * (max(x) - min(x))`` of each image. The channels are reduced after the mean.
+    The classes of ``targets=None`` are those of the clean image. Samples are taken one after
+    another, so memory does not depend on their number.
 
     Arguments, result and errors are those of `gradient`, and:
 
@@ -271,7 +274,7 @@ def smooth_grad(
       key: a key of `jax.random`; the same key gives the same map. All classes see the same noise.
       samples: number of noisy copies.
       noise: standard deviation of the noise, as a fraction of the image's own range; 0.1 to 0.2 in
-      the paper.
+        the paper.
 
     Raises:
       ValueError: ``samples`` is not positive or ``noise`` is negative, besides the errors of

@@ -42,8 +42,8 @@ def lrp(
     Args:
       fn: images ``(B, H, W, C)`` to scores ``(B, N)`` or a score map ``(B, H', W', N)``.
       x: float images ``(B, H, W, C)``.
-      targets: None for the top class, an int, ``(B,)`` or ``(B, K)`` ints, or a float signal ``(B,
-        N)`` or ``(B, K, N)`` over the scores.
+      targets: None for the top class, an int, ``(B,)`` or ``(B, K)`` ints, or a float signal
+        ``(B, N)`` or ``(B, K, N)`` over the scores.
       layer: where the relevance is taken: ``"input"``, the name of a layer, None for the last layer
         with more than one position, or a sequence of names.
       composite: which rule goes on which layer: a name (`jaxplain.rules.composites` has the table),
@@ -51,7 +51,7 @@ def lrp(
         ``composites.lrp_rules(Gamma(0.1), dense=Epsilon())``.
       seed: the relevance at the scores: ``"score"`` starts from the score itself, ``"one"`` from 1.
       box: ``(low, high)`` of the pixels, numbers or one for each channel, for
-      ``"epsilon_gamma_box"``.
+        ``"epsilon_gamma_box"``.
       channels: True keeps the channel axis; False sums over it.
       class_chunk: how many of K classes to take at once, to bound memory; None takes all.
 
@@ -85,7 +85,7 @@ def lrp(
     if isinstance(composite, str):
         if box is not None and composite != "epsilon_gamma_box":
             raise ValueError(
-                f"box is an option of composite 'epsilon_gamma_box', and {composite!r} has no use for it."
+                f"box is an option of composite 'epsilon_gamma_box'; {composite!r} has none."
             )
         rules = composites.composite(composite, box=box)
     elif isinstance(composite, core.RuleSet):

@@ -121,7 +121,7 @@ def _flat(eps, box):
 def _box(eps, box):
     if box is None:
         raise ValueError(
-            "composite 'epsilon_gamma_box' needs box=(low, high), the least and greatest pixel value."
+            "composite 'epsilon_gamma_box' needs box=(low, high), the range of the pixel values."
         )
     low, high = box
     return lrp.ZBox(low, high, eps)
@@ -158,7 +158,7 @@ def composite(
     Args:
       name: one of `COMPOSITES`.
       bias: False leaves biases out of every denominator, so that relevance is conserved up to
-      ``eps``.
+        ``eps``.
       eps: the stabiliser of all rules.
       box: ``(low, high)``, for ``"epsilon_gamma_box"``: least and greatest value of the first
         linear layer's input, numbers or one for each channel.

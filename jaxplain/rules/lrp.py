@@ -1,8 +1,8 @@
 """Backward rules of layer-wise relevance propagation (LRP).
 
 Every rule takes the relevance ``R_k`` of the outputs of one operation and shares it among the
-operation's inputs ``a_j``. For a linear operation ``z_k = sum_j a_j w_jk + b_k`` with ``w+ = max(w,
-0)``, ``w- = min(w, 0)`` (``a`` and ``b`` likewise) and the stabiliser ``s(z) = z + eps * sign(z)``,
+operation's inputs ``a_j``. For a linear operation ``z_k = sum_j a_j w_jk + b_k``, with
+``w+ = max(w, 0)``, ``w- = min(w, 0)`` (``a``, ``b`` likewise) and ``s(z) = z + eps * sign(z)``,
 ``sign(0) = 1``, the relevance of input j is
 
 =============  ==============================================================================
@@ -37,6 +37,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 __all__ = ["AlphaBeta", "Epsilon", "Flat", "Gamma", "Norm", "WSquare", "ZBox", "ZPlus"]
 
@@ -282,7 +283,7 @@ class ZBox:
         for name in ("low", "high"):
             value = getattr(self, name)
             # Arrays cannot be hashed, and rules must be.
-            hashable = tuple(float(v) for v in value) if jnp.ndim(value) else float(value)
+            hashable = tuple(float(v) for v in value) if np.ndim(value) else float(value)
             object.__setattr__(self, name, hashable)
 
     def __call__(self, op, g):

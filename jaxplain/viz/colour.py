@@ -9,7 +9,7 @@ from jaxplain import postprocess
 
 #: Style -> (preset of `jaxplain.postprocess` that scales the map, matplotlib colour map).
 STYLES = {
-    "heat": ("panel", "inferno"),  # how much: the positive part, 0 to its maximum
+    "heat": ("panel", "turbo"),  # how much: the positive part, 0 to its maximum
     "signed": ("panel_signed", "RdBu_r"),  # red speaks for, blue against, white is zero
     "gray": ("panel_signed", "gray"),  # pixel-wise strength: black is zero, white the strongest
 }
@@ -20,11 +20,10 @@ def colourise(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scales a map by its style's preset and looks its colours up.
 
-    - `"heat"`: positive part divided by its maximum; sequential colours.
-    - `"signed"`: divided by the 99th percentile of its size, zero in the middle; diverging colours.
-    - `"gray"`: size of the value, divided by its 99th percentile; black to white. A map with a last
-      axis of 3 colour channels is shown as colours around mid-gray instead (as
-      guided-backprop images are).
+    - `"heat"`: positive part divided by its maximum; from dark blue (0) to dark red (1).
+    - `"signed"`: slightly blurred, divided by the 99th percentile of its size; blue below zero, red above.
+    - `"gray"`: size of the value, slightly blurred, divided by its 99th percentile; black to white. A
+      map with a last axis of 3 colour channels is shown as colours around mid-gray instead.
 
     Args:
         heat_map: float array (h, w), or (h, w, 3) for `"gray"`.

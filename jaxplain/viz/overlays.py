@@ -8,20 +8,20 @@ from jaxplain.viz.colour import colourise
 
 
 def overlay(
-    image: np.ndarray, heat_map: np.ndarray, style: str = "heat", *, strength: float = 0.85
+    image: np.ndarray, heat_map: np.ndarray, style: str = "heat", *, strength: float = 0.75
 ) -> np.ndarray:
     """Draws a map over an image; the image shows through where the map is near zero.
 
     The map is resized to the image (bilinear, half-pixel centres) and scaled by the style's preset,
-    see `jaxplain.viz.colourise`. The colour's share at a pixel is `strength * sqrt(|value|)`, so that
-    weak evidence stays visible. Style `"gray"` shows pixel-wise detail, which an image
-    underneath would hide: there the image is left out.
+    see `jaxplain.viz.colourise`. The colour's share at a pixel is `strength * |value|^0.6`, so that weak
+    evidence stays visible. Pixel-wise detail would drown in the image: under style `"signed"` the
+    image is pale gray, and style `"gray"` leaves it out.
 
     Args:
         image: (H, W, 3), uint8, or float in [0, 1].
         heat_map: float array (h, w) of any size, or (h, w, 3) for style `"gray"`.
         style: `"heat"`, `"signed"` or `"gray"`.
-        strength: largest share of the colour, in [0, 1].
+        strength: largest share of the colour, in [0, 1]; for `"heat"`, `"signed"` takes the full colour.
 
     Returns:
         The picture, (H, W, 3) float32 in [0, 1].
@@ -40,8 +40,11 @@ def overlay(
     colours, values = colourise(heat_map, style, image.shape[:2])
     if style == "gray":
         return colours
-    share = strength * np.sqrt(np.abs(values))[..., None]
-    return (1 - share) * _faded(image) + share * colours
+    share = np.abs(values)[..., None] ** 0.6
+    if style == "heat":
+        share = strength * share
+    picture = (1 - share) * _background(image, style) + share * colours
+    return np.clip(picture, 0, 1)  # float32 may end a hair above one
 
 
 def as_float_image(image: np.ndarray) -> np.ndarray:
@@ -60,7 +63,7 @@ def as_float_image(image: np.ndarray) -> np.ndarray:
     return image.astype(np.float32)
 
 
-def _faded(image: np.ndarray) -> np.ndarray:
-    # Half the colour taken out: the map's colours must not be mistaken for the image's.
-    luminance = image @ np.array([0.299, 0.587, 0.114], np.float32)
-    return 0.35 * image + 0.65 * luminance[..., None]
+def _background(image: np.ndarray, style: str) -> np.ndarray:
+    """The image with less colour: the map's colours must not be mistaken for its own."""
+    luminance = (image @ np.array([0.299, 0.587, 0.114], np.float32))[..., None]
+    return 0.35 * image + 0.65 * luminance if style == "heat" else 0.65 + 0.35 * luminance

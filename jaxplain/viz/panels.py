@@ -15,6 +15,9 @@ from matplotlib.figure import Figure
 
 from jaxplain.viz.overlays import as_float_image
 
+#: Inches between pictures, and above each for its title.
+_GAP, _TITLE = 0.08, 0.3
+
 
 def panel(
     image: np.ndarray,
@@ -60,18 +63,25 @@ def panel(
         for start in range(0, len(items), columns):
             lines.append((label if start == 0 else None, items[start : start + columns]))
     height = cell * image.shape[0] / image.shape[1]
-    figure = Figure(figsize=((columns + 1) * cell + 0.2, len(lines) * (height + 0.32) + 0.25))
+    size = ((columns + 1) * (cell + _GAP) + _GAP, len(lines) * (height + _TITLE) + _GAP)
+    figure = Figure(figsize=size)
     FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(
-        len(lines), columns + 1, wspace=0.04, hspace=0.32 / height,
-        left=0.1 / figure.get_figwidth(), right=1 - 0.1 / figure.get_figwidth(),
-        bottom=0.08 / figure.get_figheight(), top=1 - 0.42 / figure.get_figheight(),
-    )  # fmt: skip
+
+    def draw(line: int, column: int, picture: np.ndarray, title: str, weight="normal") -> None:
+        left = _GAP + column * (cell + _GAP)
+        top = (line + 1) * (height + _TITLE)
+        axes = figure.add_axes(
+            (left / size[0], 1 - top / size[1], cell / size[0], height / size[1])
+        )
+        axes.imshow(picture, aspect="auto", interpolation="antialiased")
+        axes.set_title(title, fontsize=9, fontweight=weight, pad=4)
+        axes.set_axis_off()
+
     for i, (label, items) in enumerate(lines):
         if label is not None:
-            _draw(figure.add_subplot(grid[i, 0]), image, label, weight="bold")
-        for j, (title, picture) in enumerate(items):
-            _draw(figure.add_subplot(grid[i, j + 1]), as_float_image(picture), title)
+            draw(i, 0, image, label, "bold")
+        for j, (title, picture) in enumerate(items, 1):
+            draw(i, j, as_float_image(picture), title)
     return figure
 
 
@@ -116,8 +126,3 @@ def write_atomically(path: Path, content: bytes) -> None:
         Path(temporary).unlink(missing_ok=True)
         raise
 
-
-def _draw(axes, picture: np.ndarray, title: str, weight: str = "normal") -> None:
-    axes.imshow(picture, aspect="auto", interpolation="antialiased")
-    axes.set_title(title, fontsize=9, fontweight=weight, pad=4)
-    axes.set_axis_off()
