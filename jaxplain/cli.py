@@ -136,17 +136,22 @@ def _explain(arguments: argparse.Namespace) -> None:
         with _step(f"[{count}/{len(methods)}] {method.title}"):
             try:
                 maps = _maps(method, model, x, targets, arguments.layer)
-            except NotImplementedError as error:
+            except (NotImplementedError, ValueError) as error:
                 if not every:
-                    raise CliError(f"{method.title} cannot explain this network: {error}") from None
+                    raise CliError(f"{method.title}: {error}") from None
                 print(f"{method.title} left out: {' '.join(str(error).split())}", file=sys.stderr)
                 continue
             for i, one in zip(targets, maps, strict=True):
                 # Nothing arrived, as when d-WTA's process ends above the layer: say so.
                 title = method.title if one.any() else f"{method.title} (empty)"
                 rows[i][title] = viz.overlay(drawn, one, method.style)
+    if not all(rows.values()):
+        raise CliError("none of the methods can explain this network there")
     with _step("drawing"):
-        labelled = {f"{names[i]}  {probabilities[i]:.1%}": rows[i] for i in targets}
+        labelled = {}
+        for i in targets:
+            label = f"{names[i]}  {probabilities[i]:.1%}"
+            labelled[f"{label} ({i})" if label in labelled else label] = rows[i]
         figure = viz.panel(drawn, labelled)
         try:
             viz.save(figure, arguments.output)
@@ -311,8 +316,8 @@ def _maps(method, model, x, targets: Sequence[int], layer: str | None) -> np.nda
     explainer = getattr(jaxplain, method.function)
     try:
         maps = explainer(model, x, jax.numpy.asarray([targets]), **options)
-    except ValueError as error:  # such as an unknown layer, or one without height and width
-        raise CliError(f"{method.title}: {error}") from None
+    except jaxplain.UnknownLayerError as error:
+        raise CliError(str(error)) from None
     return np.asarray(maps[0], np.float32)
 
 

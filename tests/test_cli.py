@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
 
 import jaxplain
-from jaxplain import _methods, cli
+from jaxplain import _methods, cli, models
 
 
 def _error(capsys, *argv):
@@ -155,10 +156,51 @@ def test_help_loads_no_drawing_and_no_checkpoint_library():
     assert out.stdout.splitlines()[-1] == "[]"
 
 
-def test_unknown_layer_and_class_of_a_network(capsys):
+class Small(nnx.Module):
+    """A network that compiles quickly, dressed as one of the zoo's."""
+
+    def __init__(self):
+        rngs = nnx.Rngs(0)
+        self.first = nnx.Conv(3, 8, (3, 3), strides=2, rngs=rngs)
+        self.second = nnx.Conv(8, 8, (3, 3), rngs=rngs)
+        self.classifier = nnx.Linear(8, 4, rngs=rngs)
+        names = ("tabby cat", "espresso", "tea cup", "crane")
+        self.config = models.ModelConfig("small", 32, (127.0,), (128.0,), class_names=names)
+
+    def __call__(self, x):
+        x = nnx.relu(self.second(nnx.relu(self.first(x))))
+        return self.classifier(x.mean((1, 2)))
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setattr(cli, "_load", lambda name: Small())
+
+
+def test_unknown_layer_and_class_of_a_network(capsys, small):
     assert "espresso" in _error(capsys, "explain", "--class", "espreso", "--methods", "mwp")
-    line = _error(capsys, "explain", "--layer", "no_such_layer", "--methods", "grad-cam")
-    assert "no_such_layer" in line
+    line = _error(capsys, "explain", "--layer", "frist", "--methods", "grad-cam")
+    assert "frist" in line and "first" in line
+
+
+def test_all_methods_on_another_image(capsys, small, image):
+    argv = ["explain", str(image), "--methods", "all", "--class", "top1", "--output", "explained.png"]
+    assert cli.main(argv) == 0
+    assert "left out" not in capsys.readouterr().err
+    with Image.open("explained.png") as panel:
+        assert panel.width > 900
+
+
+@pytest.mark.parametrize("error", [jaxplain.UnsupportedOperationError, ValueError])
+def test_all_leaves_out_what_a_network_does_not_allow(capsys, small, image, monkeypatch, error):
+    def refuse(*_, **__):
+        raise error("no global pool")
+
+    monkeypatch.setattr(jaxplain, "cam", refuse)
+    assert "no global pool" in _error(capsys, "explain", str(image), "--methods", "cam")
+    monkeypatch.setattr(cli, "METHODS", {n: _methods.METHODS[n] for n in ("cam", "gradient")})
+    assert cli.main(["explain", str(image), "--methods", "all"]) == 0
+    assert "CAM left out: no global pool" in capsys.readouterr().err
 
 
 def test_default_run_writes_a_panel_and_says_what_it_saw(capsys):
@@ -171,14 +213,6 @@ def test_default_run_writes_a_panel_and_says_what_it_saw(capsys):
     with Image.open("explained.png") as panel:
         assert panel.width > 900 and panel.height > 300
     assert [p.name for p in Path.cwd().iterdir()] == ["explained.png"]
-
-
-def test_all_methods_on_another_image(capsys, image):
-    argv = ["explain", str(image), "--methods", "all", "--class", "top1", "--output", "explained.png"]
-    assert cli.main(argv) == 0
-    assert "left out" not in capsys.readouterr().err
-    with Image.open("explained.png") as panel:
-        assert panel.width > 900
 
 
 def test_layers_prints_the_table(capsys):

@@ -29,14 +29,14 @@ class Model:
         graph, added, given = self.graph, added or {}, given or {}
         outputs = graph.outputs if outputs is None else outputs
         assigned = graph.assign(rules, frozenset(added) if added else None) if rules else {}
-        env = dict(zip(graph.constants, self.constants, strict=True))
+        env = {**dict(zip(graph.constants, self.constants, strict=True)), **given}
 
         def read(v: Any) -> Any:
             return v.val if isinstance(v, _compat.Literal) else env[v]
 
         def write(v: Any, value: Any) -> None:
-            value = given.get(v, value)
-            env[v] = value + added[v] if v in added else value
+            if v not in given:
+                env[v] = value + added[v] if v in added else value
 
         for v, value in zip(graph.inputs, inputs, strict=True):
             write(v, value)

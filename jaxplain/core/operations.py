@@ -42,6 +42,7 @@ _REDUCING = {
 _CURVED = {"exp", "log", "rsqrt", "sqrt", "integer_pow", "square", "pow", "div", "logistic"}
 _POOLS = {"reduce_window_max", "reduce_max", "reduce_window_min", "reduce_min"}
 _SUMS = {"reduce_sum", "reduce_window_sum"}
+_KNOWN = ("relu", "relu6", "leaky_relu", "tanh", "sigmoid", "silu", "elu")
 _GRID = np.concatenate([[-1e4, -100.0, -30.0], np.linspace(-8, 8, 129), [30.0, 100.0, 1e4]])
 
 
@@ -234,7 +235,10 @@ class _Regions:
         function = None
         if len(inputs) == 1:
             function = _Function.of(eqns, inputs[0], {v: self.facts.get(v, UNKNOWN) for v in outer})
-        if function:
+        foreign = any(eqn.primitive.name == "custom_vjp_call" for eqn in eqns)
+        if foreign and (function is None or function.name not in _KNOWN):
+            kind, name = "opaque", "custom_vjp_call"  # its author's backward pass is not ours to replace
+        elif function:
             kind, name = "activation", function.name
             self.facts[output] = function.facts
         else:

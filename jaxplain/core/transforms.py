@@ -32,6 +32,8 @@ def with_rules(fn: Callable, rules: RuleSet) -> Callable:
         raise TypeError(f"rules must be a jaxplain.RuleSet, not {type(rules).__name__}")
 
     def ruled(*inputs: Any) -> Any:
+        if not (rules.rules or rules.overrides or rules.requires):
+            return fn(*inputs)
         model = trace(fn, *inputs)
         outputs = model.evaluate(jax.tree.leaves(inputs), rules)
         return jax.tree.unflatten(model.graph.out_tree, outputs)

@@ -69,25 +69,26 @@ def check_targets(graph: Graph, targets: Any, batch: int) -> jax.Array | None:
     if targets is None:
         return None
     concrete = not isinstance(targets, jax.core.Tracer)
-    targets = jnp.asarray(targets)
+    if concrete:  # in numpy, so that the values can be checked under the user's own jit too
+        values = np.asarray(targets)
+        targets = values.astype(np.int32) if values.dtype.kind in "iu" else values
     classes = shape[-1]
     if jnp.issubdtype(targets.dtype, jnp.integer):
         if targets.ndim > 2 or (targets.ndim and targets.shape[0] != batch):
             raise ValueError("class targets must be an int or have the shape (batch,) or (batch, "
                              f"targets) with batch {batch}, not {targets.shape}")
-        if concrete and targets.size:
-            values = np.asarray(targets)
+        if concrete and values.size:
             if values.min() < 0 or values.max() >= classes:
                 wrong = values.min() if values.min() < 0 else values.max()
                 raise ValueError(f"class {wrong} is out of range: the network has {classes} "
                                  f"classes, 0 to {classes - 1}")
-        return targets
+        return jnp.asarray(targets)
     if not jnp.issubdtype(targets.dtype, jnp.floating):
         raise TypeError(f"targets must be class numbers (int) or a signal (float), not {targets.dtype}")
     if targets.ndim not in (2, 3) or targets.shape[0] != batch or targets.shape[-1] != classes:
         raise ValueError(f"a signal must have the shape ({batch}, {classes}) or ({batch}, targets, "
                          f"{classes}), not {targets.shape}")
-    return targets
+    return jnp.asarray(targets)
 
 
 def seeds(scores: jax.Array, targets: jax.Array | None) -> tuple[jax.Array, bool]:

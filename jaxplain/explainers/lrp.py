@@ -75,10 +75,10 @@ def lrp(
       >>> def fn(x):
       ...     return x.reshape(1, -1) @ weight
       >>> x = jnp.ones((1, 1, 2, 1))
-      >>> jaxplain.lrp(fn, x, 0, composite="epsilon").round(3)
-      Array([[[ 3., -1.]]], dtype=float32)
-      >>> jaxplain.lrp(fn, x, 0, composite="z_plus").round(3)
-      Array([[[2., 0.]]], dtype=float32)
+      >>> [round(float(r), 2) for r in jaxplain.lrp(fn, x, 0, composite="epsilon").ravel()]
+      [3.0, -1.0]
+      >>> [round(float(r), 2) for r in jaxplain.lrp(fn, x, 0, composite="z_plus").ravel()]
+      [2.0, 0.0]
     """
     if seed not in ("score", "one"):
         raise ValueError(f"seed must be 'score' or 'one', not {seed!r}.")
