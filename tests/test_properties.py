@@ -48,6 +48,7 @@ def draw(seed: int, *, bias: float = 0.1, leaky: bool = False, batch: int = 2):
     if leaky:
         params["conv2"][..., 0] = -np.abs(params["conv2"][..., 0])
         params["bias2"][0] = 9.0
+        params["dense"][0, 2] = 1.0  # the signal of class 2 reaches it
         params["dense"][:, 0] = -np.abs(params["dense"][:, 0])  # class 0 has no excitatory input
     return params, jnp.asarray(nets.images(seed + 1, batch=batch))
 

@@ -53,7 +53,8 @@ def trace(fn: Callable, *inputs: Any) -> Model:
 
 
 def _jaxpr(fn: Callable, *args: Any) -> tuple[Any, Any]:
-    closed, shapes = jax.make_jaxpr(fn, return_shape=True)(*args)
+    # A new function each time: jax would reuse the trace of an old one, with the old weights.
+    closed, shapes = jax.make_jaxpr(lambda *a: fn(*a), return_shape=True)(*args)
     return closed, jax.tree.structure(shapes)
 
 
