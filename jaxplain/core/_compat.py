@@ -160,7 +160,9 @@ def _describe_value(value: Any, parts: list[str], keep: list, depth: int) -> Non
         keep.append(value.__code__)
         for cell in value.__closure__:
             with contextlib.suppress(ValueError):  # an empty cell holds nothing to tell apart
-                if type(cell.cell_contents).__name__ not in ("Store", "EqualStore", "list", "dict"):
+                # jax's own caches and sentinels are made anew at every trace and tell nothing apart
+                if type(cell.cell_contents).__name__ not in (
+                        "Store", "EqualStore", "list", "dict", "object"):
                     _describe_value(cell.cell_contents, parts, keep, depth + 1)
     else:
         keep.append(value)
