@@ -95,9 +95,27 @@ def scopes(eqn: Any) -> tuple[str, ...]:
     return tuple(s.name for s in stack if type(s).__name__ == "Scope")
 
 
+def vary_like(x: Any, like: Any) -> Any:
+    """``x``, varying over the mesh axes that ``like`` varies over: shard_map wants it said."""
+    varying = [getattr(jax.typeof(v), "manual_axis_type", None) for v in (x, like)]
+    if None in varying:
+        return x
+    missing = varying[1].varying - varying[0].varying
+    return jax.lax.pcast(x, tuple(missing), to="varying") if missing else x
+
+
 def zeros_like_varying(shape: tuple[int, ...], dtype: Any, like: Any) -> Any:
     """Zeros that vary over the same mesh axes as ``like``, as ``shard_map`` demands of cotangents."""
     return jax.lax.full_like(like, 0, dtype=dtype, shape=shape)
+
+
+def shape_of(aval: Any) -> jax.ShapeDtypeStruct:
+    """What ``jax.make_jaxpr`` needs to make a value of this type again, in shard_map too."""
+    mesh = getattr(getattr(aval, "sharding", None), "mesh", None)
+    placed = {} if mesh is None or mesh.empty else {
+        "sharding": aval.sharding, "manual_axis_type": aval.manual_axis_type}
+    return jax.ShapeDtypeStruct(aval.shape, aval.dtype,
+                                weak_type=getattr(aval, "weak_type", False), **placed)
 
 
 def fingerprint(closed: Any) -> tuple[str, list]:

@@ -23,8 +23,7 @@ def flatten(closed: Any) -> Any:
     """The same program as a flat open jaxpr whose inputs are the constants, then the arguments."""
     jaxpr, _ = _compat.open_jaxpr(closed)
     atoms = [*jaxpr.constvars, *jaxpr.invars]
-    shapes = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype,
-                                   weak_type=getattr(v.aval, "weak_type", False)) for v in atoms]
+    shapes = [_compat.shape_of(v.aval) for v in atoms]
     n = len(jaxpr.constvars)
 
     def program(*values: Any) -> list:

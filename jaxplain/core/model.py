@@ -100,7 +100,7 @@ class Model:
         scores, vjp, acts = jax.vjp(perturbed, *zeros, has_aux=True)
 
         def pull(seed: jax.Array) -> dict:
-            signals = vjp(seed.astype(scores.dtype))
+            signals = vjp(_compat.vary_like(seed.astype(scores.dtype), scores))
             return {key: signals[index[v]] for key, v in values.items()}
 
         return scores, {key: acts[index[v]] for key, v in values.items()}, pull

@@ -32,7 +32,7 @@ _DISCRETE = {
 _ELEMENTWISE = _UNARY | {
     "add", "sub", "mul", "div", "max", "min", "neg", "select_n", "convert_element_type", "gt", "ge",
     "lt", "le", "eq", "ne", "and", "or", "not", "xor", "is_finite", "copy", "stop_gradient",
-    "reduce_precision",
+    "reduce_precision", "pvary", "pcast",
 }
 _REDUCING = {
     "reduce_sum", "reduce_max", "reduce_min", "reduce_window_sum", "reduce_window_max", "cumsum",
@@ -331,7 +331,7 @@ class _Function:
             else:
                 names.add(eqn.primitive.name)
         trivial = {"convert_element_type", "copy", "stop_gradient", "reduce_precision", "neg", "add",
-                   "sub", "broadcast_in_dim"} | _DISCRETE
+                   "sub", "broadcast_in_dim", "pvary", "pcast"} | _DISCRETE
         linear = len(eqns) == 1 and names <= {"mul", "div"}
         if (not names <= _ELEMENTWISE | {"broadcast_in_dim"} or names <= trivial or linear
                 or last.outvars[0].aval.shape != root.aval.shape
@@ -397,7 +397,7 @@ def _on_grid(eqns: list, root: Any, facts: dict) -> np.ndarray | None:
                     if not run(inner.eqns, inside):
                         return False
                     outs = [inside[v] for v in inner.outvars]
-                elif name == "broadcast_in_dim":
+                elif name in ("broadcast_in_dim", "pvary", "pcast"):
                     outs = values[:1]
                 else:
                     outs = _compat.bind(eqn, *values)

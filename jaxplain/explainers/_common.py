@@ -53,8 +53,11 @@ def check_images(x: Any) -> jax.Array:
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"images must be floating point, preprocessed as the network expects, "
                         f"not {x.dtype}")
-    if not isinstance(x, jax.core.Tracer) and not bool(jnp.isfinite(x).all()):
-        raise ValueError("the images hold NaN or infinity; every pixel must be finite")
+    if not isinstance(x, jax.core.Tracer):
+        with jax.ensure_compile_time_eval():  # under the user's own jit too
+            finite = bool(jnp.isfinite(x).all())
+        if not finite:
+            raise ValueError("the images hold NaN or infinity; every pixel must be finite")
     return x
 
 
