@@ -6,6 +6,23 @@ import dataclasses
 from typing import Any, Mapping
 
 
+#: The explainers of the CAM family, which look at one last convolutional layer.
+CAM_FAMILY = (
+    "cam",
+    "grad_cam",
+    "guided_grad_cam",
+    "grad_cam_plus_plus",
+    "x_grad_cam",
+    "layer_cam",
+    "hires_cam",
+)
+
+
+def cam_layers(layer: str) -> tuple[tuple[str, str], ...]:
+    """One layer for every explainer of the CAM family, for ``ModelConfig.layers``."""
+    return tuple((method, layer) for method in CAM_FAMILY)
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """The description of a network; it is hashable, and is kept as JSON beside the weights.
@@ -15,11 +32,16 @@ class ModelConfig:
       input_size: height and width of the images.
       mean, scale: the network sees ``(pixel - mean) / scale``, pixels being 0 to 255; one
         value for all channels or one each (RGB).
-      crop_fraction: the central square's part of the short side, before resizing.
+      crop_fraction: the central square's part of the short side, before resizing (224 / 256 where
+        the short side is resized to 256, and the centre of 224 cut out).
       interpolation: how images are resized: ``bicubic`` or ``bilinear``.
       layers: (explainer, layer) pairs: where each explainer looks by default.
       contrast_layer: where contrastive excitation backprop takes the difference.
-      class_names: one each logit; () where unknown.
+      class_names: one each logit; () where unknown, and for embeddings.
+      outputs: the number of logits, or the length of the embedding.
+      source: whose weights these are, as a name map calls it; None for no weights.
+      top1: published accuracy of the pretrained weights, in per cent; None where unknown.
+      licence: licence of the pretrained weights; None where unknown.
     """
 
     name: str
@@ -31,6 +53,10 @@ class ModelConfig:
     layers: tuple[tuple[str, str], ...] = ()
     contrast_layer: str | None = None
     class_names: tuple[str, ...] = dataclasses.field(default=(), repr=False)
+    outputs: int = 1000
+    source: str | None = None
+    top1: float | None = None
+    licence: str | None = None
 
     def layer(self, explainer: str) -> str | None:
         """The default layer for an explainer, or None where the explainer's own default is right.

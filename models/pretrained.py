@@ -17,7 +17,8 @@ from flax import nnx
 from jaxplain import weights_convert as wc
 from jaxplain.models.classes import nearest
 from jaxplain.models.config import ModelConfig
-from jaxplain.models.registry import REGISTRY, Entry
+from jaxplain.models.entry import Entry
+from jaxplain.models.registry import REGISTRY
 
 _TORCH_SUFFIXES = (".pth", ".pt", ".th", ".tar", ".bin")
 
@@ -121,15 +122,16 @@ def _finish(model: nnx.Module, weights: Mapping[str, Any], config: ModelConfig) 
 
 def _convert(entry: Entry, path: Path, model: nnx.Module) -> dict[str, np.ndarray]:
     shapes = wc.parameter_shapes(model)
-    names = entry.names.resolve(shapes)
-    return wc.convert(wc.read_torch(path), shapes, names, entry.names.ignore)
+    names = entry.sources[0].names
+    ignore = (*names.counters, *names.auxiliary)
+    return wc.convert(wc.read_torch(path), shapes, names.resolve(shapes), ignore)
 
 
 def _from_registry(name: str, dtype: Any) -> nnx.Module:
     entry = REGISTRY[name]
     with _progress(f"loading the weights of {name}"):
         try:
-            path = entry.weights()
+            path = entry.sources[0].weights.fetch()
         except ImportError:
             # The package may have been removed since its weights were converted.
             for folder in sorted(wc.cache_dir().glob(f"{name}-????????????")):

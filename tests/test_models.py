@@ -153,7 +153,7 @@ def test_missing_package_says_which_extra(monkeypatch, tmp_path):
 
 def test_damaged_cache_is_converted_again(lite0, monkeypatch, tmp_path):
     monkeypatch.setenv("JAXPLAIN_CACHE", str(tmp_path))
-    name = f"{LITE0}-{wc.file_sha256(REGISTRY[LITE0].weights())[:12]}"
+    name = f"{LITE0}-{wc.file_sha256(REGISTRY[LITE0].sources[0].weights.fetch())[:12]}"
     (tmp_path / name).mkdir()
     (tmp_path / name / "config.json").write_text("{")
     assert models.from_pretrained(LITE0).config == lite0.config
@@ -179,7 +179,7 @@ def test_unknown_names(tmp_path):
 
 def test_own_file_with_other_classes(lite0, tmp_path):
     """A file as a user would make by fine-tuning: two classes, the zip format."""
-    tensors = wc.read_torch(REGISTRY[LITE0].weights())
+    tensors = wc.read_torch(REGISTRY[LITE0].sources[0].weights.fetch())
     state = {n: tw.view(v[:2] if n.startswith("_fc.") else v) for n, v in tensors.items()}
     path = tmp_path / "mine.pth"
     path.write_bytes(tw.zipped(state))

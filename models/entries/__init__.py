@@ -1,0 +1,14 @@
+"""The networks that jaxplain knows by name: one file a family, each with a table ``ENTRIES``."""
+
+from jaxplain.models.entries import efficientnet
+from jaxplain.models.entry import Entry
+
+_FAMILIES = (efficientnet,)
+
+#: Name -> entry.
+ENTRIES: dict[str, Entry] = {}
+for _family in _FAMILIES:
+    for _name, _entry in _family.ENTRIES.items():
+        if _name in ENTRIES or _name != _entry.config.name:
+            raise ValueError(f"The entry {_name!r} is there twice, or its config names another.")
+        ENTRIES[_name] = _entry

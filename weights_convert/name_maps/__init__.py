@@ -1,0 +1,15 @@
+"""Name maps: what each source of checkpoints calls the parameters of our networks. Data only.
+
+One file a family of networks, in it one ``NameMap`` a source.
+"""
+
+from jaxplain.weights_convert.name_maps._format import (
+    CAFFE,
+    KERAS,
+    TORCH,
+    NameMap,
+    caffe_norm,
+    keras_numbered,
+)
+
+__all__ = ["CAFFE", "KERAS", "TORCH", "NameMap", "caffe_norm", "keras_numbered"]
