@@ -20,13 +20,15 @@ class Model:
 
     def evaluate(self, inputs: Sequence[Any], rules: RuleSet | None = None,
                  added: dict[Any, Any] | None = None, outputs: Sequence[Any] | None = None,
-                 given: dict[Any, Any] | None = None) -> list:
+                 given: dict[Any, Any] | None = None,
+                 edits: dict[Any, Callable] | None = None) -> list:
         """The values of ``outputs`` (the function's own, by default).
 
         ``added`` perturbs values; rules then act only downstream of those, so that everything
-        else keeps its true derivative. ``given`` replaces values instead of computing them.
+        else keeps its true derivative. ``given`` replaces values instead of computing them, and
+        ``edits`` are functions of the computed value that replace it (gates).
         """
-        graph, added, given = self.graph, added or {}, given or {}
+        graph, added, given, edits = self.graph, added or {}, given or {}, edits or {}
         outputs = graph.outputs if outputs is None else outputs
         assigned = graph.assign(rules, frozenset(added) if added else None) if rules else {}
         env = {**dict(zip(graph.constants, self.constants, strict=True)), **given}
@@ -36,6 +38,7 @@ class Model:
 
         def write(v: Any, value: Any) -> None:
             if v not in given:
+                value = edits[v](value) if v in edits else value
                 env[v] = value + added[v] if v in added else value
 
         for v, value in zip(graph.inputs, inputs, strict=True):
