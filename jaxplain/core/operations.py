@@ -10,30 +10,20 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import jax
-import numpy as np
-
 from jaxplain.core import _compat
-from jaxplain.core.intervals import INF, STRUCTURAL, UNKNOWN, Facts, literal, propagate
+from jaxplain.core.elementwise import (
+    DISCRETE,
+    ELEMENTWISE,
+    KNOWN,
+    UNARY,
+    Function,
+    primitive_names,
+)
+from jaxplain.core.intervals import STRUCTURAL, UNKNOWN, Facts, literal, propagate
 
 KINDS = ("linear", "scale", "bias", "activation", "max_pool", "add", "gate", "normalise",
          "structural", "opaque")
 
-_UNARY = {
-    "exp", "exp2", "log", "log1p", "expm1", "tanh", "logistic", "sin", "cos", "tan", "erf", "erfc",
-    "erf_inv", "rsqrt", "sqrt", "cbrt", "abs", "sign", "floor", "ceil", "round", "integer_pow",
-    "square", "pow", "atan2", "sinh", "cosh", "asinh", "acosh", "atanh", "asin", "acos", "atan",
-    "clamp", "logistic", "nextafter", "rem",
-}
-_DISCRETE = {
-    "gt", "ge", "lt", "le", "eq", "ne", "and", "or", "not", "xor", "is_finite", "argmax", "argmin",
-    "reduce_and", "reduce_or", "gt_to", "lt_to", "le_to", "eq_to",
-}
-_ELEMENTWISE = _UNARY | {
-    "add", "sub", "mul", "div", "max", "min", "neg", "select_n", "convert_element_type", "gt", "ge",
-    "lt", "le", "eq", "ne", "and", "or", "not", "xor", "is_finite", "copy", "stop_gradient",
-    "reduce_precision", "pvary", "pcast",
-}
 _REDUCING = {
     "reduce_sum", "reduce_max", "reduce_min", "reduce_window_sum", "reduce_window_max", "cumsum",
     "broadcast_in_dim", "reshape", "squeeze", "expand_dims", "slice", "pad", "concatenate",
@@ -42,8 +32,6 @@ _REDUCING = {
 _CURVED = {"exp", "log", "rsqrt", "sqrt", "integer_pow", "square", "pow", "div", "logistic"}
 _POOLS = {"reduce_window_max", "reduce_max", "reduce_window_min", "reduce_min"}
 _SUMS = {"reduce_sum", "reduce_window_sum"}
-_KNOWN = ("relu", "relu6", "leaky_relu", "tanh", "sigmoid", "silu", "elu")
-_GRID = np.concatenate([[-1e4, -100.0, -30.0], np.linspace(-8, 8, 129), [30.0, 100.0, 1e4]])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -126,7 +114,7 @@ def _live(jaxpr: Any) -> list:
 def _custom_facts(eqn: Any, known: list[Facts]) -> Facts:
     if eqn.primitive.name not in _compat.CUSTOM_CALLS:
         return propagate(eqn, known)
-    unary = _Function.of([eqn], eqn.invars[-1], dict(zip(eqn.invars[:-1], known, strict=False)))
+    unary = Function.of([eqn], eqn.invars[-1], dict(zip(eqn.invars[:-1], known, strict=False)))
     return unary.facts if unary else UNKNOWN
 
 
@@ -183,7 +171,7 @@ class _Regions:
         """A private region that ends where paths from one value meet again."""
         eqn = self.equations[end]
         names = [v for v in eqn.invars if is_active(v, self.active)]
-        if len(names) < 2 or eqn.primitive.name not in _ELEMENTWISE:
+        if len(names) < 2 or eqn.primitive.name not in ELEMENTWISE:
             return None
         root = self._root(list(dict.fromkeys(names)))
         if root is None:
@@ -194,7 +182,7 @@ class _Regions:
             i = self.producer[v]
             if i not in region:
                 name = self.equations[i].primitive.name
-                if name not in _ELEMENTWISE and name not in _REDUCING:
+                if name not in ELEMENTWISE and name not in _REDUCING:
                     return None
                 region.add(i)
                 stack += [u for u in self._active_inputs(self.equations[i]) if u is not root]
@@ -234,9 +222,9 @@ class _Regions:
         input_facts = tuple(self.facts.get(v, UNKNOWN) for v in inputs)
         function = None
         if len(inputs) == 1:
-            function = _Function.of(eqns, inputs[0], {v: self.facts.get(v, UNKNOWN) for v in outer})
+            function = Function.of(eqns, inputs[0], {v: self.facts.get(v, UNKNOWN) for v in outer})
         foreign = any(eqn.primitive.name == "custom_vjp_call" for eqn in eqns)
-        if foreign and (function is None or function.name not in _KNOWN):
+        if foreign and (function is None or function.name not in KNOWN):
             kind, name = "opaque", "custom_vjp_call"  # its author's backward pass is not ours to replace
         elif function:
             kind, name = "activation", function.name
@@ -257,7 +245,7 @@ class _Regions:
             return "activation", "activation"
         if prim in _compat.CUSTOM_CALLS:
             return self._custom_kind(eqn, inputs)
-        if prim in _DISCRETE:
+        if prim in DISCRETE:
             return "structural", prim
         two = len(inputs) > 1
         if prim in ("conv_general_dilated", "dot_general"):
@@ -282,7 +270,7 @@ class _Regions:
             return ("scale", "scale") if eqn.invars[0] in inputs else ("activation", "reciprocal")
         if prim in ("max", "min"):
             return ("max_pool", "maximum") if two else ("activation", "activation")
-        if prim in _UNARY and not two:
+        if prim in UNARY and not two:
             return "activation", prim
         if prim in ("select_n", "concatenate", "pad", "dynamic_update_slice"):
             return "structural", prim
@@ -294,116 +282,11 @@ class _Regions:
 
     def _custom_kind(self, eqn: Any, inputs: tuple) -> tuple[str, str]:
         inner, _ = _compat.body(eqn)
-        names = _primitive_names(inner)
+        names = primitive_names(inner)
         label = str(eqn.params.get("name") or eqn.primitive.name)
         same = len(inputs) == 1 and inputs[0].aval.shape == eqn.outvars[0].aval.shape
-        if same and names <= _ELEMENTWISE | {"broadcast_in_dim"}:
+        if same and names <= ELEMENTWISE | {"broadcast_in_dim"}:
             return "activation", label
-        if same and names <= _ELEMENTWISE | _REDUCING and names & _CURVED:
+        if same and names <= ELEMENTWISE | _REDUCING and names & _CURVED:
             return "normalise", "softmax" if "softmax" in label else label
         return "opaque", label
-
-
-def _primitive_names(jaxpr: Any) -> set[str]:
-    names: set[str] = set()
-    for eqn in jaxpr.eqns:
-        if eqn.primitive.name in _compat.CALLS | _compat.CUSTOM_CALLS:
-            names |= _primitive_names(_compat.body(eqn)[0])
-        else:
-            names.add(eqn.primitive.name)
-    return names
-
-
-@dataclasses.dataclass(frozen=True)
-class _Function:
-    """An elementwise function of one value with known constants, recognised by its graph."""
-
-    name: str
-    facts: Facts
-
-    @staticmethod
-    def of(eqns: list, root: Any, facts: dict) -> _Function | None:
-        last = eqns[-1]
-        names = set()
-        for eqn in eqns:
-            if eqn.primitive.name in _compat.CUSTOM_CALLS:
-                names |= _primitive_names(_compat.body(eqn)[0])
-            else:
-                names.add(eqn.primitive.name)
-        trivial = {"convert_element_type", "copy", "stop_gradient", "reduce_precision", "neg", "add",
-                   "sub", "broadcast_in_dim", "pvary", "pcast"} | _DISCRETE
-        linear = len(eqns) == 1 and names <= {"mul", "div"}
-        if (not names <= _ELEMENTWISE | {"broadcast_in_dim"} or names <= trivial or linear
-                or last.outvars[0].aval.shape != root.aval.shape
-                or np.dtype(last.outvars[0].aval.dtype).kind in "iub"
-                or jax.dtypes.issubdtype(root.aval.dtype, np.integer)):
-            return None
-        values = _on_grid(eqns, root, facts)
-        if values is None:
-            return None
-        x, y = _GRID, values
-        low = -INF if y[0] < min(y[1], y[2]) - 1 or y[-1] < y[-2] - 1 else float(np.min(y))
-        high = INF if y[-1] > max(y[-2], y[-3]) + 1 or y[0] > y[1] + 1 else float(np.max(y))
-        return _Function(_function_name(x, y, last, len(eqns) == 1), Facts(low, high))
-
-
-def _function_name(x: np.ndarray, y: np.ndarray, last: Any, single: bool) -> str:
-    close = lambda z: bool(np.allclose(y, z, rtol=1e-2, atol=1e-3))  # noqa: E731 (bfloat16 grids)
-    slope, top = y[-1] / x[-1], float(np.max(y))
-    if close(np.maximum(x, 0)):
-        return "relu"
-    if top > 0 and close(np.clip(x, 0, top)):
-        return "relu6"
-    leak = float(y[0] / x[0])
-    if 0 < leak < 1 and abs(slope - 1) < 1e-2 and close(np.where(x > 0, x, leak * x)):
-        return "leaky_relu"
-    known = {"tanh": np.tanh(x), "sigmoid": 1 / (1 + np.exp(-np.clip(x, -500, 500))),
-             "silu": x / (1 + np.exp(-np.clip(x, -500, 500))),
-             "elu": np.where(x > 0, x, np.expm1(np.minimum(x, 0)))}
-    for name, z in known.items():
-        if close(z):
-            return name
-    if last.primitive.name in _compat.CUSTOM_CALLS:
-        return str(last.params.get("name") or "activation")
-    return last.primitive.name if single and last.primitive.name in _UNARY else "activation"
-
-
-def _on_grid(eqns: list, root: Any, facts: dict) -> np.ndarray | None:
-    """The function's values on a grid, or None where one of its constants is not known."""
-    dtype = root.aval.dtype
-    with jax.ensure_compile_time_eval(), jax.default_device(jax.local_devices(backend="cpu")[0]):
-        env: dict = {root: jax.numpy.asarray(_GRID, dtype)}
-
-        def run(equations: Any, env: dict) -> bool:
-            for eqn in equations:
-                values = []
-                for v in eqn.invars:
-                    if isinstance(v, _compat.Literal):
-                        value = v.val
-                    elif v in env:
-                        value = env[v]
-                    else:
-                        value = facts.get(v, UNKNOWN).static
-                    if value is None or np.ndim(value) > 1:
-                        return False
-                    values.append(jax.numpy.broadcast_to(
-                        jax.numpy.asarray(value, v.aval.dtype), _GRID.shape))
-                name = eqn.primitive.name
-                if name in _compat.CALLS | _compat.CUSTOM_CALLS:
-                    inner, consts = _compat.body(eqn)
-                    if consts:
-                        return False
-                    inside = dict(zip(inner.invars, values, strict=True))
-                    if not run(inner.eqns, inside):
-                        return False
-                    outs = [inside[v] for v in inner.outvars]
-                elif name in ("broadcast_in_dim", "pvary", "pcast"):
-                    outs = values[:1]
-                else:
-                    outs = _compat.bind(eqn, *values)
-                env.update(zip(eqn.outvars, outs, strict=True))
-            return True
-
-        if not run(eqns, env):
-            return None
-        return np.asarray(env[eqns[-1].outvars[0]], np.float64)
