@@ -10,6 +10,7 @@ from jaxplain.explainers.cams import (
     x_grad_cam,
 )
 from jaxplain.explainers.excitation import excitation_backprop, winner_take_all
+from jaxplain.explainers.feedback import Feedback, feedback
 from jaxplain.explainers.gradients import (
     deconvnet,
     gradient,
@@ -21,7 +22,8 @@ from jaxplain.explainers.gradients import (
 from jaxplain.explainers.lrp import lrp
 
 __all__ = [
-    "cam", "deconvnet", "excitation_backprop", "grad_cam", "grad_cam_plus_plus", "gradient",
+    "Feedback", "cam", "deconvnet", "excitation_backprop", "feedback", "grad_cam",
+    "grad_cam_plus_plus", "gradient",
     "guided_backprop", "guided_grad_cam", "hires_cam", "input_x_gradient", "integrated_gradients",
     "layer_cam", "lrp", "smooth_grad", "winner_take_all", "x_grad_cam",
 ]

@@ -1,0 +1,226 @@
+"""Feedback CNN: gates behind the ReLUs, set from the top down so that a class's score rises.
+
+Behind every ReLU (or ReLU6) stands a gate ``h`` in [0, 1] that multiplies its output (Eqs. 4, 6). For
+one image and class the gates maximise the class's score ``S(h)``:
+
+* *held states*: within a sweep every operation is replaced by its tangent at the current forward
+  pass, so a ReLU is a fixed mask and a max pool fixed switches (Eqs. 4, 5). No path through the
+  network meets two gates of one layer, so the held score is linear in each layer's gates, with slope
+  ``alpha = dS/dh``, the signal behind the gate times the activation before it;
+* a *sequential* sweep sets the gates from the top layer down, each from the ``alpha`` that the new
+  gates above it give. That is block-coordinate ascent: the held score never falls. It is also one
+  backward pass, with a signal that each gate multiplies by its own new value;
+* a *simultaneous* sweep sets all from one plain backward pass, and may lower the score: where a
+  layer's new gates reverse the sign of a slope below, that slope is out of date.
+
+Each sweep begins with a new forward pass under the gates of the last one.
+
+References: Cao et al., *Look and think twice: capturing top-down visual attention with feedback
+convolutional neural networks*, ICCV 2015.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxplain.core import Graph, Model, UnsupportedOperationError, _compat
+from jaxplain.explainers._common import check_option, over_targets, run
+from jaxplain.explainers.gradients import Reduce, check_reduce, reduce_channels
+from jaxplain.rules.gradient_rules import RELUS, guided_rules
+
+__all__ = ["Feedback", "feedback"]
+
+
+class Feedback(NamedTuple):
+    """What :func:`feedback` finds, with ``details=True``. K targets put an axis K after the batch.
+
+    Attributes:
+      maps: the image gradient under the final gates, as without details.
+      scores: (B, steps + 1), the target's score by a forward pass with open gates, after one sweep,
+        after two, ... It can fall where ReLUs change their state; it stays the same once no gate
+        changes.
+      gates: name of a ReLU's output -> the final gates, of its shape.
+      activations: name of a ReLU's output -> its value behind the gate, by the last of these passes.
+      converged: (B,), whether no gate of the batch changed in the last sweep.
+    """
+
+    maps: jax.Array
+    scores: jax.Array
+    gates: dict[str, jax.Array]
+    activations: dict[str, jax.Array]
+    converged: jax.Array
+
+
+def feedback(
+    fn: Callable, x: jax.Array, targets: Any = None, *, steps: int = 10, mode: str = "hard",
+    order: str = "sequential", step_size: float = 1.0, reduce: Reduce = "max_abs",
+    details: bool = False, class_chunk: int | None = None,
+) -> Any:
+    """The gradient of the class score at the image after feedback (Cao et al. 2015, Eqs. 6 to 8).
+
+    Begins with open gates and repeats sweeps until none changes a gate, or ``steps`` are done. The map
+    is ``max_c |T|`` (section 4.2) of the template ``T = dS/dx`` (Eq. 8) under the final gates, with the
+    ReLU states and pooling switches of the last sweep's forward pass. So one hard sweep gives the
+    map of :func:`guided_backprop`, the papers' "Deconv"; no sweep that of :func:`gradient`; and
+    once no gate changes it is the true gradient of the gated network.
+
+    Args:
+      fn: images (B, H, W, C) to scores (B, N) or a score map (B, H', W', N): a callable or an NNX module.
+      x: images, float, preprocessed as the network expects.
+      targets: None (top class), an int, ints (B,) or (B, K), or a float signal (B, N) or (B, K, N), whose
+        product with the scores is then the score. For a score map the signal is spread by the softmax
+        over space that the open network gives.
+      steps: the greatest number of sweeps; 0 leaves all gates open.
+      mode: ``"hard"`` leaves a gate open where ``alpha > 0``, and what is closed stays closed (Eq. 6): the
+        set of open gates shrinks until it is a fixed point. ``"soft"`` is projected gradient
+        ascent, ``h <- clip(h + step_size alpha, 0, 1)`` (Eq. 7): gates can open again.
+      order: ``"sequential"``, top layer first, never lowers the held score; ``"simultaneous"`` can.
+      step_size: of soft mode, in gate units a unit of ``alpha``. The slopes of a layer add up to about
+        the score, so the more units a layer has the larger this must be.
+      reduce: how channels are reduced, as in :func:`gradient`; None keeps the signed template.
+      details: return a :class:`Feedback` instead of the maps alone.
+      class_chunk: number of targets whose loops run at once; None is all.
+
+    Returns:
+      Maps (B, H, W), or (B, K, H, W) for K targets, in the dtype of the images; or a :class:`Feedback`. Gates
+      and scores are float32 for networks in half precision. Differentiating a map takes the final
+      gates as constants.
+
+    Raises:
+      UnsupportedOperationError: the network has no ReLU, or a loop or foreign derivative that may
+        hide one.
+      ValueError, TypeError: unknown mode, order or reduction, steps or step_size out of range, class
+        out of range, images that are no finite float batch.
+
+    Example:
+      The second hidden unit lowers the score, so its gate closes:
+
+      >>> import jax, jax.numpy as jnp, jaxplain
+      >>> def fn(x):
+      ...     h = jax.nn.relu(x.sum((1, 2)) @ jnp.array([[1., 2.]]))
+      ...     return h @ jnp.array([[3.], [-1.]])
+      >>> result = jaxplain.feedback(fn, jnp.ones((1, 1, 1, 1)), steps=3, details=True)
+      >>> result.gates["relu:0"].tolist(), result.scores.tolist(), result.maps.tolist()
+      ([[1.0, 0.0]], [[1.0, 3.0, 3.0, 3.0]], [[[3.0]]])
+    """
+    if isinstance(steps, bool) or not isinstance(steps, int):
+        raise TypeError(f"steps must be an int, not {type(steps).__name__}")
+    if steps < 0:
+        raise ValueError(f"steps must be 0 or more, not {steps}")
+    if not (step_size > 0 and math.isfinite(step_size)):
+        raise ValueError(f"step_size must be positive and finite, not {step_size}")
+    check_option("mode", mode, tuple(_UPDATES))
+    check_option("order", order, ("sequential", "simultaneous"))
+    return run(_feedback, fn, x, targets, layer="input", class_chunk=class_chunk, steps=steps,
+               mode=mode, order=order, step_size=float(step_size), reduce=check_reduce(reduce),
+               details=bool(details))
+
+
+def _hard(h: jax.Array, alpha: jax.Array, step_size: float) -> jax.Array:
+    return jnp.where(alpha > 0, h, 0)
+
+
+def _soft(h: jax.Array, alpha: jax.Array, step_size: float) -> jax.Array:
+    return jnp.clip(h + step_size * alpha, 0, 1)
+
+
+_UPDATES = {"hard": _hard, "soft": _soft}
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _gate(behind: Callable, h: jax.Array, after: Any, value: jax.Array) -> jax.Array:
+    """``h * value``. The gate's cotangent is alpha; the signal is multiplied by ``behind(...)``."""
+    return value * h.astype(value.dtype)
+
+
+def _gate_forward(behind, h, after, value):
+    return _gate(behind, h, after, value), (h, after, value)
+
+
+def _gate_backward(behind, residuals, g):
+    h, after, value = residuals
+    alpha = g.astype(h.dtype) * value.astype(h.dtype)
+    return alpha, None, g * behind(h, alpha, after).astype(g.dtype)
+
+
+_gate.defvjp(_gate_forward, _gate_backward)
+
+
+def _gated_values(graph: Graph) -> list:
+    """The outputs of the ReLUs, which the gates multiply."""
+    graph.assign(guided_rules())  # refuses what may hide a ReLU
+    values = [op.output for op in graph.ops if op.kind == "activation" and op.name in RELUS]
+    if not values:
+        raise UnsupportedOperationError(
+            "the network has no ReLU or ReLU6 between image and scores, and feedback sets gates "
+            "behind ReLUs only; use gradient, grad_cam or another method without gates")
+    return values
+
+
+def _feedback(model, x, targets, *, layers, class_chunk, steps, mode, order, step_size, reduce,
+              details):
+    graph = model.graph
+    gated = _gated_values(graph)
+    wide = [jnp.promote_types(v.aval.dtype, jnp.float32) for v in gated]
+    update = functools.partial(_UPDATES[mode], step_size=step_size)
+    # What a signal is multiplied by on its way through a gate, from (h, alpha, after).
+    new = lambda h, alpha, after: update(h, alpha)  # noqa: E731
+    behind = new if order == "sequential" else lambda h, alpha, after: h
+
+    def evaluate(model: Model, image: jax.Array, behind: Callable, gates: list,
+                 after: list, values: list = ()) -> list:
+        edits = {v: functools.partial(_gate, behind, h, a)
+                 for v, h, a in zip(gated, gates, after, strict=True)}
+        return model.evaluate([image], edits=edits, outputs=[graph.outputs[0], *values])
+
+    # The loop is not differentiated: the final gates are constants.
+    held, fixed_x = Model(graph, lax.stop_gradient(model.constants)), lax.stop_gradient(x)
+
+    def one(seed: jax.Array) -> dict:
+        fixed_seed, none = lax.stop_gradient(seed), [None] * len(gated)
+
+        def score(scores: jax.Array) -> jax.Array:
+            product = (fixed_seed * scores).astype(jnp.promote_types(scores.dtype, jnp.float32))
+            return product.sum(tuple(range(1, scores.ndim)))
+
+        def sweep(carry: tuple) -> tuple:
+            i, gates, _, trajectory, _ = carry
+            scores, pull = jax.vjp(
+                lambda gates: evaluate(held, fixed_x, behind, gates, none)[0], gates)
+            after = [update(h, alpha) for h, alpha in zip(gates, pull(fixed_seed)[0], strict=True)]
+            changed = functools.reduce(
+                jnp.logical_or, [(a != h).any() for a, h in zip(after, gates, strict=True)])
+            return i + 1, after, gates, trajectory.at[:, i].set(score(scores)), changed
+
+        opened = [_compat.zeros_like_varying(v.aval.shape, dtype, x) + 1
+                  for v, dtype in zip(gated, wide, strict=True)]
+        trajectory = _compat.zeros_like_varying(
+            (len(x), steps + 1), jnp.promote_types(seed.dtype, jnp.float32), x)
+        changed = ~_compat.zeros_like_varying((), bool, x)
+        i, gates, before, trajectory, changed = lax.stop_gradient(lax.while_loop(
+            lambda carry: carry[-1] & (carry[0] < steps), sweep,
+            (0, opened, opened, trajectory, changed)))
+
+        # Eq. 8 with the states of the last sweep: its gates forward, the final ones backward.
+        _, pull = jax.vjp(lambda image: evaluate(
+            model, image, lambda h, alpha, after: after, before, gates)[0], x)
+        maps = reduce_channels(pull(seed)[0], reduce)
+        if not details:
+            return {"input": maps}
+        scores, *activations = evaluate(model, x, new, gates, none, gated)
+        last = jnp.arange(steps + 1) >= i
+        names = [graph.name_of(v) for v in gated]
+        return {"input": Feedback(
+            maps, jnp.where(last, score(scores)[:, None], trajectory),
+            dict(zip(names, gates, strict=True)), dict(zip(names, activations, strict=True)),
+            jnp.broadcast_to(~changed, (len(x),)))}
+
+    scores, _ = model.forward(x)
+    return over_targets(one, scores, targets, class_chunk)
