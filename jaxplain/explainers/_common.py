@@ -32,9 +32,16 @@ def run(impl: Callable, fn: Callable, x: jax.Array, targets: Any, *, layer: Any 
         raise ValueError("layer is an empty sequence; name at least one layer")
     for name in names:
         model.graph.layer(name)
-    options = tuple(sorted({"layers": names, "class_chunk": class_chunk, **static}.items()))
-    result = _compiled(impl, model.graph, options, model.constants, x, targets, arrays)
+    result = run_traced(impl, model, x, targets, arrays=arrays, layers=names,
+                        class_chunk=class_chunk, **static)
     return result[names[0]] if single else result
+
+
+def run_traced(impl: Callable, model: Model, x: jax.Array, targets: Any, *, arrays: tuple = (),
+               **static: Any) -> Any:
+    """``impl(model, x, targets, *arrays, **static)`` in the one internal jit."""
+    options = tuple(sorted(static.items(), key=lambda item: item[0]))
+    return _compiled(impl, model.graph, options, model.constants, x, targets, arrays)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -61,12 +68,16 @@ def check_images(x: Any) -> jax.Array:
     return x
 
 
-def check_targets(graph: Graph, targets: Any, batch: int) -> jax.Array | None:
-    """Targets as an array: None, ints () / (B,) / (B, K), or a float signal (B, N) / (B, K, N)."""
+def check_targets(graph: Graph, targets: Any, batch: int, *, traced_batch: int | None = None
+                  ) -> jax.Array | None:
+    """Targets as an array: None, ints () / (B,) / (B, K), or a float signal (B, N) / (B, K, N).
+
+    ``traced_batch`` is the number of images that the graph was traced at, where it is another one.
+    """
     if len(graph.outputs) != 1:
         raise ValueError(f"fn must return one array of scores, not {len(graph.outputs)} arrays")
     shape = graph.outputs[0].aval.shape
-    if len(shape) not in (2, 4) or shape[0] != batch:
+    if len(shape) not in (2, 4) or shape[0] != (traced_batch or batch):
         raise ValueError("fn must return scores (batch, classes) or a score map "
                          f"(batch, height, width, classes), not shape {shape}")
     if targets is None:
