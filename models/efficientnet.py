@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name as tag  # this is what jaxplain.tag is
 
+from jaxplain.models.layers import avg_pool, global_avg_pool
+
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
@@ -46,6 +48,7 @@ VARIANTS = {
     4: (1.4, 1.8, 300),
 }
 _STEM, _HEAD = 32, 1280  # the Lite family does not scale these
+_STRIDE = 32  # of the features
 
 
 def _round_channels(channels: int, width: float) -> int:
@@ -131,6 +134,9 @@ class EfficientNetLite(nnx.Module):
       variant: 0 to 4, see ``VARIANTS``.
       num_classes: the number of logits.
       dtype: what to compute in (parameters stay float32); None for the inputs' own.
+      fully_convolutional: slide the last average pool, of the size that the features of the
+        variant's own images have, with stride 1, and apply the dense layer at every position,
+        for a score map ``(B, H', W', num_classes)``.
       rngs: for the initial weights.
 
     Raises:
@@ -151,11 +157,13 @@ class EfficientNetLite(nnx.Module):
         num_classes: int = 1000,
         *,
         dtype: jnp.dtype | None = None,
+        fully_convolutional: bool = False,
         rngs: nnx.Rngs,
     ):
         if variant not in VARIANTS:
             raise ValueError(f"EfficientNet-Lite has variants {list(VARIANTS)}, not {variant!r}.")
-        width, depth, _ = VARIANTS[variant]
+        width, depth, size = VARIANTS[variant]
+        self.window = math.ceil(size / _STRIDE) if fully_convolutional else None
         options = dict(dtype=dtype, rngs=rngs)
         self.stem = ConvNorm(3, _STEM, 3, 2, relu=True, **options)
         channels, stages = _STEM, []
@@ -175,5 +183,5 @@ class EfficientNetLite(nnx.Module):
             for j, block in enumerate(stage):
                 x = tag(block(x), f"blocks.{i}.{j}")
         x = tag(self.head(x), "head")
-        x = tag(jnp.mean(x, axis=(1, 2)), "avgpool")
-        return self.classifier(x)
+        x = avg_pool(x, self.window, 1) if self.window else global_avg_pool(x)
+        return self.classifier(tag(x, "avgpool"))

