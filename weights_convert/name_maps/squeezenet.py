@@ -22,15 +22,14 @@ TORCHVISION = {
     for version, fires in _FIRES.items()
 }
 
-#: The authors' squeezenet_v1.0 and squeezenet_v1.1.
-AUTHORS = NameMap(
-    source="caffe",
-    modules={
-        "conv1": "conv1",
-        "fire{i}.squeeze": "fire{i}/squeeze1x1",
-        "fire{i}.{expand}": "fire{i}/{expand}",
-        "conv10": "conv10",
-    },
-    bgr="conv1",
-    **CAFFE,
-)
+_AUTHORS_MODULES = {
+    "conv1": "conv1",
+    "fire{i}.squeeze": "fire{i}/squeeze1x1",
+    "fire{i}.{expand}": "fire{i}/{expand}",
+    "conv10": "conv10",
+}
+#: The authors' squeezenet_v1.0 and squeezenet_v1.1, in Caffe.
+AUTHORS = NameMap(source="caffe", modules=_AUTHORS_MODULES, bgr="conv1", **CAFFE)
+
+#: keras-squeezenet: the authors' weights of version 1.1.
+KERAS_SQUEEZENET = NameMap(source="keras", modules=_AUTHORS_MODULES, bgr="conv1", **KERAS)
