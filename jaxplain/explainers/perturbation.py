@@ -1,0 +1,246 @@
+"""Perturbation: what happens to the score when parts of the image are hidden.
+
+No gradient and nothing of the network's inside is needed. `occlusion` hides one window after another,
+`rise` random patterns. All classes come from the same forward passes.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxplain.explainers._common import run, seeds
+from jaxplain.explainers.activation_cams import explained_score
+from jaxplain.explainers.gradients import _positive_int
+
+__all__ = ["occlusion", "rise"]
+
+
+def _pair(name: str, value) -> tuple[int, int]:
+    pair = (value, value) if np.ndim(value) == 0 else tuple(value)
+    if len(pair) != 2:
+        raise ValueError(f"{name} must be an int or a pair (height, width), not {value!r}")
+    return _positive_int(name, pair[0]), _positive_int(name, pair[1])
+
+
+def _baseline(baseline, x) -> jax.Array:
+    shape, images = np.shape(baseline), np.shape(x)
+    try:
+        fits = np.broadcast_shapes(shape, images) == images
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"baseline has shape {shape}, which does not broadcast to the images' {images}"
+        )
+    return jnp.asarray(baseline)
+
+
+def _wide(dtype) -> jnp.dtype:
+    """At least single precision, for sums over many passes."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def _windows(size: int, window: int, stride: int) -> np.ndarray:
+    """(windows, size): 1 where a window covers a position; the last window is cut by the border."""
+    starts = stride * np.arange(math.ceil((size - window) / stride) + 1)
+    at = np.arange(size)
+    return ((at >= starts[:, None]) & (at < starts[:, None] + window)).astype(np.float32)
+
+
+def _occlusion(model, x, targets, baseline, *, layers, class_chunk, window, stride, chunk):
+    scores, _ = model.forward(x)
+    signal, several = seeds(scores, targets)
+    whole = explained_score(signal, scores)
+    covered = [_windows(*v) for v in zip(x.shape[1:3], window, stride, strict=True)]
+    rows, columns = (jnp.asarray(v, _wide(x.dtype)) for v in covered)
+
+    def drop(position):
+        row, column = (v[i] > 0 for v, i in zip((rows, columns), position, strict=True))
+        hidden = (row[:, None] & column)[None, :, :, None]
+        occluded = jnp.where(hidden, baseline.astype(x.dtype), x)
+        return whole - explained_score(signal, model.forward(occluded)[0])
+
+    grid = (len(rows), len(columns))
+    positions = tuple(v.ravel() for v in np.indices(grid))
+    drops = lax.map(drop, positions, batch_size=min(chunk, math.prod(grid)))
+    drops = drops.reshape(*grid, *drops.shape[1:]).astype(rows.dtype)
+    total = jnp.einsum("ij...,iy,jx->...yx", drops, rows, columns, precision=lax.Precision.HIGHEST)
+    maps = (total / (rows.sum(0)[:, None] * columns.sum(0))).astype(x.dtype)
+    return {"input": jnp.moveaxis(maps, 0, 1) if several else maps}
+
+
+def occlusion(
+    fn,
+    x,
+    targets=None,
+    *,
+    window: int | tuple[int, int] = 32,
+    stride: int | tuple[int, int] | None = None,
+    baseline=0.0,
+    chunk: int = 16,
+):
+    """Occlusion (Zeiler and Fergus 2014, section 4.2): how much a hidden window lowers the score.
+
+    A window slides over the image in steps of ``stride``; what it covers becomes ``baseline``. A
+    pixel gets the mean of ``S(x) - S(occluded x)`` over the windows that cover it, as in captum. (The
+    paper draws ``S(occluded x)`` at the window's place instead.) Windows start at 0, stride, ... until
+    the border is reached; the last one is cut by it.
+
+    Args:
+      fn: images ``(B, H, W, C)`` to scores ``(B, N)`` or a score map ``(B, H', W', N)``.
+      x: float images ``(B, H, W, C)``.
+      targets: None for the top class, an int, ``(B,)`` or ``(B, K)`` ints, or a float signal
+        ``(B, N)`` or ``(B, K, N)`` over the scores. All of them share the passes.
+      window: height and width of the window, or one int for both.
+      stride: step of the window, an int or a pair, at most ``window``; None is half of it.
+      baseline: what hidden pixels become, a number or an array that broadcasts to the images: 0 is
+        the mean colour where the preprocessing subtracts it.
+      chunk: how many occluded copies of the batch go through the network at once.
+
+    Returns:
+      Signed maps ``(B, H, W)``, or ``(B, K, H, W)`` for K targets, in the dtype of the images.
+
+    Raises:
+      TypeError: x is not of a float dtype, or a size is no int.
+      ValueError: x is not four-dimensional or not finite, a class is out of range, the window is larger
+        than the image, the stride larger than the window, or the baseline does not fit the images.
+
+    Reference: Zeiler and Fergus, *Visualizing and understanding convolutional networks*, ECCV 2014.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxplain
+      >>> def fn(x):
+      ...     return x.sum((1, 2))
+      >>> x = jnp.array([1., 2., 4.]).reshape(1, 1, 3, 1)
+      >>> jaxplain.occlusion(fn, x, 0, window=(1, 2), stride=1)
+      Array([[[3. , 4.5, 6. ]]], dtype=float32)
+    """
+    window = _pair("window", window)
+    stride = tuple(max(w // 2, 1) for w in window) if stride is None else _pair("stride", stride)
+    size = np.shape(x)[1:3]
+    if len(size) == 2 and any(w > n for w, n in zip(window, size, strict=True)):
+        raise ValueError(f"window must fit in the images of {size[0]} x {size[1]}, not be "
+                         f"{window[0]} x {window[1]}")  # fmt: skip
+    if any(s > w for s, w in zip(stride, window, strict=True)):
+        raise ValueError(f"stride must not exceed window, or pixels are left out: stride is {stride}, "
+                         f"window {window}")  # fmt: skip
+    return run(
+        _occlusion, fn, x, targets, layer="input", arrays=(_baseline(baseline, x),), window=window,
+        stride=stride, chunk=_positive_int("chunk", chunk),
+    )  # fmt: skip
+
+
+def rise_mask(
+    key: jax.Array, shape: tuple[int, int], grid: tuple[int, int], probability: float
+) -> jax.Array:
+    """One mask of RISE, ``shape``, values in [0, 1] with the mean ``probability`` at every pixel.
+
+    A grid of cells that are open with this probability is enlarged bilinearly to one cell more than
+    the image, and the image's size is cut out of it at random.
+    """
+    cells, *shifts = jax.random.split(key, 3)
+    mask = jax.random.bernoulli(cells, probability, grid).astype(jnp.float32)
+    for axis, (n, size, shift) in enumerate(zip(grid, shape, shifts, strict=True)):
+        cell = math.ceil(size / n)
+        offset = jax.random.randint(shift, (), 0, cell)
+        at = (jnp.arange(size) + offset + 0.5) * (n / ((n + 1) * cell)) - 0.5  # half-pixel centres
+        hats = jnp.maximum(1 - jnp.abs(jnp.clip(at, 0, n - 1)[:, None] - jnp.arange(n)), 0)
+        mask = jnp.moveaxis(
+            jnp.tensordot(hats, mask, axes=(1, axis), precision=lax.Precision.HIGHEST), 0, axis)
+    return mask
+
+
+def _rise(model, x, targets, key, baseline, *, layers, class_chunk, masks, grid, probability,
+          centre, chunk):  # fmt: skip
+    scores, _ = model.forward(x)
+    signal, several = seeds(scores, targets)
+    start = jnp.broadcast_to(baseline, x.shape).astype(x.dtype)
+    keys = jax.random.split(key, masks)
+
+    def mask_of(k):
+        return rise_mask(k, x.shape[1:3], grid, probability)
+
+    def masked_score(k):
+        mask = mask_of(k)[..., None].astype(x.dtype)
+        return explained_score(signal, model.forward(start + mask * (x - start))[0])
+
+    found = lax.map(masked_score, keys, batch_size=min(chunk, masks)).astype(_wide(x.dtype))
+    mean = found.mean(0) if centre else jnp.zeros_like(found[0])
+
+    def add(total, pair):  # making a mask again costs less than keeping all of them
+        k, value = pair
+        return total + (value - mean)[..., None, None] * mask_of(k), None
+
+    zero = jnp.zeros((*found.shape[1:], *x.shape[1:3]), found.dtype)
+    total, _ = lax.scan(add, zero, (keys, found))
+    maps = (total / (masks * probability) + mean[..., None, None]).astype(x.dtype)
+    return {"input": jnp.moveaxis(maps, 0, 1) if several else maps}
+
+
+def rise(
+    fn,
+    x,
+    targets=None,
+    *,
+    key: jax.Array,
+    masks: int = 4000,
+    grid: int | tuple[int, int] = 7,
+    probability: float = 0.5,
+    baseline=0.0,
+    centre: bool = True,
+    chunk: int = 16,
+):
+    """RISE (Petsiuk et al. 2018): the mean score of random masked images in which a pixel is seen.
+
+    ``sum_i S(x * M_i) M_i / (masks * probability)`` with random masks ``M_i`` in [0, 1]: a grid
+    of cells, each open with ``probability``, enlarged bilinearly and shifted at random.
+    All images and classes see the same masks, so a map does not depend on the batch.
+
+    Args:
+      fn, x, targets: as in `occlusion`. The paper's scores are probabilities: to follow it, give a
+        ``fn`` that ends in a softmax.
+      key: a key of `jax.random`; the same key gives the same map.
+      masks: number of masks, 4000 to 8000 in the paper; the noise falls with its square root.
+      grid: rows and columns of cells, or one int for both.
+      probability: of a cell to be open.
+      baseline: what hidden pixels become, a number or an array that broadcasts to the images.
+      centre: True takes the scores' mean over the masks away before the sum and adds it after. That
+        is the same estimate on average, without the noise that a score far from 0 multiplies (large
+        for logits). False is the paper's sum to the letter.
+      chunk: how many masked copies of the batch go through the network at once.
+
+    Returns:
+      Maps ``(B, H, W)``, or ``(B, K, H, W)`` for K targets, in the dtype of the images: the mean score
+      where a pixel is seen, so a constant added to the score is added to the map.
+
+    Raises:
+      TypeError: x is not of a float dtype, or a size is no int.
+      ValueError: x is not four-dimensional or not finite, a class is out of range, a size is not
+        positive, ``probability`` is not in (0, 1], or the baseline does not fit the images.
+
+    Reference: Petsiuk, Das and Saenko, *RISE: randomized input sampling for explanation of black-box
+    models*, BMVC 2018.
+
+    Example:
+      The score is the left pixel; the right one shows the mean score:
+
+      >>> import jax, jax.numpy as jnp, jaxplain
+      >>> def fn(x):
+      ...     return x[:, 0, 0] * 8
+      >>> x = jnp.ones((1, 1, 8, 1))
+      >>> maps = jaxplain.rise(fn, x, 0, key=jax.random.key(0), masks=400, grid=(1, 4))
+      >>> bool(maps[0, 0, 0] > 1.3 * maps[0, 0, 7])
+      True
+    """
+    if not 0 < probability <= 1:
+        raise ValueError(f"probability must be in (0, 1], but is {probability}")
+    return run(
+        _rise, fn, x, targets, layer="input", arrays=(key, _baseline(baseline, x)),
+        masks=_positive_int("masks", masks), grid=_pair("grid", grid),
+        probability=float(probability), centre=bool(centre), chunk=_positive_int("chunk", chunk),
+    )  # fmt: skip
