@@ -1,5 +1,11 @@
 """The explainers: pure functions from a network, images and targets to maps."""
 
+from jaxplain.explainers.activation_cams import (
+    ablation_cam,
+    eigen_cam,
+    relevance_cam,
+    score_cam,
+)
 from jaxplain.explainers.cams import (
     cam,
     grad_cam,
@@ -9,8 +15,11 @@ from jaxplain.explainers.cams import (
     layer_cam,
     x_grad_cam,
 )
+from jaxplain.explainers.contrastive import contrastive_deconvnet, contrastive_gradient
 from jaxplain.explainers.excitation import excitation_backprop, winner_take_all
 from jaxplain.explainers.feedback import Feedback, feedback
+from jaxplain.explainers.fitted_cam import FittedCam, fit_cam, fitted_cam
+from jaxplain.explainers.full_grad import full_grad, full_grad_terms
 from jaxplain.explainers.gradients import (
     deconvnet,
     gradient,
@@ -20,8 +29,12 @@ from jaxplain.explainers.gradients import (
     smooth_grad,
 )
 from jaxplain.explainers.lrp import lrp
+from jaxplain.explainers.perturbation import occlusion, rise
 
 __all__ = [
+    "FittedCam", "ablation_cam", "contrastive_deconvnet", "contrastive_gradient", "eigen_cam",
+    "fit_cam", "fitted_cam", "full_grad", "full_grad_terms", "occlusion", "relevance_cam", "rise",
+    "score_cam",
     "Feedback", "cam", "deconvnet", "excitation_backprop", "feedback", "grad_cam",
     "grad_cam_plus_plus", "gradient",
     "guided_backprop", "guided_grad_cam", "hires_cam", "input_x_gradient", "integrated_gradients",
