@@ -1,15 +1,29 @@
 """The networks that jaxplain knows by name: one file a family, each with a table ``ENTRIES``."""
 
 from jaxplain.models.entries import (
+    alexnet,
     attention_resnet,
     cifar_resnet,
     efficientnet,
     few_shot,
+    googlenet,
     resnet,
+    squeezenet,
+    vgg,
 )
 from jaxplain.models.entry import Entry
 
-_FAMILIES = (resnet, attention_resnet, cifar_resnet, few_shot, efficientnet)
+_FAMILIES = (
+    vgg,
+    alexnet,
+    googlenet,
+    squeezenet,
+    resnet,
+    attention_resnet,
+    cifar_resnet,
+    few_shot,
+    efficientnet,
+)
 
 #: Name -> entry.
 ENTRIES: dict[str, Entry] = {}
