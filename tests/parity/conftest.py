@@ -1,0 +1,19 @@
+"""Settings of the parity tests, which compare networks with those of torchvision, timm and Keras.
+
+They need the packages of requirements.txt (an environment of their own); where torch is missing they
+are not collected. Nothing else in the project imports torch.
+"""
+
+import importlib.util
+
+if any(importlib.util.find_spec(p) is None for p in ("torch", "torchvision", "timm")):
+    collect_ignore_glob = ["test_*.py"]
+else:
+    import torch
+
+    # The CPU build of torch lacks torchvision's compiled operators, but its import names these.
+    for _operator in ("nms", "qnms"):
+        torch.library.define(
+            f"torchvision::{_operator}",
+            "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+        )
