@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import sys
 import threading
@@ -15,12 +16,11 @@ import numpy as np
 from flax import nnx
 
 from jaxplain import weights_convert as wc
-from jaxplain.models.classes import nearest
 from jaxplain.models.config import ModelConfig
-from jaxplain.models.entry import Entry
-from jaxplain.models.registry import REGISTRY
-
-_TORCH_SUFFIXES = (".pth", ".pt", ".th", ".tar", ".bin")
+from jaxplain.models.entry import Entry, Hub, Package, Source
+from jaxplain.models.registry import REGISTRY, find, unknown
+from jaxplain.weights_convert import readers
+from jaxplain.weights_convert.safetensors_file import read_metadata
 
 
 def list_models() -> list[str]:
@@ -28,8 +28,8 @@ def list_models() -> list[str]:
 
     Example:
       >>> from jaxplain import models
-      >>> models.list_models()
-      ['efficientnet_lite0']
+      >>> "efficientnet_lite0" in models.list_models()
+      True
     """
     return sorted(REGISTRY)
 
@@ -40,19 +40,25 @@ def from_pretrained(
     network: str | None = None,
     class_names: Sequence[str] | None = None,
     dtype: jnp.dtype | None = None,
+    fully_convolutional: bool = False,
 ) -> nnx.Module:
     """A network with its weights, ready to classify and to be explained.
 
-    Weights of a known name are converted once, and kept in the user's cache folder
-    (``JAXPLAIN_CACHE``, else ``~/.cache/jaxplain``).
+    Weights of a known name are fetched and converted once, and kept in the user's cache folder
+    (``JAXPLAIN_CACHE``, else ``~/.cache/jaxplain``); what ``jaxplain convert NAME FILE`` put there
+    serves the name where nothing can be fetched.
 
     Args:
-      source: a name of ``list_models()``, a folder that ``save_pretrained`` wrote, or a ``.pth``
-        file with the same names of tensors as the original.
-      network: for a file, the name of the network that it belongs to; by default the only one.
-      class_names: for a file, the names of its classes, one each logit; by default the
-        network's own.
+      source: a name of ``list_models()``; a folder that ``save_pretrained`` or ``jaxplain convert``
+        wrote; a file of PyTorch, safetensors, Caffe, Keras or NumPy with the tensor names of one
+        of the network's sources; or ``"hf:OWNER/NAME"`` (``"hf:OWNER/NAME/FILE"``) for a
+        repository of the Hugging Face hub.
+      network: for a file or repository, the name of the network that it belongs to.
+      class_names: for a file or repository, the names of its classes, one each logit; by default
+        the network's own.
       dtype: what to compute in, for example ``jnp.bfloat16``; None for the input's dtype.
+      fully_convolutional: True turns dense layers into convolutions, so that images of any
+        aspect ratio give a score map.
 
     Returns:
       the network: ``(B, H, W, 3)`` to logits ``(B, N)``. Its ``config`` is a ``ModelConfig``.
@@ -60,6 +66,7 @@ def from_pretrained(
     Raises:
       ValueError: the name is unknown (the nearest are suggested), or the weights do not fit or
         cannot be read (``weights_convert.CheckpointError``).
+      weights_convert.DownloadError: the weights cannot be fetched; says which file to put where.
       FileNotFoundError: there is no such file.
       ImportError: an extra must be installed.
 
@@ -68,22 +75,25 @@ def from_pretrained(
       >>> models.from_pretrained("efficientnet_lite")
       Traceback (most recent call last):
       ...
-      ValueError: There is no network 'efficientnet_lite'; the nearest are 'efficientnet_lite0'.
+      ValueError: There is no network 'efficientnet_lite'; the nearest are 'efficientnet_lite0'...
     """
+    options = dict(dtype=dtype, fully_convolutional=fully_convolutional)
+    text = os.fspath(source)
     path = Path(source).expanduser()
     if isinstance(source, str) and source in REGISTRY:
         if network is not None or class_names is not None:
             raise ValueError("network= and class_names= are for files; a known name has its own.")
-        return _from_registry(source, dtype)
+        return _from_registry(source, options)
+    if text.startswith("hf:"):
+        return _from_hub(text, network, class_names, options)
     if path.is_dir():
         with _progress(f"loading {path}"):
-            return _from_folder(path, dtype)
+            return _from_folder(path, options)
     if path.is_file():
-        return _from_file(path, network, class_names, dtype)
-    text = os.fspath(source)
-    if os.sep in text or "/" in text or text.endswith(_TORCH_SUFFIXES):
+        return _from_file(path, network, class_names, options)
+    if os.sep in text or "/" in text or text.endswith(readers.SUFFIXES):
         raise FileNotFoundError(f"There is no file or folder {text}.")
-    raise _unknown(text)
+    raise unknown(text)
 
 
 def save_pretrained(model: nnx.Module, folder: str | os.PathLike[str]) -> None:
@@ -103,66 +113,198 @@ def save_pretrained(model: nnx.Module, folder: str | os.PathLike[str]) -> None:
     wc.save(folder, weights, {"network": config.name, "config": config.to_json()})
 
 
-def _unknown(name: str) -> ValueError:
-    near = nearest(name, list_models()) or list_models()
-    return ValueError(
-        f"There is no network {name!r}; the nearest are {', '.join(map(repr, near))}."
-    )
+@dataclasses.dataclass(frozen=True)
+class Converted:
+    """The weights of a file as a network of the registry takes them.
+
+    Attributes:
+      weights: our parameter name -> array.
+      config: of the network with these weights.
+      report: what was done.
+      description: what ``config.json`` says.
+    """
+
+    weights: Mapping[str, np.ndarray]
+    config: ModelConfig
+    report: wc.Report
+    description: Mapping[str, Any]
 
 
-def _build(entry: Entry, count: int, dtype: Any) -> nnx.Module:
-    return wc.abstract(lambda rngs: entry.build(count, dtype=dtype, rngs=rngs))
+def convert_file(
+    path: str | os.PathLike[str],
+    network: str,
+    *,
+    source: str | None = None,
+    class_names: Sequence[str] | None = None,
+    origin: Package | Hub | None = None,
+) -> Converted:
+    """Converts a file of weights for a network of the registry.
+
+    Args:
+      path: a file of any format that a reader knows.
+      network: a name of ``list_models()``.
+      source: whose names the tensors have, of the entry's sources; by default the best fit.
+      class_names: names of the classes, one each logit; by default the network's own.
+      origin: where the file was fetched, if it was.
+
+    Raises:
+      ValueError: there is no such network or source.
+      weights_convert.CheckpointError: the file cannot be read or does not fit.
+    """
+    entry, path = find(network), Path(path)
+    sha256 = wc.check_name_hash(path)
+    tensors = wc.read(path)
+    own = _own_config(path, network)
+    if class_names is None:
+        class_names = own.class_names if own else _class_names(entry)
+    outputs = len(class_names) or (own.outputs if own else entry.outputs)
+    model = _build(entry, outputs)
+    maps = {s.names.source: s for s in entry.sources}
+    if source is None:
+        names = wc.match(tensors, model, [s.names for s in entry.sources])
+    elif source in maps:
+        names = maps[source].names
+    else:
+        raise ValueError(f"{network} has no source {source!r}; it has {', '.join(maps)}.")
+    weights, report = wc.convert(tensors, model, names)
+    found = maps.get(names.source)
+    config = own or _config(entry, found or entry.sources[0], origin)
+    config = dataclasses.replace(config, class_names=tuple(class_names), outputs=outputs)
+    description = {
+        "network": network,
+        "source": path.name,
+        "source_sha256": sha256,
+        "origin": None if origin is None else str(origin),
+        "report": str(report).splitlines(),
+        "config": config.to_json(),
+    }
+    return Converted(weights, config, report, description)
 
 
-def _finish(model: nnx.Module, weights: Mapping[str, Any], config: ModelConfig) -> nnx.Module:
-    model = wc.with_weights(model, weights)
+def cache_folder(converted: Converted) -> Path:
+    """Where converted weights are kept, so that the network's name finds them."""
+    about = converted.description
+    return wc.cache_dir() / f"{about['network']}-{about['source_sha256'][:12]}"
+
+
+def _config(entry: Entry, source: Source, origin: Package | Hub | None) -> ModelConfig:
+    changes = dict(source.changes) | {"source": source.names.source}
+    if origin is not None and origin == source.weights:  # what is published is of these only
+        changes |= {"top1": source.top1, "licence": source.licence}
+    return dataclasses.replace(entry.config, **changes)
+
+
+def _own_config(path: Path, network: str) -> ModelConfig | None:
+    """The description in a file that ``jaxplain convert --to safetensors`` wrote."""
+    if path.suffix != ".safetensors":
+        return None
+    text = read_metadata(path).get("jaxplain")
+    if text is None:
+        return None
+    try:
+        config = ModelConfig.from_json(json.loads(text)["config"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise wc.CheckpointError(f"{path} has a damaged description.") from error
+    if config.name != network:
+        raise wc.ConversionError(f"{path} holds the weights of {config.name}, not of {network}.")
+    return config
+
+
+def _class_names(entry: Entry) -> tuple[str, ...]:
+    return () if entry.class_names is None else entry.class_names()
+
+
+def _build(entry: Entry, outputs: int, dtype=None, fully_convolutional=False) -> nnx.Module:
+    options = dict(dtype=dtype, fully_convolutional=fully_convolutional)
+    return wc.abstract(lambda rngs: entry.build(outputs, rngs=rngs, **options))
+
+
+def _ready(converted: Converted, options: Mapping[str, Any]) -> nnx.Module:
+    config = converted.config
+    model = _build(REGISTRY[config.name], config.outputs, **options)
+    model = wc.with_weights(model, converted.weights)
     model.config = config
     return model
 
 
-def _convert(entry: Entry, path: Path, model: nnx.Module) -> dict[str, np.ndarray]:
-    shapes = wc.parameter_shapes(model)
-    names = entry.sources[0].names
-    ignore = (*names.counters, *names.auxiliary)
-    return wc.convert(wc.read_torch(path), shapes, names.resolve(shapes), ignore)
-
-
-def _from_registry(name: str, dtype: Any) -> nnx.Module:
-    entry = REGISTRY[name]
+def _from_registry(name: str, options: Mapping[str, Any]) -> nnx.Module:
+    source = next((s for s in REGISTRY[name].sources if s.weights), None)
+    origin = source.weights if source else None
     with _progress(f"loading the weights of {name}"):
+        if isinstance(origin, Hub) and (folder := _cached(name, str(origin))):
+            with contextlib.suppress(wc.CheckpointError):  # a damaged one is made anew
+                return _from_folder(folder, options)
         try:
-            path = entry.sources[0].weights.fetch()
-        except ImportError:
-            # The package may have been removed since its weights were converted.
-            for folder in sorted(wc.cache_dir().glob(f"{name}-????????????")):
-                return _from_folder(folder, dtype)
-            raise
-        sha256 = wc.file_sha256(path)
-        folder = wc.cache_dir() / f"{name}-{sha256[:12]}"
+            if origin is None:
+                raise wc.DownloadError(f"the weights of {name} cannot be fetched by its name")
+            path = origin.fetch()
+        except (ImportError, wc.DownloadError) as error:
+            # The file may have been converted before, or brought by the user.
+            if folder := _cached(name):
+                return _from_folder(folder, options)
+            if isinstance(error, ImportError):
+                raise
+            raise wc.DownloadError(f"{error}. {_advice(name, origin)}") from error
+        folder = wc.cache_dir() / f"{name}-{wc.file_sha256(path)[:12]}"
         damaged = False
         if folder.exists():
             try:
-                return _from_folder(folder, dtype)
+                return _from_folder(folder, options)
             except wc.CheckpointError:
                 damaged = True  # the source is at hand, so it is simply made anew
-        class_names = entry.class_names()
-        config = dataclasses.replace(entry.config, class_names=class_names)
-        model = _build(entry, len(class_names), dtype)
-        weights = _convert(entry, path, model)
-        description = {
-            "network": name,
-            "source": path.name,
-            "source_sha256": sha256,
-            "config": config.to_json(),
-        }
+        converted = convert_file(path, name, source=source.names.source, origin=origin)
         try:
-            wc.save(folder, weights, description, replace=damaged)
+            wc.save(folder, converted.weights, converted.description, replace=damaged)
         except OSError as error:
             print(f"jaxplain: the weights could not be kept in {folder}: {error}", file=sys.stderr)
-        return _finish(model, weights, config)
+        return _ready(converted, options)
 
 
-def _from_folder(folder: Path, dtype: Any) -> nnx.Module:
+def _cached(name: str, origin: str | None = None) -> Path | None:
+    """The newest folder of a network's weights in the cache; if given, of those from ``origin``."""
+    folders = wc.cache_dir().glob(f"{name}-????????????")
+    for folder in sorted(folders, key=lambda f: f.stat().st_mtime, reverse=True):
+        with contextlib.suppress(wc.CheckpointError):
+            if origin is None or wc.load_config(folder).get("origin") == origin:
+                return folder
+    return None
+
+
+def _advice(name: str, origin: Package | Hub | None) -> str:
+    sources = ", ".join(s.names.source for s in REGISTRY[name].sources)
+    if isinstance(origin, Hub):
+        what = f"Download {origin.file} from https://huggingface.co/{origin.repo} where you can"
+    else:
+        what = f"Get a file with the tensor names of one of its sources ({sources})"
+    return (
+        f"{what}, and run `jaxplain convert {name} FILE` once, after which the name works; or "
+        f"pass it as from_pretrained(FILE, network={name!r})."
+    )
+
+
+def _from_hub(text: str, network, class_names, options) -> nnx.Module:
+    parts = text.removeprefix("hf:").split("/", 2)
+    if len(parts) < 2 or not all(parts):
+        raise ValueError(f"{text!r} must be like 'hf:OWNER/NAME' or 'hf:OWNER/NAME/FILE'.")
+    repo = "/".join(parts[:2])
+    origin = Hub(repo, parts[2]) if parts[2:] else Hub(repo)
+    if network is None:
+        owners = [n for n, e in REGISTRY.items() if any(s.weights == origin for s in e.sources)]
+        if not owners:
+            raise ValueError(f"Say which network {text} is of: network= one of {list_models()}.")
+        network = owners[0]
+    find(network)
+    try:
+        path = origin.fetch()
+    except wc.DownloadError as error:
+        raise wc.DownloadError(f"{error}. {_advice(network, origin)}") from error
+    with _progress(f"converting {text}"):
+        return _ready(
+            convert_file(path, network, class_names=class_names, origin=origin), options
+        )
+
+
+def _from_folder(folder: Path, options: Mapping[str, Any]) -> nnx.Module:
     saved = wc.load_config(folder)
     try:
         config = ModelConfig.from_json(saved["config"])
@@ -172,24 +314,18 @@ def _from_folder(folder: Path, dtype: Any) -> nnx.Module:
             f"The config.json in {folder} does not describe a known network; delete the folder "
             "and convert the weights again."
         ) from error
-    model = _build(entry, len(config.class_names), dtype)
+    model = _build(entry, config.outputs, **options)
     weights, _ = wc.load(folder, wc.parameter_shapes(model))
-    return _finish(model, weights, config)
+    model = wc.with_weights(model, weights)
+    model.config = config
+    return model
 
 
-def _from_file(path: Path, network, class_names, dtype) -> nnx.Module:
+def _from_file(path: Path, network, class_names, options) -> nnx.Module:
     if network is None:
-        if len(REGISTRY) > 1:
-            raise ValueError(f"Say which network {path} is of: network= one of {list_models()}.")
-        (network,) = REGISTRY
-    if network not in REGISTRY:
-        raise _unknown(network)
-    entry = REGISTRY[network]
-    names = tuple(entry.class_names() if class_names is None else class_names)
-    model = _build(entry, len(names), dtype)
+        raise ValueError(f"Say which network {path} is of: network= one of {list_models()}.")
     with _progress(f"converting {path}"):
-        weights = _convert(entry, path, model)
-        return _finish(model, weights, dataclasses.replace(entry.config, class_names=names))
+        return _ready(convert_file(path, network, class_names=class_names), options)
 
 
 @contextlib.contextmanager

@@ -22,8 +22,13 @@ def find(name: str) -> Entry:
       224
     """
     if name not in REGISTRY:
-        near = nearest(name, sorted(REGISTRY)) or sorted(REGISTRY)
-        raise ValueError(
-            f"There is no network {name!r}; the nearest are {', '.join(map(repr, near))}."
-        )
+        raise unknown(name)
     return REGISTRY[name]
+
+
+def unknown(name: str) -> ValueError:
+    """The error that there is no network of this name."""
+    near = nearest(name, sorted(REGISTRY)) or sorted(REGISTRY)
+    return ValueError(
+        f"There is no network {name!r}; the nearest are {', '.join(map(repr, near))}."
+    )

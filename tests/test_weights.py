@@ -279,44 +279,6 @@ def small():
     )
 
 
-NAMES = {
-    "layers.0.kernel": "conv.weight",
-    "layers.0.bias": "conv.bias",
-    "layers.1.kernel": "fc.weight",
-    "layers.1.bias": "fc.bias",
-}
-
-
-def torch_tensors():
-    shapes = {"conv.weight": (4, 3, 5, 7), "conv.bias": (4,), "fc.weight": (2, 4), "fc.bias": (2,)}
-    return {n: np.random.default_rng(0).normal(size=s) for n, s in shapes.items()}
-
-
-def test_convert_puts_the_axes_in_order():
-    network, tensors = wc.abstract(lambda rngs: small()), torch_tensors()
-    weights = wc.convert(tensors, wc.parameter_shapes(network), NAMES)
-    assert weights["layers.0.kernel"][1, 2, 0, 3] == tensors["conv.weight"][3, 0, 1, 2]
-    assert weights["layers.1.kernel"][3, 1] == tensors["fc.weight"][1, 3]
-    ready = wc.with_weights(network, weights)
-    np.testing.assert_allclose(ready.layers[1].bias[...], tensors["fc.bias"], rtol=1e-6)
-    assert ready.layers[0].kernel.dtype == jnp.float32
-
-
-def test_all_troubles_are_reported_together():
-    tensors = torch_tensors()
-    tensors["fc.weight"] = tensors["fc.weight"].T
-    tensors["extra.weight"] = tensors.pop("conv.bias")
-    tensors["bn.num_batches_tracked"] = np.zeros(())
-    shapes = wc.parameter_shapes(small())
-    with pytest.raises(wc.ConversionError) as info:
-        wc.convert(tensors, shapes, NAMES, ignore=["*.num_batches_tracked"])
-    error = info.value
-    assert error.missing == ("conv.bias",) and error.unexpected == ("extra.weight",)
-    assert error.wrong_shape == (("fc.weight", (4, 2), (2, 4)),)
-    assert "1 missing (conv.bias)" in str(error) and "1 unexpected (extra.weight)" in str(error)
-    assert "fc.weight is (4, 2), must be (2, 4)" in str(error)
-
-
 def test_with_weights_is_strict():
     weights = {n: np.zeros(s) for n, s in wc.parameter_shapes(small()).items()}
     weights["layers.1.bias"] = np.zeros(3)

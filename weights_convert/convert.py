@@ -1,21 +1,58 @@
 """Strict conversion of foreign tensors into the parameters of a Flax NNX network.
 
-Nothing is guessed and nothing is skipped in silence: whatever is missing, unexpected or of
-the wrong shape is collected, and reported in one error.
+Nothing is guessed and nothing is skipped in silence: whatever is missing, unexpected, of the
+wrong shape or not finite is collected, and reported in one error; what was done beyond renaming is
+written in a report.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
-from typing import Any, Callable, Mapping, Sequence
+import math
+from typing import Any, Callable, Iterable, Mapping, Sequence
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from jaxplain.weights_convert.errors import ConversionError
+from jaxplain.weights_convert.name_maps import NameMap, own_names
 
 _SHOWN = 5  # names listed of each sort of trouble; the error's attributes hold them all
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What a conversion did; prints as text.
+
+    Attributes:
+      source: the name map that was used.
+      tensors: how many tensors of the checkpoint went into the network.
+      parameters: how many numbers they hold.
+      notes: what was done to them beyond renaming, one sentence each.
+      dropped: names of the auxiliary heads' tensors, which were left out.
+      counters: names of counters of training steps, which were left out.
+    """
+
+    source: str
+    tensors: int
+    parameters: int
+    notes: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    counters: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.tensors} tensors ({self.parameters:,} numbers), named as by {self.source}, "
+            "every one accounted for",
+            *self.notes,
+        ]
+        if self.dropped:
+            lines.append(f"dropped, of auxiliary heads: {', '.join(self.dropped)}")
+        if self.counters:
+            lines.append(f"dropped: {len(self.counters)} counters of training steps")
+        return "\n".join(lines)
 
 
 def parameter_shapes(network: nnx.Module) -> dict[str, tuple[int, ...]]:
@@ -62,85 +99,236 @@ def with_weights(network: nnx.Module, weights: Mapping[str, Any]) -> nnx.Module:
     return nnx.merge(graph, nnx.from_flat_state(filled))
 
 
-def convert(
-    tensors: Mapping[str, np.ndarray],
-    shapes: Mapping[str, tuple[int, ...]],
-    names: Mapping[str, str],
-    ignore: Sequence[str] = (),
-) -> dict[str, np.ndarray]:
-    """Renames PyTorch tensors and puts their axes in JAX's order.
+def match(tensors: Iterable[str], network: nnx.Module, maps: Sequence[NameMap]) -> NameMap:
+    """The map whose names fit a checkpoint's best; also tried is the network's own naming.
 
-    Convolution kernels ``(out, in, h, w)`` become ``(h, w, in, out)``, matrices ``(out, in)``
-    become ``(in, out)``; everything else keeps its shape. The results are views where possible.
+    The fit is the number of names in common over the number of all names. Of equal ones the
+    first is taken.
 
     Args:
-      tensors: name -> array, as from ``read_torch``.
-      shapes: the network's parameter name -> shape, as from ``parameter_shapes``.
-      names: the network's parameter name -> name in ``tensors``, for every parameter.
-      ignore: patterns (as in a shell) of tensors that the network has no use for.
-
-    Returns:
-      the network's parameter name -> array.
+      tensors: the checkpoint's names.
+      network: the network, which may be abstract.
+      maps: the name maps of the network's sources.
 
     Raises:
-      ConversionError: lists every tensor that is missing, unexpected or of the wrong shape.
+      ConversionError: not one name is in common.
+    """
+    found = set(tensors)
+    shapes = parameter_shapes(network)
+
+    def fit(names: NameMap) -> float:
+        wanted = set(names.resolve(shapes).values())
+        rest = {n for n in found if not _any(n, (*names.auxiliary, *names.counters))}
+        return len(wanted & found) / len(wanted | rest)
+
+    best = max((*maps, own_names(shapes)), key=fit)
+    if fit(best) == 0:
+        some = ", ".join(sorted(found)[:3])
+        known = ", ".join(dict.fromkeys(names.source for names in maps))
+        raise ConversionError(
+            f"The tensors ({some} ...) are named as by none of the network's sources ({known}): "
+            "they belong to another network.",
+            unexpected=sorted(found),
+        )
+    return best
+
+
+def convert(
+    tensors: Mapping[str, np.ndarray], network: nnx.Module, names: NameMap
+) -> tuple[dict[str, np.ndarray], Report]:
+    """Renames foreign tensors, puts their axes in order, and settles what differs otherwise.
+
+    - Kernels become ``(h, w, in, out)`` and matrices ``(in, out)``. A matrix for a kernel with a
+      window (the dense layer after a flatten) is unfolded; a kernel of 1 x 1 for a matrix is
+      squeezed.
+    - ``names.bgr``: the input channels of the first convolution are reversed.
+    - ``factor`` (Caffe): the stored mean and variance are divided by it, or 0 where it is 0.
+    - ``shift``: the bias of a convolution before batch normalisation is taken off the mean.
+    - where batch normalisation adds another epsilon than the network's, the difference is added
+      to the variance, so that their sum is as it was.
+
+    Args:
+      tensors: name -> array, as a reader gives them.
+      network: the network, which may be abstract.
+      names: the name map of the tensors' source.
+
+    Returns:
+      (the network's parameter name -> array, report). The arrays are views where possible.
+
+    Raises:
+      ConversionError: lists every tensor that is missing, unexpected, of the wrong shape, or holds
+        values that no trained network has (NaN, infinity, a negative variance).
 
     Example:
       >>> import numpy as np
+      >>> from flax import nnx
       >>> from jaxplain.weights_convert import convert
-      >>> tensors = {"fc.weight": np.ones((2, 3))}
-      >>> out = convert(tensors, {"linear.kernel": (3, 2)}, {"linear.kernel": "fc.weight"})
-      >>> out["linear.kernel"].shape
+      >>> from jaxplain.weights_convert.name_maps import TORCH, NameMap
+      >>> class Net(nnx.Module):
+      ...     def __init__(self, rngs):
+      ...         self.linear = nnx.Linear(3, 2, use_bias=False, rngs=rngs)
+      >>> names = NameMap("mine", {"linear": "fc"}, **TORCH)
+      >>> weights, report = convert({"fc.weight": np.ones((2, 3))}, Net(nnx.Rngs(0)), names)
+      >>> weights["linear.kernel"].shape
       (3, 2)
+      >>> print(report)
+      1 tensors (6 numbers), named as by mine, every one accounted for
     """
-    used = {names[target] for target in shapes}
-    missing, wrong_shape, converted = [], [], {}
-    for target, shape in shapes.items():
-        source = names[target]
-        if source not in tensors:
-            missing.append(source)
+    shapes = parameter_shapes(network)
+    resolved = names.resolve(shapes)
+    missing = [theirs for theirs in resolved.values() if theirs not in tensors]
+    used = set(resolved.values())
+    left = [name for name in tensors if name not in used]
+    counters = tuple(n for n in left if _any(n, names.counters))
+    dropped = tuple(n for n in left if _any(n, names.auxiliary) and n not in counters)
+    unexpected = [n for n in left if n not in counters and n not in dropped]
+
+    weights, wrong_shape, notes = {}, [], _Notes()
+    for target, theirs in resolved.items():
+        if target not in shapes or theirs not in tensors:
             continue
-        array, needed = tensors[source], _torch_shape(shape)
-        if tuple(array.shape) != needed:
-            wrong_shape.append((source, tuple(array.shape), needed))
-        else:
-            converted[target] = _to_jax(array)
-    unexpected = [
-        name
-        for name in tensors
-        if name not in used and not any(fnmatch.fnmatchcase(name, p) for p in ignore)
-    ]
-    _check(missing, unexpected, wrong_shape)
-    return converted
+        array = tensors[theirs]
+        fitted = _fit(array, shapes[target], names.layout)
+        if fitted is None:
+            needed = _their_shape(shapes[target], names.layout)
+            wrong_shape.append((theirs, tuple(array.shape), needed))
+            continue
+        weights[target] = fitted
+        if fitted.ndim == 4 and array.ndim == 2 and math.prod(fitted.shape[:2]) > 1:
+            notes.add("unfolded from their flatten order to (h, w, in, out)", theirs)
+    epsilons = _epsilons(network)
+    bad = [n for n in dict.fromkeys(resolved.values()) if n in tensors and not _finite(tensors[n])]
+    for module, epsilon in epsilons.items():
+        variance = weights.get(f"{module}.var", np.ones(1))
+        # Exported weights may have taken an epsilon into the variance.
+        if resolved[f"{module}.var"] not in bad and np.min(variance) <= -(names.epsilon or epsilon):
+            bad.append(resolved[f"{module}.var"])
+    _check(missing, unexpected, wrong_shape, bad)
+
+    if names.bgr is not None:
+        kernel = f"{names.bgr}.kernel"
+        weights[kernel] = weights[kernel][:, :, ::-1]
+        notes.add("input channels reversed, from BGR to RGB", resolved[kernel])
+    _settle_norms(weights, tensors, resolved, epsilons, names, notes)
+    taken = [tensors[theirs] for theirs in used]
+    report = Report(
+        names.source,
+        len(taken),
+        sum(math.prod(a.shape) for a in taken),
+        notes.sentences(),
+        dropped,
+        counters,
+    )
+    return weights, report
 
 
-def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    if len(shape) == 4:
-        h, w, i, o = shape
-        return (o, i, h, w)
-    return tuple(reversed(shape)) if len(shape) == 2 else tuple(shape)
+def _settle_norms(weights, tensors, resolved, epsilons, names: NameMap, notes: _Notes) -> None:
+    """Factor, shift and epsilon of every batch normalisation, in place."""
+    for module, epsilon in epsilons.items():
+        mean, var = f"{module}.mean", f"{module}.var"
+        if (factor := resolved.get(f"{module}.factor")) is not None:
+            number = float(np.asarray(tensors[factor], np.float32).reshape(-1)[0])
+            inverse = np.float32(0 if number == 0 else 1 / number)
+            weights[mean], weights[var] = weights[mean] * inverse, weights[var] * inverse
+            notes.add("mean and variance divided by the stored factor", factor)
+        if (shift := resolved.get(f"{module}.shift")) is not None:
+            weights[mean] = weights[mean] - np.asarray(tensors[shift], np.float32)
+            notes.add("bias before batch normalisation, taken off the mean", shift)
+        if names.epsilon is not None and not math.isclose(names.epsilon, epsilon, rel_tol=1e-6):
+            difference = np.float32(names.epsilon - epsilon)
+            weights[var] = np.asarray(weights[var], np.float32) + difference
+            notes.add(
+                f"variance + ({names.epsilon:g} - {epsilon:g}), for the epsilon of batch "
+                "normalisation is theirs and then the network's",
+                resolved[var],
+            )
 
 
-def _to_jax(array: np.ndarray) -> np.ndarray:
+class _Notes:
+    """What was done, and to which tensors; one sentence for each sort."""
+
+    def __init__(self):
+        self._names: dict[str, list[str]] = {}
+
+    def add(self, what: str, name: str) -> None:
+        self._names.setdefault(what, []).append(name)
+
+    def sentences(self) -> tuple[str, ...]:
+        return tuple(f"{what}: {_some(names)}" for what, names in self._names.items())
+
+
+def _epsilons(network: nnx.Module) -> dict[str, float]:
+    return {
+        ".".join(map(str, path)): module.epsilon
+        for path, module in nnx.iter_modules(network)
+        if hasattr(module, "epsilon") and hasattr(module, "var")
+    }
+
+
+def _fit(array: np.ndarray, shape: tuple[int, ...], layout: str) -> np.ndarray | None:
+    """The array with its axes in our order, or None where its shape does not fit."""
+    array = np.asarray(array)
+    if layout == "keras":
+        if array.ndim == 2 and len(shape) == 4:
+            return array.reshape(shape) if _folded(shape) == array.shape else None
+        return array if array.shape == shape else None
+    if array.ndim == 4 and len(shape) == 2 and array.shape[2:] == (1, 1):
+        array = array[:, :, 0, 0]
+    if array.shape == shape and len(shape) < 2:
+        return array
+    if array.ndim == 2 and len(shape) == 4:
+        h, w, inputs, outputs = shape
+        if array.shape != (outputs, inputs * h * w):
+            return None
+        array = array.reshape(outputs, inputs, h, w)
+    if array.shape != _their_shape(shape, layout):
+        return None
     if array.ndim == 4:
         return array.transpose(2, 3, 1, 0)
     return array.T if array.ndim == 2 else array
 
 
-def _check(missing, unexpected, wrong_shape) -> None:
+def _their_shape(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
+    if layout == "keras":
+        return shape
+    if len(shape) == 4:
+        h, w, i, o = shape
+        return (o, i, h, w)
+    return tuple(reversed(shape)) if len(shape) == 2 else shape
+
+
+def _folded(shape: tuple[int, ...]) -> tuple[int, int]:
+    return math.prod(shape[:-1]), shape[-1]
+
+
+def _finite(array: np.ndarray) -> bool:
+    return array.dtype.kind in "biu" or bool(np.isfinite(array).all())
+
+
+def _any(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, p) for p in patterns)
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{', '.join(names[:_SHOWN])}{more}"
+
+
+def _check(missing=(), unexpected=(), wrong_shape=(), bad=()) -> None:
     parts = []
     for sort, items in (
         ("missing", missing),
         ("unexpected", unexpected),
         ("wrong shape", [f"{n} is {f}, must be {s}" for n, f, s in wrong_shape]),
+        ("with NaN, infinity or a negative variance", bad),
     ):
         if items:
-            more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
-            parts.append(f"{len(items)} {sort} ({', '.join(items[:_SHOWN])}{more})")
+            parts.append(f"{len(items)} {sort} ({_some(items)})")
     if parts:
         raise ConversionError(
             f"The weights do not fit the network: {'; '.join(parts)}.",
             missing,
             unexpected,
             wrong_shape,
+            bad,
         )

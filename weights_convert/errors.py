@@ -1,4 +1,6 @@
-"""The errors of reading, converting and storing weights; all are ``ValueError``."""
+"""The errors of reading, converting and storing weights; all but ``DownloadError`` are
+``ValueError``.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,16 @@ class ConversionError(CheckpointError):
       missing: names that the network needs and the checkpoint lacks.
       unexpected: names that the checkpoint has and the network does not know.
       wrong_shape: (name, shape found, shape needed) of tensors that do not fit.
+      bad: names of tensors with NaN or infinity, and of negative variances.
     """
 
-    def __init__(self, message, missing=(), unexpected=(), wrong_shape=()):
+    def __init__(self, message, missing=(), unexpected=(), wrong_shape=(), bad=()):
         super().__init__(message)
         self.missing = tuple(missing)
         self.unexpected = tuple(unexpected)
         self.wrong_shape = tuple(wrong_shape)
+        self.bad = tuple(bad)
+
+
+class DownloadError(OSError):
+    """Weights cannot be fetched; the message says what to do instead."""

@@ -8,11 +8,15 @@ A folder appears complete or not at all: it is written beside its place, and ren
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
+import time
 from pathlib import Path
 from typing import Any, Mapping
 
@@ -50,6 +54,68 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def check_name_hash(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file, compared with the part of it that the file's name may hold.
+
+    Files of torchvision are named like ``resnet18-f37072fd.pth``. Eight digits that are a date
+    are none of a checksum.
+
+    Raises:
+      CheckpointError: the checksum is another; the file is damaged, or was renamed.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> from jaxplain.weights_convert import check_name_hash
+      >>> file = pathlib.Path(tempfile.mkdtemp(), "empty-e3b0c442.pth")
+      >>> file.touch()
+      >>> check_name_hash(file)[:8]
+      'e3b0c442'
+    """
+    sha256 = file_sha256(path)
+    match = re.fullmatch(r".*-([0-9a-f]{8,64})\.(pth|pt|th)", Path(path).name)
+    if match and not sha256.startswith(match[1]) and not re.fullmatch(r"(19|20)\d{6}", match[1]):
+        raise CheckpointError(
+            f"{path} is damaged: its name says that its SHA-256 begins with {match[1]}, but it "
+            f"begins with {sha256[: len(match[1])]}; download it again, or rename it if you "
+            "altered it."
+        )
+    return sha256
+
+
+def export(
+    path: str | os.PathLike[str], weights: Mapping[str, np.ndarray], config: Mapping[str, Any]
+) -> None:
+    """Writes weights as a ``.safetensors`` file, atomically, with their description within.
+
+    Args:
+      path: the file; one already there is replaced.
+      weights: parameter name -> array.
+      config: the description, kept as JSON in the file's metadata under ``jaxplain``.
+
+    Raises:
+      OSError: the file cannot be written. Nothing half-written remains.
+      ImportError: the package safetensors is not installed.
+    """
+    try:
+        from safetensors.numpy import save_file
+    except ImportError as error:
+        raise ImportError(
+            "Writing .safetensors files needs the package safetensors; install it with "
+            'pip install "jaxplain[zoo]".'
+        ) from error
+    path = Path(path).absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The package writes an array's memory, whatever its strides.
+    arrays = {name: np.ascontiguousarray(value) for name, value in weights.items()}
+    folder = Path(tempfile.mkdtemp(prefix=f"{path.name}{_PARTIAL}", dir=path.parent))
+    try:
+        save_file(arrays, folder / path.name, metadata={"jaxplain": json.dumps(config)})
+        (folder / path.name).chmod(0o666 & ~_umask())
+        os.replace(folder / path.name, path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def save(
     folder: str | os.PathLike[str],
     weights: Mapping[str, np.ndarray],
@@ -72,6 +138,7 @@ def save(
     """
     folder = Path(folder).absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
+    _remove_stale(folder)
     arrays = {name: np.asarray(value) for name, value in weights.items()}
     partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}{_PARTIAL}", dir=folder.parent))
     try:
@@ -94,6 +161,14 @@ def save(
                 raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _remove_stale(folder: Path) -> None:
+    """What a process that was killed a day ago or more has left beside ``folder``."""
+    for path in folder.parent.glob(f"{glob.escape(folder.name)}{_PARTIAL}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > 86400:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def load_config(folder: str | os.PathLike[str]) -> dict[str, Any]:

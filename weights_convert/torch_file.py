@@ -11,14 +11,14 @@ import io
 import math
 import os
 import struct
-import zipfile
 from pathlib import Path
 from typing import Any, Callable, Mapping
 
 import numpy as np
 
 from jaxplain.weights_convert import safe_pickle
-from jaxplain.weights_convert.errors import CheckpointError, UnsafeCheckpointError
+from jaxplain.weights_convert.errors import CheckpointError
+from jaxplain.weights_convert.file import Archive, mapped, naming
 
 _LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the number 0x1950a86a20f9469cfc6c, pickled
 _LEGACY_PROTOCOL = 1001
@@ -61,22 +61,12 @@ def read_torch(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
       ...
       jaxplain.weights_convert.errors.CheckpointError: ...x.pth is not a PyTorch file.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
-    try:
+    with naming(path) as path:
         return _read(path)
-    except CheckpointError as error:
-        message = str(error).rstrip(".")
-        if not message.startswith("is "):
-            message = f"cannot be read: {message}"
-        raise type(error)(f"{path} {message}.") from error.__cause__
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-    if path.stat().st_size < 16:
-        raise CheckpointError("is not a PyTorch file")
-    data = np.memmap(path, np.uint8, mode="r").view(np.ndarray)
+    data = mapped(path)
     head = bytes(data[:512])
     if head[:2] == b"PK":
         tree, locate, big = _open_zip(path, data)
@@ -94,50 +84,24 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 
 
 def _open_zip(path: Path, data: np.ndarray) -> tuple[Any, _Locate, bool]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, struct.error, NotImplementedError) as error:
-        raise CheckpointError("is cut short or damaged: its zip directory is missing") from error
-    table: dict[str, zipfile.ZipInfo] = {}
-    for member in members:
-        name = member.orig_filename
-        if name.startswith("/") or "\\" in name or "\0" in name or ".." in name.split("/"):
-            raise UnsafeCheckpointError(f"its archive holds a file named {name!r}")
-        if name in table:
-            raise CheckpointError(f"its archive holds {name!r} twice")
-        table[name] = member
-    roots = [n[: -len("data.pkl")] for n in table if n.split("/")[1:] == ["data.pkl"]]
+    archive = Archive(path, data)
+    roots = [n[: -len("data.pkl")] for n in archive.names if n.split("/")[1:] == ["data.pkl"]]
     if len(roots) != 1:
         raise CheckpointError("is not a PyTorch file: its archive has no single data.pkl")
     root = roots[0]
 
-    def member_bytes(name: str) -> np.ndarray:
-        member = table[name]
-        if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
-            raise CheckpointError(f"{name!r} is compressed, which torch.save never does")
-        at = member.header_offset
-        header = bytes(data[at : at + 30])
-        if len(header) < 30 or header[:4] != b"PK\x03\x04":
-            raise CheckpointError("is cut short or damaged")
-        name_size, extra_size = struct.unpack("<HH", header[26:30])
-        begin = at + 30 + name_size + extra_size
-        if begin + member.file_size > data.size:
-            raise CheckpointError("is cut short or damaged")
-        return data[begin : begin + member.file_size]
-
     def locate(key: str) -> np.ndarray:
         name = f"{root}data/{key}"
-        if name not in table:
+        if name not in archive.names:
             raise CheckpointError(f"the data of storage {key!r:.40} is missing")
-        return member_bytes(name)
+        return archive.stored(name)
 
     order = b"little"
-    if f"{root}byteorder" in table:
-        order = bytes(member_bytes(f"{root}byteorder")[:16]).strip()
+    if f"{root}byteorder" in archive.names:
+        order = bytes(archive.stored(f"{root}byteorder")[:16]).strip()
     if order not in (b"little", b"big"):
         raise CheckpointError(f"its byte order {order!r} is unknown")
-    tree = safe_pickle.load(io.BytesIO(member_bytes(f"{root}data.pkl")))
+    tree = safe_pickle.load(io.BytesIO(archive.stored(f"{root}data.pkl")))
     return tree, locate, order == b"big"
 
 

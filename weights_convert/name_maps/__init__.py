@@ -10,6 +10,7 @@ from jaxplain.weights_convert.name_maps._format import (
     NameMap,
     caffe_norm,
     keras_numbered,
+    own_names,
 )
 
-__all__ = ["CAFFE", "KERAS", "TORCH", "NameMap", "caffe_norm", "keras_numbered"]
+__all__ = ["CAFFE", "KERAS", "TORCH", "NameMap", "caffe_norm", "keras_numbered", "own_names"]

@@ -78,7 +78,7 @@ class NameMap:
         before a dense layer that puts channels first (Caffe too); ``"keras"`` is (h, w, in, out) and
         (in, out), with channels last.
       bgr: our module whose kernel sees the image, where theirs sees BGR; None for RGB.
-      epsilon: what they add to the variance in batch normalisation.
+      epsilon: what they add to the variance in batch normalisation; None for the same as ours.
       auxiliary: shell patterns of the auxiliary heads' tensors, dropped and reported.
       counters: shell patterns of counters of training steps, dropped and reported.
       numbered: a pattern such as ``blocks.{stage}.{block}``: ``{n}`` in ``modules``' values is the
@@ -92,7 +92,7 @@ class NameMap:
     separator: str = "."
     layout: str = "torch"
     bgr: str | None = None
-    epsilon: float = 1e-5
+    epsilon: float | None = 1e-5
     auxiliary: tuple[str, ...] = ()
     counters: tuple[str, ...] = ()
     numbered: str | None = None
@@ -190,3 +190,11 @@ def keras_numbered(names: NameMap) -> NameMap:
         leaves={leaf: number(name) for leaf, name in names.leaves.items()},
         norm_leaves={leaf: number(name) for leaf, name in names.norm_leaves.items()},
     )
+
+
+def own_names(parameters: Iterable[str]) -> NameMap:
+    """The map of files that use our own names and axes, as exported by ``jaxplain convert``."""
+    parameters = list(parameters)
+    same = {p.rpartition(".")[2]: p.rpartition(".")[2] for p in parameters}
+    modules = {p.rpartition(".")[0]: p.rpartition(".")[0] for p in parameters}
+    return NameMap("jaxplain", modules, same, same, layout="keras", epsilon=None)
