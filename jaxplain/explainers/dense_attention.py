@@ -1,0 +1,126 @@
+"""Densely Connected Attention (Ebrahimpour et al. 2019): what the last layer's activity depends on.
+
+With ``f_n`` the activations of layer n and ``GT`` the mean activation of the last one (the
+"Gestalt Total", Eq. 6), the sensitivities ``G_n = dGT / df_n`` (Eq. 7) give every layer a weight a
+position and a weight a channel,
+
+    W^s_n = softmax over space of sum_c G_n       (Eqs. 8 and 9),
+    W^c_n = softmax over channels of sum_xy G_n   (Eq. 11),
+
+and its attention-weighted features ``f_SCA = W^c f^2 + W^s f^2`` (Eqs. 5, 10 and 12). Their mean over
+channels is the layer's map; maps of later layers, upsampled, are added to it (Eqs. 13 and 14).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxplain import postprocess
+from jaxplain.core import _compat, trace
+from jaxplain.explainers._common import _compiled, check_images
+from jaxplain.explainers._stages import names, require_maps, stages
+
+__all__ = ["DenseAttention", "dense_attention"]
+
+
+class DenseAttention(NamedTuple):
+    """The attention maps of a batch; both dicts have the layers' names as keys, first layer first.
+
+    Attributes:
+      layers: ``(B, h, w)`` each, the layer's own map at its own resolution (the paper's "conv4").
+      cumulative: ``(B, h, w)`` each, that map and those of all later layers, upsampled to it and
+        added (the paper's "conv54"); for the last layer its own map.
+    """
+
+    layers: dict[str, jax.Array]
+    cumulative: dict[str, jax.Array]
+
+
+def dense_attention(fn, x, *, layers: Sequence[str] | None = None) -> DenseAttention:
+    """Dense attention maps (Ebrahimpour et al. 2019, Eqs. 5 to 14) of all layers at once.
+
+    One forward and one backward pass, from the last of the layers; what lies above it is not
+    computed. Needs no class and no training. In Eq. 6 the activation is taken unweighted, since
+    its weights would depend on GT itself. All arithmetic beyond the network's is in float32 at
+    least.
+
+    Args:
+      fn: images ``(B, H, W, C)`` to anything.
+      x: float images ``(B, H, W, C)``.
+      layers: names, in any order; GT is taken at the one computed last. None for the last layer at
+        each resolution, with the last convolutional layer: for VGG-16 the ends of its five
+        stages, for ResNet those of the stem and the four stages, for GoogLeNet the inputs of its
+        five pools, for EfficientNet the inputs of the strided convolutions and the head.
+
+    Returns:
+      `DenseAttention`, in the dtype of ``x``; maps are non-negative, unscaled.
+
+    Raises:
+      TypeError: x is not of a float dtype.
+      ValueError: x is not four-dimensional or not finite, ``layers`` is empty, a layer is named
+        twice or has no height and width.
+      UnknownLayerError: no such layer, or no convolution to be found by default.
+
+    Reference: Ebrahimpour et al., *Do humans look where deep convolutional neural networks
+    "attend"?*, ISVC 2019.
+
+    Example:
+      One layer: all weights are uniform, 1 / 4 a position and 1 for the only channel.
+
+      >>> import jax.numpy as jnp, jaxplain
+      >>> def fn(x):
+      ...     return jaxplain.tag(x * 2., "features").mean((1, 2))
+      >>> x = jnp.arange(4.).reshape(1, 2, 2, 1)
+      >>> jaxplain.dense_attention(fn, x, layers=["features"]).layers["features"]
+      Array([[[ 0.,  5.],
+              [20., 45.]]], dtype=float32)
+    """
+    x = check_images(x)
+    model = trace(fn, x)
+    graph = model.graph
+    if layers is None:
+        variables = stages(graph)
+        labels = names(graph, variables)
+    else:
+        labels = [layers] if isinstance(layers, str) else list(layers)
+        if not labels:
+            raise ValueError("layers is an empty sequence; name at least one layer")
+        variables = [require_maps(graph, name, "dense_attention") for name in labels]
+        if len(set(variables)) < len(variables):
+            raise ValueError(f"layers names one layer twice: {', '.join(map(repr, labels))}")
+        order = {v: i for i, v in enumerate([*graph.inputs, *(op.output for op in graph.ops)])}
+        pairs = sorted(zip(variables, labels, strict=True), key=lambda pair: order[pair[0]])
+        variables, labels = (list(column) for column in zip(*pairs, strict=True))
+    own, cumulative = _compiled(_maps, graph, (("variables", tuple(variables)),),
+                                model.constants, x, None, ())
+    return DenseAttention(dict(zip(labels, own, strict=True)),
+                          dict(zip(labels, cumulative, strict=True)))
+
+
+def _maps(model, x, _, *, variables):
+    zeros = [_compat.zeros_like_varying(v.aval.shape, v.aval.dtype, x) for v in variables]
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+
+    def total(zeros):
+        # Zeros added at the layers: the backward pass stops at the first of them.
+        added = dict(zip(variables, zeros, strict=True))
+        acts = model.evaluate([x], None, added, list(variables))
+        return acts[-1].astype(dtype).mean((1, 2, 3)).sum(), acts  # the images are independent
+
+    sensitivities, acts = jax.grad(total, has_aux=True)(zeros)
+    own = [_attention(a.astype(dtype), g.astype(dtype))
+           for a, g in zip(acts, sensitivities, strict=True)]
+    cumulative = [sum((postprocess.resize(m, own[i].shape[1:]) for m in own[i + 1:]), own[i])
+                  for i in range(len(own))]
+    return [m.astype(x.dtype) for m in own], [m.astype(x.dtype) for m in cumulative]
+
+
+def _attention(f: jax.Array, g: jax.Array) -> jax.Array:
+    """Mean over channels of W^c f^2 + W^s f^2: (B, h, w)."""
+    space = jax.nn.softmax(g.sum(-1, keepdims=True), axis=(1, 2))
+    channel = jax.nn.softmax(g.sum((1, 2), keepdims=True), axis=-1)
+    return ((channel + space) * jnp.square(f)).mean(-1)
