@@ -1,0 +1,37 @@
+"""Data sets as records: images with classes, boxes and masks, whatever they are stored in.
+
+    source = jaxplain.data.open_source("VOCdevkit/VOC2007", "test")
+    record = source[0]            # record.image, record.labels, record.boxes ...
+
+Boxes are (left, top, right, bottom) in 0-based, half-open pixel coordinates.
+"""
+
+from jaxplain.data.coco import COCO, COCO_CLASSES
+from jaxplain.data.cub import CUB200
+from jaxplain.data.cues import COCO_TO_IMAGENET, VOC_TO_IMAGENET, cue_signals
+from jaxplain.data.fixations import Fixations
+from jaxplain.data.flickr30k import FLICKR30K_GROUPS, Flickr30kEntities
+from jaxplain.data.imagenet import ImageNet
+from jaxplain.data.loading import Batch, Item, batches, load
+from jaxplain.data.opening import open_source
+from jaxplain.data.preprocessing import aspect_shape, normalise, resize_image
+from jaxplain.data.record import (
+    Phrase,
+    Record,
+    Source,
+    UnreadableRecordError,
+    boxes_from_inclusive,
+    boxes_from_sizes,
+    boxes_to_masks,
+)
+from jaxplain.data.tfds_source import TFDS, TFDS_NAMES
+from jaxplain.data.voc import VOC, VOC_CLASSES
+
+__all__ = [
+    "COCO", "COCO_CLASSES", "COCO_TO_IMAGENET", "CUB200", "FLICKR30K_GROUPS", "TFDS",
+    "TFDS_NAMES", "VOC", "VOC_CLASSES", "VOC_TO_IMAGENET", "Batch", "Fixations",
+    "Flickr30kEntities", "ImageNet", "Item", "Phrase", "Record", "Source",
+    "UnreadableRecordError", "aspect_shape", "batches", "boxes_from_inclusive",
+    "boxes_from_sizes", "boxes_to_masks", "cue_signals", "load", "normalise", "open_source",
+    "resize_image",
+]  # fmt: skip

@@ -1,0 +1,119 @@
+"""COCO: instances with segmentation masks, from its JSON files, through pycocotools."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+
+from jaxplain.data.images import read_image
+from jaxplain.data.record import Record, UnreadableRecordError, boxes_from_sizes
+
+__all__ = ["COCO", "COCO_CLASSES"]
+
+#: The 80 classes, in the order of their numbers in COCO (which has gaps) and so of TFDS.
+COCO_CLASSES = (
+    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat",
+    "traffic light", "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog",
+    "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "backpack", "umbrella",
+    "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard", "sports ball", "kite",
+    "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle",
+    "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich",
+    "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch",
+    "potted plant", "bed", "dining table", "toilet", "tv", "laptop", "mouse", "remote",
+    "keyboard", "cell phone", "microwave", "oven", "toaster", "sink", "refrigerator", "book",
+    "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush",
+)  # fmt: skip
+
+
+class COCO:
+    """Images with boxes and masks, from a file of instances in COCO's format.
+
+    Classes are the file's categories in the order of their ids, numbered from 0. Regions marked as
+    crowds are objects like the others. Images without any annotation are included.
+
+    Args:
+      folder: holds ``annotations`` and the folder of the images.
+      split: ``val2017`` reads ``annotations/instances_val2017.json`` and images from ``val2017``;
+        None takes the only file of instances that is there.
+
+    Raises:
+      FileNotFoundError: the file is missing; ValueError: several are there, or it is not COCO's
+        format.
+      ImportError: pycocotools is not installed.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], split: str | None = None):
+        try:
+            from pycocotools.coco import COCO as Index
+        except ImportError as error:
+            raise ImportError(
+                "Masks of COCO need the package pycocotools; install it with "
+                'pip install "jaxplain[data]".'
+            ) from error
+        folder = Path(folder).expanduser()
+        split = _only_split(folder) if split is None else split
+        file = folder / "annotations" / f"instances_{split}.json"
+        if not file.is_file():
+            raise FileNotFoundError(f"There is no file {file}.")
+        self.images = folder / split
+        self.name = f"COCO {split}"
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):  # it reports its progress there
+                self._index = Index(str(file))
+            self.ids = sorted(self._index.getImgIds())
+            categories = self._index.loadCats(sorted(self._index.getCatIds()))
+        except (ValueError, KeyError, TypeError, AssertionError) as error:
+            raise ValueError(f"{file} holds no instances in COCO's format: {error}") from error
+        self.class_names = tuple(category["name"] for category in categories)
+        self._labels = {category["id"]: i for i, category in enumerate(categories)}
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> Record:
+        (entry,) = self._index.loadImgs([self.ids[index]])
+        record = Path(entry["file_name"]).stem
+        image = read_image(self.images / entry["file_name"], record)
+        size = (entry["height"], entry["width"])
+        if image.shape[:2] != size:
+            raise UnreadableRecordError(
+                record, f"the image has the size {image.shape[:2]}, its annotation says {size}"
+            )
+        parts = self._index.loadAnns(self._index.getAnnIds(imgIds=[entry["id"]]))
+        masks = [self._mask(part, size, record) for part in parts]
+        return Record.make(
+            image,
+            record,
+            [self._labels[part["category_id"]] for part in parts],
+            boxes_from_sizes([part["bbox"] for part in parts]),
+            np.stack(masks) if masks else np.zeros((0, *size), bool),
+        )
+
+    def _mask(self, part: dict, size: tuple[int, int], record: str) -> np.ndarray:
+        # Polygons, and run lengths as a list or compressed: pycocotools draws all three.
+        from pycocotools import mask as masks
+
+        drawn = part["segmentation"]
+        try:
+            if isinstance(drawn, list):
+                drawn = masks.merge(masks.frPyObjects(drawn, *size))
+            elif isinstance(drawn["counts"], list):
+                drawn = masks.frPyObjects(drawn, *size)
+            return masks.decode(drawn).astype(bool)
+        except (TypeError, ValueError, KeyError, IndexError) as error:
+            reason = f"the mask of object {part['id']} is broken"
+            raise UnreadableRecordError(record, reason) from error
+
+
+def _only_split(folder: Path) -> str:
+    files = sorted((folder / "annotations").glob("instances_*.json"))
+    if not files:
+        raise FileNotFoundError(f"There is no file instances_*.json in {folder / 'annotations'}.")
+    if len(files) > 1:
+        names = ", ".join(f.stem.removeprefix("instances_") for f in files)
+        raise ValueError(f"{folder} holds the splits {names}; name one of them.")
+    return files[0].stem.removeprefix("instances_")
