@@ -3,7 +3,7 @@
 import importlib
 from importlib.metadata import PackageNotFoundError, version
 
-from jaxplain import core, explainers, postprocess, rules
+from jaxplain import core, explainers, localise, postprocess, rules
 from jaxplain.core import (
     RuleSet,
     UnknownLayerError,
@@ -17,6 +17,7 @@ from jaxplain.core import (
     with_rules,
 )
 from jaxplain.explainers import *  # noqa: F403 (its __all__ is the list of explainers)
+from jaxplain.localise import feedback_localise
 
 try:
     __version__ = version("jaxplain")
@@ -27,7 +28,8 @@ _LAZY = ("models", "viz", "weights_convert")  # these import what explaining doe
 
 __all__ = [
     "RuleSet", "UnknownLayerError", "UnsupportedOperationError", "capture", "core", "coverage",
-    "explainers", "layers", "postprocess", "rules", "split", "tag", "trace", "with_rules",
+    "explainers", "feedback_localise", "layers", "localise", "postprocess", "rules", "split", "tag",
+    "trace", "with_rules",
     *explainers.__all__, *_LAZY,
 ]
 

@@ -194,7 +194,8 @@ def _feedback(model, x, targets, *, layers, class_chunk, steps, mode, order, ste
             i, gates, _, trajectory, _ = carry
             scores, pull = jax.vjp(
                 lambda gates: evaluate(held, fixed_x, behind, gates, none)[0], gates)
-            after = [update(h, alpha) for h, alpha in zip(gates, pull(fixed_seed)[0], strict=True)]
+            slopes = pull(_compat.vary_like(fixed_seed, scores))[0]
+            after = [update(h, alpha) for h, alpha in zip(gates, slopes, strict=True)]
             changed = functools.reduce(
                 jnp.logical_or, [(a != h).any() for a, h in zip(after, gates, strict=True)])
             return i + 1, after, gates, trajectory.at[:, i].set(score(scores)), changed
@@ -211,7 +212,7 @@ def _feedback(model, x, targets, *, layers, class_chunk, steps, mode, order, ste
         # Eq. 8 with the states of the last sweep: its gates forward, the final ones backward.
         _, pull = jax.vjp(lambda image: evaluate(
             model, image, lambda h, alpha, after: after, before, gates)[0], x)
-        maps = reduce_channels(pull(seed)[0], reduce)
+        maps = reduce_channels(pull(_compat.vary_like(seed, open_scores))[0], reduce)
         if not details:
             return {"input": maps}
         scores, *activations = evaluate(model, x, new, gates, none, gated)
@@ -222,5 +223,5 @@ def _feedback(model, x, targets, *, layers, class_chunk, steps, mode, order, ste
             dict(zip(names, gates, strict=True)), dict(zip(names, activations, strict=True)),
             jnp.broadcast_to(~changed, (len(x),)))}
 
-    scores, _ = model.forward(x)
-    return over_targets(one, scores, targets, class_chunk)
+    open_scores, _ = model.forward(x)
+    return over_targets(one, open_scores, targets, class_chunk)
