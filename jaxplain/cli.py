@@ -1,4 +1,4 @@
-"""The command line: `jaxplain explain`, `jaxplain layers`, `jaxplain --version`.
+"""The command line: `jaxplain explain`, `layers`, `models`, `convert`, `jaxplain --version`.
 
 Whatever the user got wrong is one line on stderr and exit status 2. Heavy imports wait until a
 command needs them.
@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from jaxplain import _cli_models
 from jaxplain._methods import DEFAULT, METHODS, canonical
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     layers.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME",
                         help="network; default: %(default)s")  # fmt: skip
     layers.set_defaults(command=_layers)
+    _cli_models.add_commands(commands, CliError)
     return parser
 
 

@@ -32,3 +32,43 @@ for _family in _FAMILIES:
         if _name in ENTRIES or _name != _entry.config.name:
             raise ValueError(f"The entry {_name!r} is there twice, or its config names another.")
         ENTRIES[_name] = _entry
+
+#: Numbers of trainable parameters; counting them takes seconds, so that they are kept here.
+PARAMETERS: dict[str, int] = {
+    "alexnet": 61_100_840,
+    "bvlc_alexnet": 60_965_224,
+    "bvlc_googlenet": 6_998_552,
+    "caffenet": 60_965_224,
+    "cifar_resnet20": 269_722,
+    "cifar_resnet32": 464_154,
+    "cifar_resnet44": 658_586,
+    "cifar_resnet56": 853_018,
+    "cnn_s": 102_908_520,
+    "conv4net": 113_088,
+    "conv64f": 113_088,
+    "efficientnet_lite0": 4_652_008,
+    "efficientnet_lite1": 5_416_680,
+    "efficientnet_lite2": 6_092_072,
+    "googlenet": 6_624_904,
+    "resnet101": 44_549_160,
+    "resnet152": 60_192_808,
+    "resnet18": 11_689_512,
+    "resnet18_npid": 11_242_176,
+    "resnet34": 21_797_672,
+    "resnet50": 25_557_032,
+    "resnet50_bam": 25_915_099,
+    "resnet50_caffe": 25_557_032,
+    "resnet50_cbam": 28_089_624,
+    "resnet50_keras": 25_557_032,
+    "resnet50_ms": 24_557_120,
+    "resnet50_npid": 23_770_304,
+    "squeezenet1_0": 1_248_424,
+    "squeezenet1_0_caffe": 1_248_424,
+    "squeezenet1_1": 1_235_496,
+    "vgg16": 138_357_544,
+    "vgg16_bn": 138_365_992,
+    "vgg16_caffe": 138_357_544,
+    "vgg19": 143_667_240,
+    "vgg19_bn": 143_678_248,
+    "vgg19_caffe": 143_667_240,
+}
