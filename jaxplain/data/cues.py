@@ -100,6 +100,7 @@ def cue_signals(
                     row[list(table[name])] = 1 / len(table[name])
             return signals
     raise ValueError(
-        f"There is no table from these {len(class_names)} classes ({', '.join(class_names[:3])} ...)"
-        f" to a network's {outputs} outputs; use a network with a head for the data set, or pass signals."
+        f"There is no table from these {len(class_names)} classes "
+        f"({', '.join(class_names[:3])} ...) to a network's {outputs} outputs; use a network with "
+        "a head for the data set, or pass signals."
     )

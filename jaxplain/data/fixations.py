@@ -20,9 +20,8 @@ class Fixations:
 
     The fixations of ``a.jpg`` are either a grey picture ``a.png`` (or .jpg ...) of the image's
     size, which becomes ``Record.fixation_map`` with values 0 to 1; or a list ``a.csv``, ``a.txt``
-    or ``a.npy`` with a
-    row a fixation: column, row (0-based pixels), and optionally its duration, which becomes
-    ``Record.fixations``. A csv file may have a line of headings.
+    or ``a.npy`` with a line a fixation: column and row (0-based pixels), and optionally its
+    duration, which becomes ``Record.fixations``. A csv file may have a line of headings.
 
     Args:
       images: the folder of the images.
@@ -81,7 +80,7 @@ def _read_list(file: Path, record: str) -> np.ndarray:
         )
     if values.shape[1] == 2:
         values = np.concatenate([values, np.ones((len(values), 1), np.float32)], axis=1)
-    return values
+    return values[:, [1, 0, 2]]  # row, column, duration
 
 
 def _is_number(text: str) -> bool:

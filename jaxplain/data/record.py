@@ -61,7 +61,7 @@ class Record:
       difficult: bool ``(N,)``: objects that the annotators marked as difficult.
       size: (height, width) of the original image. Boxes and masks are in its pixels.
       phrases: noun phrases, for data sets with captions.
-      fixations: float32 ``(n, 3)``: column, row and duration (1 where unknown) of human fixations,
+      fixations: float32 ``(n, 3)``: row, column and duration (1 where unknown) of human fixations,
         or None.
       fixation_map: float32 ``(H, W)``, values 0 to 1: how much humans looked at a pixel, or None.
     """

@@ -101,8 +101,8 @@ def _builder(tfds: Any, dataset: str, version: str, data_dir: Path) -> Any:
     if importlib.util.find_spec("tensorflow") is None:
         raise ImportError(
             f"{dataset} is not prepared in {data_dir}, and TFDS needs TensorFlow to prepare it "
-            '(not to read it); install that with pip install "jaxplain[data-prepare]", or set data_dir '
-            "or TFDS_DATA_DIR to where it is."
+            '(not to read it); install that with pip install "jaxplain[data-prepare]", or set '
+            "data_dir or TFDS_DATA_DIR to where it is."
         )
     name = f"{dataset}:{version}" if version else dataset
     builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
