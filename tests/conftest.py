@@ -22,6 +22,21 @@ def x64():
     jax.config.update("jax_enable_x64", before)
 
 
+@pytest.fixture
+def quick_compile():
+    """For tests of small networks, whose time is compilation: about half of it is spared."""
+    before = jax.config.jax_disable_most_optimizations
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture
+def fully_compiled(quick_compile):
+    """For the tests of such a module that look at the compiled program."""
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 def _folder(variable: str, what: str) -> Path:
     value = os.environ.get(variable)
     if not value:

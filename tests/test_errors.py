@@ -14,6 +14,8 @@ from jax import lax
 import jaxplain
 from jaxplain.core import UnknownLayerError, UnsupportedOperationError
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 EXPLAINERS = {
     "excitation_backprop": {}, "winner_take_all": {}, "gradient": {}, "input_x_gradient": {},
     "smooth_grad": {"key": 0, "samples": 2}, "integrated_gradients": {"steps": 2},

@@ -24,6 +24,8 @@ from flax import nnx
 import jaxplain
 from jaxplain.rules.composites import composite
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 CHANNELS, CLASSES, EPS = 6, 4, 1e-3
 #: Written differently by the frameworks (transposes, reshapes, how a norm or bias is spelt).
 SPELLING = {"structural", "scale", "bias"}

@@ -10,6 +10,8 @@ import pytest
 
 import jaxplain
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 METHODS = {
     "gradient": jaxplain.gradient,
     "input_x_gradient": jaxplain.input_x_gradient,

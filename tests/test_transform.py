@@ -17,6 +17,8 @@ from jax.sharding import PartitionSpec as P
 import jaxplain
 from jaxplain.rules.composites import composite
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 COLLECTIVES = re.compile(
     r"\b(all-reduce|all-gather|reduce-scatter|collective-permute|all-to-all|collective-broadcast)"
 )
@@ -171,7 +173,7 @@ def mesh():
 
 
 @every_method
-def test_sharded_batch(mesh, method):
+def test_sharded_batch(mesh, fully_compiled, method):
     """Same maps as on one device, and no communication between the devices."""
     fn, x = convnet(), images(6, batch=8)
     expected = method(fn, x, None)
