@@ -189,12 +189,12 @@ def full_grad_terms(fn, x, targets=None, *, implicit: bool = True, class_chunk=N
                implicit=bool(implicit))  # fmt: skip
 
 
-def _rescaled(m: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+def _rescaled(m: jax.Array, axes: tuple[int, ...], eps: float) -> jax.Array:
     low, high = m.min(axes, keepdims=True), m.max(axes, keepdims=True)
-    return safe_divide(m - low, jnp.broadcast_to(high - low, m.shape))
+    return safe_divide(m - low, jnp.broadcast_to(high - low + eps, m.shape))
 
 
-def _full_grad(model, x, targets, *, layers, class_chunk, rescale, implicit):
+def _full_grad(model, x, targets, *, layers, class_chunk, rescale, implicit, eps):
     scores, decompose = _decomposed(model, x, implicit)
     axes = {"channel": SPACE, "layer": (1, 2, 3), None: ()}[rescale]
 
@@ -204,7 +204,7 @@ def _full_grad(model, x, targets, *, layers, class_chunk, rescale, implicit):
             if term.ndim != 4 or term.shape[1] * term.shape[2] == 1:
                 continue  # a dense layer's, which has no place in the image
             m = jnp.abs(term).astype(jnp.promote_types(term.dtype, jnp.float32))
-            m = _rescaled(m, axes) if axes else m
+            m = _rescaled(m, axes, eps) if axes else m
             # Resizing is linear: summing the channels first gives the same, for less.
             total = total + resize(m.sum(-1), x.shape[1:3])
         return {"input": total.astype(x.dtype)}
@@ -219,6 +219,7 @@ def full_grad(
     *,
     rescale: Literal["channel", "layer"] | None = "channel",
     implicit: bool = True,
+    eps: float = 0.0,
     class_chunk=None,
 ):
     """FullGrad saliency (Srinivas and Fleuret 2019): where input and biases move the score.
@@ -234,6 +235,8 @@ def full_grad(
         paper's formula says (and pytorch-grad-cam does); ``"layer"`` all channels of a layer together,
         as in the authors' code; None leaves the magnitudes.
       implicit: False counts only the biases proper, as other packages do.
+      eps: is added to the range that ``rescale`` divides by, so that channels far weaker than it
+        count less; 1e-7 in pytorch-grad-cam, 1e-6 in the authors' code.
 
     Returns:
       Non-negative maps ``(B, H, W)``, or ``(B, K, H, W)`` for K targets, in the dtype of the images.
@@ -250,5 +253,7 @@ def full_grad(
       Array([[[0., 3., 7.]]], dtype=float32)
     """
     check_option("rescale", rescale, ("channel", "layer", None))
+    if not eps >= 0:
+        raise ValueError(f"eps must not be negative, but is {eps}")
     return run(_full_grad, fn, x, targets, layer="input", class_chunk=class_chunk,
-               rescale=rescale, implicit=bool(implicit))  # fmt: skip
+               rescale=rescale, implicit=bool(implicit), eps=float(eps))  # fmt: skip
