@@ -34,6 +34,7 @@ METHODS: Mapping[str, Method] = {
     "integrated-gradients": Method("Integrated gradients", "integrated_gradients", "signed"),
     "guided-backprop": Method("Guided backprop", "guided_backprop", "gray"),
     "deconvnet": Method("DeconvNet", "deconvnet", "gray"),
+    "c-deconvnet": Method("c-DeconvNet", "contrastive_deconvnet", "signed"),
     "cam": Method("CAM", "cam", "heat"),
     "grad-cam": Method("Grad-CAM", "grad_cam", "heat", at_layer=True),
     "guided-grad-cam": Method("Guided Grad-CAM", "guided_grad_cam", "gray", at_layer=True),
@@ -41,6 +42,14 @@ METHODS: Mapping[str, Method] = {
     "x-grad-cam": Method("XGrad-CAM", "x_grad_cam", "heat", at_layer=True),
     "layer-cam": Method("LayerCAM", "layer_cam", "heat", at_layer=True),
     "hires-cam": Method("HiResCAM", "hires_cam", "heat", at_layer=True),
+    "score-cam": Method("Score-CAM", "score_cam", "heat", at_layer=True),
+    "ablation-cam": Method("Ablation-CAM", "ablation_cam", "heat", at_layer=True),
+    "eigen-cam": Method("Eigen-CAM", "eigen_cam", "heat", at_layer=True),
+    "relevance-cam": Method("Relevance-CAM", "relevance_cam", "heat", at_layer=True),
+    "full-grad": Method("FullGrad", "full_grad", "heat"),
+    "occlusion": Method("Occlusion", "occlusion", "signed"),
+    # The paper's 4000 masks or more take minutes on a processor.
+    "rise": Method("RISE", "rise", "heat", {"masks": 1000}, random=True),
     "lrp": Method("LRP", "lrp", "signed"),
 }  # fmt: skip
 
@@ -58,6 +67,12 @@ ALIASES: Mapping[str, str] = {
     "xgrad-cam": "x-grad-cam",
     "layercam": "layer-cam",
     "hirescam": "hires-cam",
+    "scorecam": "score-cam",
+    "ablationcam": "ablation-cam",
+    "eigencam": "eigen-cam",
+    "relevancecam": "relevance-cam",
+    "fullgrad": "full-grad",
+    "contrastive-deconvnet": "c-deconvnet",
     "smoothgrad": "smooth-grad",
     "gradcam": "grad-cam",
 }
