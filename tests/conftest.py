@@ -25,10 +25,9 @@ def x64():
 @pytest.fixture
 def quick_compile():
     """For tests of small networks, whose time is compilation: about half of it is spared."""
-    before = jax.config.jax_disable_most_optimizations
     jax.config.update("jax_disable_most_optimizations", True)
     yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture
