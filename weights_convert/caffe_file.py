@@ -91,6 +91,8 @@ def _layer(data: np.ndarray, old: bool, schema) -> Iterator[tuple[str, np.ndarra
             "its layers are of Caffe's first form (V0); upgrade it with Caffe's own tool "
             "upgrade_net_proto_binary"
         )
+    if not isinstance(layer.name, str):  # the runtime gives bytes that are not UTF-8 as they are
+        raise CheckpointError("is not a .caffemodel file, or is damaged")
     dense = layer.type == (_V1_INNER_PRODUCT if old else "InnerProduct")
     for index, blob in enumerate(blobs):
         yield f"{layer.name}.{index}", _blob(f"{layer.name}.{index}", blob, dense, schema)
@@ -182,7 +184,7 @@ def _parse(message_class, fields) -> Any:
 
     try:
         return message_class.FromString(bytes(encoded))
-    except (DecodeError, ValueError, RuntimeError) as error:  # a text is not UTF-8, for one
+    except (DecodeError, ValueError, RuntimeError) as error:
         raise CheckpointError("is not a .caffemodel file, or is damaged") from error
 
 

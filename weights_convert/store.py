@@ -106,7 +106,7 @@ def export(
     path = Path(path).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     # The package writes an array's memory, whatever its strides.
-    arrays = {name: np.ascontiguousarray(value) for name, value in weights.items()}
+    arrays = {name: np.asarray(value, order="C") for name, value in weights.items()}
     folder = Path(tempfile.mkdtemp(prefix=f"{path.name}{_PARTIAL}", dir=path.parent))
     try:
         save_file(arrays, folder / path.name, metadata={"jaxplain": json.dumps(config)})
