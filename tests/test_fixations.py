@@ -139,7 +139,7 @@ def test_auc_with_ties_is_the_mean_over_random_jitter(x64):
     saliency = rng.integers(0, 3, (6, 6)).astype(float)
     points = np.zeros((6, 6))
     points[rng.integers(0, 6, 12), rng.integers(0, 6, 12)] = 1
-    trials = [brute_auc(saliency + 1e-6 * rng.uniform(size=(6, 6)), points) for _ in range(4000)]
+    trials = [brute_auc(saliency + 1e-6 * rng.uniform(size=(6, 6)), points) for _ in range(1000)]
     # Each of n untied points adds half a false-alarm step of 1 / n, as joined curves do.
     tied, n = float(fx.auc_judd(jnp.asarray(saliency), jnp.asarray(points))), points.sum()
     assert tied <= np.mean(trials) + 0.005
@@ -149,24 +149,33 @@ def test_auc_with_ties_is_the_mean_over_random_jitter(x64):
 # -- by hand ----------------------------------------------------------------------------------
 
 
-def test_scores_by_hand():
-    row = lambda *v: jnp.array([v], jnp.float32)  # noqa: E731
-    assert float(fx.mae(row(0, 1, 0.5), row(1, 1, 0))) == pytest.approx(0.5)
-    # mean 2, deviation sqrt(2): the fixated 4 and 2 lie at sqrt(2) and 0
-    assert float(fx.nss(row(0, 2, 2, 4), row(0, 1, 0, 1))) == pytest.approx(2**-0.5)
-    assert float(fx.nss(row(0, 2, 2, 4), row(0, 3, 0, 1))) == pytest.approx(2**0.5 / 4)
-    # perfect, inverted, and a constant map
-    assert float(fx.auc_judd(row(1, 2, 3, 4), row(0, 0, 1, 1))) == 1.0
-    # inverted: points (1, .5) and (1, 1), and Judd's straight line from (0, 0) to the first
-    assert float(fx.auc_judd(row(4, 3, 2, 1), row(0, 0, 1, 1))) == pytest.approx(0.25)
-    assert float(fx.auc_judd(row(1, 1, 1, 1), row(0, 0, 0, 1))) == 0.5
-    # thresholds 3 and 1: (0, .5), (1, 1) -> .75, as one other pixel of two lies between
-    assert float(fx.auc_judd(row(3, 2, 2, 1), row(1, 0, 0, 1))) == pytest.approx(0.75)
-    assert float(fx.cc(row(1, 2, 3), row(2, 4, 6))) == pytest.approx(1)
-    assert float(fx.sim(row(0, 1, 1), row(0, 1, 3))) == pytest.approx(0.75)
-    assert float(fx.sim(row(0, 1, 0), row(0, 0, 1))) == 0.0
-    assert float(fx.kl(row(1, 3), row(3, 1))) == pytest.approx(0.75 * np.log(3) + 0.25 * np.log(1 / 3))
-    assert float(fx.kl(row(2, 2), row(5, 5))) == pytest.approx(0, abs=1e-6)
+BY_HAND = {  # score -> (map, truth, value)
+    "mae": [((0, 1, 0.5, 0), (1, 1, 0, 0), 0.375)],
+    "nss": [  # mean 2, deviation sqrt(2): the fixated 4 and 2 lie at sqrt(2) and 0
+        ((0, 2, 2, 4), (0, 1, 0, 1), 2**-0.5),
+        ((0, 2, 2, 4), (0, 3, 0, 1), 2**0.5 / 4),
+    ],
+    "auc_judd": [
+        ((1, 2, 3, 4), (0, 0, 1, 1), 1.0),
+        # inverted: points (1, .5) and (1, 1), and Judd's straight line from (0, 0) to the first
+        ((4, 3, 2, 1), (0, 0, 1, 1), 0.25),
+        ((1, 1, 1, 1), (0, 0, 0, 1), 0.5),
+        # thresholds 3 and 1: the points (0, .5) and (1, 1)
+        ((3, 2, 2, 1), (1, 0, 0, 1), 0.75),
+    ],
+    "cc": [((1, 2, 3, 4), (2, 4, 6, 8), 1.0), ((0, 1, 0, 1), (7, 5, 7, 5), -1.0),
+           ((0, 1, 0, 1), (1, 1, 5, 5), 0.0)],
+    "sim": [((0, 1, 1, 0), (0, 1, 3, 0), 0.75), ((0, 1, 0, 0), (0, 0, 1, 0), 0.0)],
+    "kl": [((1, 3, 0, 0), (3, 1, 0, 0), 0.5 * np.log(3)), ((2, 2, 2, 2), (5, 5, 5, 5), 0.0)],
+}
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_scores_by_hand(name):
+    maps, truth, expected = (np.array(column, np.float32) for column in zip(*BY_HAND[name],
+                                                                            strict=True))
+    got = jax.jit(fx.SCORES[name])(maps[:, None], truth[:, None])
+    assert np.allclose(got, expected, atol=1e-6)
 
 
 def test_the_centre_map_scores_above_chance_for_points_at_the_centre():

@@ -1,0 +1,168 @@
+"""The comparison of methods with human fixations (Ebrahimpour et al. 2019, section 4 and Fig. 9).
+
+Every method's map and every human map is brought to one size, its positive part divided by its
+maximum, and scored. Methods are functions from images to maps: explainers come from the caller.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxplain import postprocess
+from jaxplain.core.transforms import Table
+from jaxplain.evaluation import fixations as scores
+
+__all__ = ["FixationStudy", "Row", "compare_with_fixations", "fixated_pixels"]
+
+
+class Row(NamedTuple):
+    """Mean scores of one method over the images; see `jaxplain.evaluation.fixations`."""
+
+    method: str
+    mae: float
+    nss: float
+    auc_judd: float
+    cc: float
+    sim: float
+    kl: float
+
+
+class FixationStudy(NamedTuple):
+    """What the comparison gives.
+
+    Attributes:
+      table: a `Row` a method, the smallest mean absolute error first; prints as a table.
+      per_image: method -> score -> ``(N,)``, in the order of the images.
+    """
+
+    table: Table
+    per_image: dict[str, dict[str, np.ndarray]]
+
+
+def fixated_pixels(truth: jax.Array, share: float = 0.2) -> jax.Array:
+    """The most looked-at pixels of a density ``(..., H, W)``, as ones: those of its top ``share``.
+
+    Data sets often have densities and no points; Judd et al. (2009) take their positive examples
+    from the top 20 % of the human map.
+
+    >>> fixated_pixels(jnp.arange(10.0).reshape(2, 5)).astype(int).tolist()
+    [[0, 0, 0, 0, 0], [0, 0, 0, 1, 1]]
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"share must be between 0 and 1, not {share}")
+    truth = jnp.asarray(truth)
+    count = max(1, round(share * truth.shape[-2] * truth.shape[-1]))
+    flat = truth.reshape(*truth.shape[:-2], -1)
+    lowest = jax.lax.top_k(flat, count)[0][..., -1]
+    chosen = (truth >= lowest[..., None, None]) & (truth > 0)  # zeros are never looked at
+    return chosen.astype(truth.dtype)
+
+
+def compare_with_fixations(
+    methods: Mapping[str, Callable[[jax.Array], Any]],
+    x: Any,
+    truth: Any,
+    fixations: Any = None,
+    *,
+    batch: int = 8,
+    progress: bool | None = None,
+) -> FixationStudy:
+    """Scores the maps of several methods by where people looked.
+
+    MAE, CC, SIM and KL compare with the human density. NSS is its expectation for fixations drawn
+    from that density, and AUC-Judd takes `fixated_pixels` of it, unless ``fixations`` are given.
+
+    Args:
+      methods: name -> function from images ``(B, H, W, C)`` to maps ``(B, h, w)``, only the
+        positive part of which counts, or to a dict of several such maps, which are then
+        scored under its keys. It is jitted here.
+      x: images ``(N, H, W, C)`` as the network expects them.
+      truth: human densities ``(N, h', w')`` of the images, non-negative (`fixation_map`); all is
+        scored at this size, maps being resized to it bilinearly.
+      fixations: ``(N, h', w')``, how often each pixel was looked at; None where only densities
+        are known.
+      batch: images at once; the last batch is filled up, so that each method compiles once.
+      progress: whether to show progress on stderr; None for where stderr is a terminal.
+
+    Returns:
+      A `FixationStudy`.
+
+    Raises:
+      ValueError: no method, shapes that do not fit, a truth that is zero everywhere or a map that
+        is not finite, naming the method.
+
+    >>> truth = scores.centre_map((4, 4))[None]
+    >>> methods = {"flat": lambda x: x[..., 0] * 0, "exact": lambda x: x[..., 0]}
+    >>> study = compare_with_fixations(methods, truth[..., None], truth, progress=False)
+    >>> [(row.method, round(row.mae, 3), round(row.cc, 3)) for row in study.table]
+    [('exact', 0.0, 1.0), ('flat', 0.468, 0.0)]
+    """
+    x, truth = jnp.asarray(x), jnp.asarray(truth, jnp.float32)
+    fixations = None if fixations is None else jnp.asarray(fixations, jnp.float32)
+    _check(methods, x, truth, fixations, batch)
+    progress = sys.stderr.isatty() if progress is None else progress
+    shape, batch = truth.shape[1:], min(batch, len(x))
+    per_image, steps = {}, len(range(0, len(x), batch))
+    for i, (name, method) in enumerate(methods.items()):
+        method = jax.jit(method)
+        for step, start in enumerate(range(0, len(x), batch)):
+            rows = np.minimum(np.arange(start, start + batch), len(x) - 1)
+            maps = method(x[rows])
+            points = None if fixations is None else fixations[rows]
+            for key, one in (maps if isinstance(maps, dict) else {name: maps}).items():
+                if one.ndim != 3 or one.shape[0] != batch:
+                    raise ValueError(f"{key} must give maps ({batch}, h, w), not {one.shape}")
+                got = jax.device_get(_score(one, truth[rows], points, shape))
+                if not got.pop("finite").all():
+                    raise ValueError(f"{key} gave a map that is not finite")
+                for score, v in got.items():
+                    found = per_image.setdefault(key, {}).setdefault(score, [])
+                    found.append(v[:len(x) - start])
+            if progress:
+                _show(name, i * steps + step + 1, len(methods) * steps)
+    per_image = {key: {score: np.concatenate(parts) for score, parts in found.items()}
+                 for key, found in per_image.items()}
+    rows = [Row(name, *(float(values[f].mean()) for f in Row._fields[1:]))
+            for name, values in per_image.items()]
+    return FixationStudy(Table(sorted(rows, key=lambda row: row.mae)), per_image)
+
+
+def _check(methods, x, truth, fixations, batch) -> None:
+    if not methods:
+        raise ValueError("methods is empty; give at least one")
+    if x.ndim != 4 or truth.ndim != 3 or not 0 < len(x) == len(truth):
+        raise ValueError("x must have the shape (N, H, W, C) and truth (N, h, w), N at least 1, not "
+                         f"{x.shape} and {truth.shape}")
+    if fixations is not None and fixations.shape != truth.shape:
+        raise ValueError(f"fixations must have the shape of truth, {truth.shape}, not "
+                         f"{fixations.shape}")
+    if not bool((truth >= 0).all() & truth.any((1, 2)).all()):
+        raise ValueError("each human map must be non-negative and positive somewhere")
+    if not isinstance(batch, int) or batch < 1:
+        raise ValueError(f"batch must be a positive int, not {batch!r}")
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _score(maps, truth, fixations, shape) -> dict[str, jax.Array]:
+    maps = maps.astype(jnp.promote_types(maps.dtype, jnp.float32))
+    finite = jnp.isfinite(maps).all((1, 2))
+    maps = postprocess.normalise_max(postprocess.positive(postprocess.resize(maps, shape)))
+    truth = postprocess.normalise_max(truth)
+    looked = truth if fixations is None else fixations
+    pixels = fixated_pixels(truth) if fixations is None else fixations
+    found = {name: scores.SCORES[name](maps, truth) for name in ("mae", "cc", "sim", "kl")}
+    return found | {"nss": scores.nss(maps, looked), "auc_judd": scores.auc_judd(maps, pixels),
+                    "finite": finite}
+
+
+def _show(name: str, done: int, total: int) -> None:
+    bar = "#" * round(20 * done / total)
+    end = "\n" if done == total else ""
+    print(f"\r[{bar:20}] {done}/{total} {name:30.30}", end=end, file=sys.stderr, flush=True)

@@ -1,0 +1,145 @@
+"""Transfer learning in its simplest form: a new last layer on the unchanged features below it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxplain.core import Model, trace
+
+__all__ = ["LastLayer", "confusion_matrix", "last_layer_inputs"]
+
+
+def last_layer_inputs(fn: Callable, x: Any, *, batch: int = 16) -> jax.Array:
+    """The values that enter a network's last dense layer: ``(N, F)`` of images ``(N, H, W, C)``.
+
+    Args:
+      fn: images to scores; found in its trace, what follows the layer's input is not computed.
+      x: float images.
+      batch: how many go through the network at once.
+
+    Raises:
+      ValueError: the network does not end in a dense layer on ``(B, F)``.
+
+    >>> w = jnp.ones((2, 5))
+    >>> fn = lambda x: jnp.concatenate([x.mean((1, 2)), x.max((1, 2))], -1) @ w
+    >>> last_layer_inputs(fn, jnp.arange(4.0).reshape(1, 2, 2, 1)).tolist()
+    [[1.5, 3.0]]
+    """
+    x = jnp.asarray(x)
+    batch = min(batch, len(x))
+    parts = []
+    for start in range(0, len(x), batch):
+        rows = np.minimum(np.arange(start, start + batch), len(x) - 1)  # one shape, one program
+        model = trace(fn, x[rows])
+        linear = [op for op in model.graph.ops if op.weighted]
+        if not linear or linear[-1].name != "dense" or linear[-1].inputs[0].aval.ndim != 2:
+            raise ValueError("the network does not end in a dense layer on features (B, F); give a "
+                             "network whose classifier is one dense layer")
+        inputs = _evaluate(model.graph, linear[-1].inputs[0], model.constants, x[rows])
+        parts.append(inputs[:len(x) - start])
+    return jnp.concatenate(parts)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _evaluate(graph, v, constants, x):
+    return Model(graph, constants).evaluate([x], outputs=[v])[0]
+
+
+def confusion_matrix(labels: Any, predicted: Any, classes: int) -> np.ndarray:
+    """Counts ``(K, K)``: row the true class, column the predicted one.
+
+    >>> confusion_matrix([0, 0, 1], [0, 1, 1], 2).tolist()
+    [[1, 1], [0, 1]]
+    """
+    labels, predicted = np.asarray(labels), np.asarray(predicted)
+    counts = np.zeros((classes, classes), int)
+    np.add.at(counts, (labels, predicted), 1)
+    return counts
+
+
+class LastLayer(NamedTuple):
+    """A dense classifier on features; call it with ``(N, F)`` for logits ``(N, K)``.
+
+    Attributes:
+      kernel, bias: ``(F, K)`` and ``(K,)``.
+      losses: ``(steps, 2)``, cross-entropy on training and validation set, a row a step taken.
+    """
+
+    kernel: jax.Array
+    bias: jax.Array
+    losses: np.ndarray
+
+    def __call__(self, features: jax.Array) -> jax.Array:
+        return jnp.asarray(features, self.kernel.dtype) @ self.kernel + self.bias
+
+    @classmethod
+    def fit(
+        cls, train: tuple[Any, Any], validation: tuple[Any, Any], *, classes: int,
+        learning_rate: float = 0.01, weight_decay: float = 1e-4, max_steps: int = 1000,
+        patience: int = 20,
+    ) -> LastLayer:  # fmt: skip
+        """Trains from zero by full batches of AdamW until the validation loss stops falling.
+
+        Features are standardised by the training set's mean and deviation for the training; the
+        kernel and bias returned act on the features as they are. Deterministic.
+
+        Args:
+          train, validation: features ``(N, F)`` and labels ``(N,)``, 0 to K - 1.
+          classes: K.
+          learning_rate, weight_decay: of `optax.adamw`.
+          max_steps: at most so many steps.
+          patience: stops after so many steps without a lower validation loss; the weights of the
+            lowest are kept.
+
+        Raises:
+          ValueError: labels out of range, or shapes that do not fit.
+        """
+        sets = []
+        for name, (features, labels) in (("training", train), ("validation", validation)):
+            features, labels = jnp.asarray(features, jnp.float32), np.asarray(labels)
+            if features.ndim != 2 or labels.shape != features.shape[:1] or not len(labels):
+                raise ValueError(f"{name} features must be (N, F) and labels (N,), not "
+                                 f"{features.shape} and {labels.shape}")
+            if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= classes:
+                raise ValueError(f"{name} labels must be whole numbers from 0 to {classes - 1}")
+            sets.append((features, jnp.asarray(labels)))
+        mean, deviation = sets[0][0].mean(0), sets[0][0].std(0)
+        inverse = jnp.where(deviation > 0, 1 / jnp.where(deviation > 0, deviation, 1), 0)
+        scaled = [((f - mean) * inverse, y) for f, y in sets]
+        (kernel, bias), losses, taken = _fit(scaled, classes, learning_rate, weight_decay,
+                                             max_steps, patience)
+        kernel = kernel * inverse[:, None]
+        return cls(kernel, bias - mean @ kernel, np.asarray(losses)[:int(taken)])
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4, 5))
+def _fit(sets, classes, learning_rate, weight_decay, max_steps, patience):
+    import optax  # only training needs it
+
+    optimiser = optax.adamw(learning_rate, weight_decay=weight_decay)
+
+    def loss(parameters, features, labels):
+        logits = features @ parameters[0] + parameters[1]
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    def step(state):
+        parameters, moments, best, lowest, since, losses, i = state
+        value, slope = jax.value_and_grad(loss)(parameters, *sets[0])
+        held_out = loss(parameters, *sets[1])
+        better = held_out < lowest
+        best = jax.tree.map(lambda new, old: jnp.where(better, new, old), parameters, best)
+        updates, moments = optimiser.update(slope, moments, parameters)
+        losses = losses.at[i].set(jnp.stack([value, held_out]))
+        return (optax.apply_updates(parameters, updates), moments, best,
+                jnp.minimum(lowest, held_out), jnp.where(better, 0, since + 1), losses, i + 1)
+
+    zero = (jnp.zeros((sets[0][0].shape[1], classes)), jnp.zeros(classes))
+    start = (zero, optimiser.init(zero), zero, jnp.inf, 0, jnp.zeros((max_steps, 2)), 0)
+    end = jax.lax.while_loop(lambda s: (s[4] < patience) & (s[6] < max_steps), step, start)
+    return end[2], end[5], end[6]

@@ -1,0 +1,55 @@
+"""Dense Attention drawn as in Fig. 8 of Ebrahimpour et al. (2019)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from jaxplain.viz.overlays import overlay
+from jaxplain.viz.panels import panel
+
+
+def attention_strip(
+    image: np.ndarray,
+    layers: Mapping[str, np.ndarray],
+    cumulative: Mapping[str, np.ndarray],
+    *,
+    human: np.ndarray | None = None,
+) -> Figure:
+    """A row of the layers' own maps and a row of the cumulative ones, from the last layer to the first.
+
+    Layers are numbered from the first as 1; a combination is named by its numbers, as "layers 54",
+    under the name of its lowest layer.
+
+    Args:
+        image: (H, W, 3), uint8, or float in [0, 1].
+        layers: layer name -> map (h, w) of one image, first layer first: `DenseAttention.layers`.
+        cumulative: the same for `DenseAttention.cumulative`.
+        human: a human fixation map (H', W'), drawn at the end as in the paper.
+
+    Returns:
+        A matplotlib `Figure`; write it with `jaxplain.viz.save`.
+
+    Raises:
+        ValueError: no layer, other layers in `cumulative`, or arrays that cannot be drawn.
+
+    >>> image = np.zeros((8, 8, 3), np.uint8)
+    >>> maps = {"relu1": np.eye(4, dtype=np.float32), "relu2": np.eye(2, dtype=np.float32)}
+    >>> [axes.get_title() for axes in attention_strip(image, maps, maps).axes]
+    ['each layer', '2: relu2', '1: relu1', 'combined', 'layers 21: relu1']
+    """
+    if not layers or list(layers) != list(cumulative):
+        raise ValueError("layers and cumulative must be maps of the same layers, at least one.")
+    number = {name: i for i, name in enumerate(layers, 1)}
+    names = list(layers)[::-1]
+    last = {} if human is None else {"human": overlay(image, human)}
+    rows = {"each layer": {f"{number[n]}: {n}": overlay(image, layers[n]) for n in names} | last}
+    if len(names) > 1:
+        rows["combined"] = {
+            f"layers {''.join(str(number[m]) for m in names[: i + 1])}: {n}":
+                overlay(image, cumulative[n])
+            for i, n in enumerate(names) if i
+        } | last  # fmt: skip
+    return panel(image, rows, max_columns=len(names) + 1)
