@@ -35,11 +35,13 @@ class Package:
     Attributes:
       package: its name there.
       module, attribute: where a class with ``get_model_file_path()`` is.
+      in_zoo: whether the extra zoo installs it.
     """
 
     package: str
     module: str
     attribute: str
+    in_zoo: bool = True
 
     def __str__(self) -> str:
         return f"pip: {self.package}"
@@ -53,7 +55,7 @@ class Package:
         try:
             module = importlib.import_module(self.module)
         except ImportError as error:
-            raise _missing(self.package) from error
+            raise _missing(self.package, self.in_zoo) from error
         return Path(getattr(module, self.attribute).get_model_file_path())
 
 
@@ -135,7 +137,8 @@ def cifar10_names() -> tuple[str, ...]:
     return tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
 
 
-def _missing(package: str) -> ImportError:
+def _missing(package: str, in_zoo: bool = True) -> ImportError:
+    install = '"jaxplain[zoo]"' if in_zoo else package
     return ImportError(
-        f'The package {package} is not installed; install it with pip install "jaxplain[zoo]".'
+        f"The package {package} is not installed; install it with pip install {install}."
     )

@@ -33,6 +33,7 @@ def _entry(variant: int, layer: str, top1: float) -> Entry:
                     package,
                     package.replace("-", "_"),
                     f"EfficientnetLite{variant}ModelFile",
+                    in_zoo=variant == 0,  # the others are 20 MB each, for those who want them
                 ),
                 top1=top1,
                 licence="Apache-2.0",

@@ -132,9 +132,12 @@ def test_cifar(depth):
 
 def test_keras():
     """Biases in all convolutions, BGR, another epsilon, and padding by layers of its own."""
-    model = keras.applications.ResNet50(
-        weights=None, input_shape=(None, None, 3), classifier_activation=None
+    # With its own top the network takes images of one size only.
+    body = keras.applications.ResNet50(
+        weights=None, include_top=False, pooling="avg", input_shape=(None, None, 3)
     )
+    scores = keras.layers.Dense(1000, name="predictions")(body.output)
+    model = keras.Model(body.input, scores)
     rng = np.random.default_rng(0)
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
