@@ -5,7 +5,8 @@
 reads weights and pictures from the folder `JAXPLAIN_TEST_DATA`. `--draw FILE` draws the maps.
 
 The share is the sum of a map's positive part inside the cued animal's box over that in the whole
-picture. "box" is the share of a map that is the same everywhere.
+picture; "other" is the mean share inside the other animal's box alone. "box" are the shares of a
+map that is the same everywhere.
 """
 
 from __future__ import annotations
@@ -96,6 +97,11 @@ def shares(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
     return (maps * masks).sum((2, 3)) / maps.sum((2, 3))
 
 
+def others(masks: np.ndarray) -> np.ndarray:
+    """The pixels of the other animal's box that are not in the cued one's."""
+    return masks[:, ::-1] & ~masks
+
+
 def googlenet(folder: Path):
     """BVLC GoogLeNet with the weights of the Caffe Model Zoo."""
     return jaxplain.models.from_pretrained(
@@ -132,17 +138,18 @@ def main() -> None:
     x, labels, masks = load(folder, model)
     titles = [f"{animal.name} {i + 1}" for i, (_, animals) in enumerate(PICTURES.values())
               for animal in animals]
-    print(f"{'':20}" + "".join(f"{title:>12}" for title in [*titles, "mean"]))
+    print(f"{'per cent':20}" + "".join(f"{title:>12}" for title in [*titles, "mean", "other"]))
 
-    def show(name: str, row: np.ndarray) -> None:
-        print(f"{name:20}" + "".join(f"{100 * v:12.1f}" for v in [*row.ravel(), row.mean()]),
-              flush=True)
+    def show(name: str, maps: np.ndarray) -> None:
+        row = shares(maps, masks)
+        values = [*row.ravel(), row.mean(), shares(maps, others(masks)).mean()]
+        print(f"{name:20}" + "".join(f"{100 * v:12.1f}" for v in values), flush=True)
 
-    show("box", masks.mean((2, 3)))
+    show("box", np.ones(masks.shape))
     maps = {}
     for name, method in METHODS.items():
         maps[name] = positive_maps(method, model, x, labels)
-        show(name, shares(maps[name], masks))
+        show(name, maps[name])
     if arguments.draw:
         _draw(arguments.draw, folder, maps)
 
