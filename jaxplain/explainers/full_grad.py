@@ -75,7 +75,8 @@ def _find_terms(graph: core.Graph, implicit: bool) -> tuple[_Term, ...]:
             wanted = (implicit and op.kind not in _HOMOGENEOUS_KINDS
                       and op.name not in _HOMOGENEOUS_NAMES)  # fmt: skip
         if wanted:
-            name = next(names[o.output] for o in reversed(ops) if o.output in names)
+            unnamed = f"{op.name}:{sum(t.ops[0].name == op.name for t in terms)}"
+            name = next((names[o.output] for o in reversed(ops) if o.output in names), unnamed)
             terms.append(_Term(name, ops, op.kind not in ("scale", "bias")))
     return tuple(terms)
 

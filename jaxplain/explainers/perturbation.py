@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxplain.core import _compat
 from jaxplain.explainers._common import run, seeds
 from jaxplain.explainers.activation_cams import explained_score
 from jaxplain.explainers.gradients import _positive_int
@@ -176,9 +177,9 @@ def _rise(model, x, targets, key, baseline, *, layers, class_chunk, masks, grid,
         k, value = pair
         return total + (value - mean)[..., None, None] * mask_of(k), None
 
-    zero = jnp.zeros((*found.shape[1:], *x.shape[1:3]), found.dtype)
+    zero = _compat.zeros_like_varying((*found.shape[1:], *x.shape[1:3]), found.dtype, found)
     total, _ = lax.scan(add, zero, (keys, found))
-    maps = (total / (masks * probability) + mean[..., None, None]).astype(x.dtype)
+    maps = (total / (masks * probability)).astype(x.dtype)
     return {"input": jnp.moveaxis(maps, 0, 1) if several else maps}
 
 
@@ -195,11 +196,11 @@ def rise(
     centre: bool = True,
     chunk: int = 16,
 ):
-    """RISE (Petsiuk et al. 2018): the mean score of random masked images in which a pixel is seen.
+    """RISE (Petsiuk et al. 2018): how much higher the score is in masked images that show a pixel.
 
-    ``sum_i S(x * M_i) M_i / (masks * probability)`` with random masks ``M_i`` in [0, 1]: a grid
-    of cells, each open with ``probability``, enlarged bilinearly and shifted at random.
-    All images and classes see the same masks, so a map does not depend on the batch.
+    ``sum_i (S(x * M_i) - mean S) M_i / (masks * probability)`` with random masks ``M_i`` in [0, 1]: a
+    grid of cells, each open with ``probability``, enlarged bilinearly and shifted at random. All images
+    and classes see the same masks, so a map does not depend on the batch.
 
     Args:
       fn, x, targets: as in `occlusion`. The paper's scores are probabilities: to follow it, give a
@@ -209,14 +210,14 @@ def rise(
       grid: rows and columns of cells, or one int for both.
       probability: of a cell to be open.
       baseline: what hidden pixels become, a number or an array that broadcasts to the images.
-      centre: True takes the scores' mean over the masks away before the sum and adds it after. That
-        is the same estimate on average, without the noise that a score far from 0 multiplies (large
-        for logits). False is the paper's sum to the letter.
+      centre: False leaves out ``mean S``, the mean score over the masks, as the paper does. The map is
+        then higher by about that mean everywhere, and noisier in proportion to it, which matters
+        for logits. Where pixels rank is the same on average.
       chunk: how many masked copies of the batch go through the network at once.
 
     Returns:
-      Maps ``(B, H, W)``, or ``(B, K, H, W)`` for K targets, in the dtype of the images: the mean score
-      where a pixel is seen, so a constant added to the score is added to the map.
+      Signed maps ``(B, H, W)``, or ``(B, K, H, W)`` for K targets, in the dtype of the images; 0 where
+      it makes no difference whether a pixel is seen.
 
     Raises:
       TypeError: x is not of a float dtype, or a size is no int.
@@ -227,14 +228,14 @@ def rise(
     models*, BMVC 2018.
 
     Example:
-      The score is the left pixel; the right one shows the mean score:
+      The score is the left pixel:
 
       >>> import jax, jax.numpy as jnp, jaxplain
       >>> def fn(x):
       ...     return x[:, 0, 0] * 8
       >>> x = jnp.ones((1, 1, 8, 1))
       >>> maps = jaxplain.rise(fn, x, 0, key=jax.random.key(0), masks=400, grid=(1, 4))
-      >>> bool(maps[0, 0, 0] > 1.3 * maps[0, 0, 7])
+      >>> bool(maps[0, 0, 0] > 1 and abs(maps[0, 0, 7]) < 0.3)
       True
     """
     if not 0 < probability <= 1:
