@@ -34,6 +34,7 @@ METHODS: Mapping[str, Method] = {
     "integrated-gradients": Method("Integrated gradients", "integrated_gradients", "signed"),
     "guided-backprop": Method("Guided backprop", "guided_backprop", "gray"),
     "deconvnet": Method("DeconvNet", "deconvnet", "gray"),
+    "feedback": Method("Feedback CNN", "feedback", "gray"),
     "c-deconvnet": Method("c-DeconvNet", "contrastive_deconvnet", "signed"),
     "cam": Method("CAM", "cam", "heat"),
     "grad-cam": Method("Grad-CAM", "grad_cam", "heat", at_layer=True),
