@@ -1,0 +1,323 @@
+"""Neuron Abandoning Attention Flow: attention maps of every layer, from the last one down.
+
+A feature map of an inner layer holds many neurons that the decision does not use: ReLU sets them to
+zero, max pooling passes over them, convolutions cancel them. NAFlow therefore does not read the
+forward feature maps. It starts at the last one, ``A_L``, and leads it back (NA-BP, section III-A):
+the back-propagated feature map of layer ``l`` is what the stage above it has to be given to put out
+the back-propagated feature map of layer ``l + 1``.
+
+=======================  ===========================================================================
+stage                    preimage
+=======================  ===========================================================================
+convolution, dense       least squares, of minimal norm (Eqs. 5 to 10)
+batch norm               its inverse (Eq. 11)
+ReLU                     the values of the neurons that fired; the rest is abandoned (Eq. 12)
+leaky ReLU               its inverse (Eq. 13)
+max pool                 values return to the maxima; the rest is abandoned (Eq. 14)
+a block with branches    least squares under its Jacobian at the forward activation (Eqs. 7, 9, 10)
+=======================  ===========================================================================
+
+Abandoned neurons are 0, and the layer below is not asked to reproduce them: their equations leave
+the least-squares problem. The importance coefficients ``alpha_L`` are the gradient of the class
+score at ``A_L`` (Eq. 15), carried down by the Jacobians of the stages at the back-propagated feature
+maps (Eq. 16). The map of a layer is ``sum_c alpha_l * BPFM_l`` (Eq. 2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxplain.core import trace
+from jaxplain.explainers._common import check_images, check_targets, over_targets, run_traced
+from jaxplain.explainers._least_squares import LeastSquares
+from jaxplain.explainers._preimage import (
+    coefficients,
+    position,
+    preimage,
+    stages,
+    start,
+)
+
+__all__ = ["Flow", "LeastSquares", "contribution_weights", "naflow", "naflow_similarity"]
+
+
+class Flow(NamedTuple):
+    """Everything that NAFlow computes; dicts from layer name, in the order asked for.
+
+    Attributes:
+      maps: ``(B, h, w)``, or ``(B, K, h, w)`` for K targets (Eq. 2).
+      features: the back-propagated feature maps ``(B, h, w, C)`` (BPFM), which no class changes;
+        abandoned neurons are 0.
+      coefficients: the importance coefficients ``(B, h, w, C)`` or ``(B, K, h, w, C)``.
+      residuals: ``(B,)``, the largest ``|J^T (J x - y)| / |J^T y|`` among the least-squares solves
+        from the layer above; 0 where there is none.
+      iterations: ``(B,)``, the iterations of these solves together.
+    """
+
+    maps: dict[str, jax.Array]
+    features: dict[str, jax.Array]
+    coefficients: dict[str, jax.Array]
+    residuals: dict[str, jax.Array]
+    iterations: dict[str, jax.Array]
+
+
+def contribution_weights(embedding: jax.Array, reference: jax.Array,
+                         similarity: Callable | None = None) -> jax.Array:
+    """Channel contribution weights ``w_k = |x_k y_k| / sum_k |x_k y_k|`` (NAFlow, Eq. 17).
+
+    Args:
+      embedding, reference: ``(D,)``.
+      similarity: the terms ``(D,)`` that sum to the similarity, as a function of the two vectors;
+        None is the cosine's ``x_k y_k`` (Eqs. 18 to 20).
+
+    Returns:
+      ``(D,)``, not negative and of sum 1; zeros where every term is zero.
+
+    >>> import jax.numpy as jnp
+    >>> contribution_weights(jnp.array([1., -2., 0.]), jnp.array([3., .5, 5.])).tolist()
+    [0.75, 0.25, 0.0]
+    """
+    terms = abs(embedding * reference if similarity is None else similarity(embedding, reference))
+    total = terms.sum()
+    return jnp.where(total > 0, terms / jnp.where(total > 0, total, 1), 0)
+
+
+def naflow(fn, x, targets=None, *, layers, last: str | None = None,
+           solver: LeastSquares = LeastSquares(), details: bool = False, class_chunk=None):
+    """Neuron Abandoning Attention Flow (Liao et al. 2024): ``sum_c alpha_l * BPFM_l`` (Eq. 2).
+
+    Every layer must be a cut of the network: a value that each path from the image to the scores
+    passes through, such as the output of a residual block. What lies between is led back cut by
+    cut, so that a layer's map does not depend on which others are asked for. Images are solved for
+    one by one, in one batched program. 16-bit networks are led back in float32, with products by
+    their Jacobians in their own precision.
+
+    Args:
+      fn: images ``(B, H, W, C)`` to scores ``(B, N)`` or a score map ``(B, H', W', N)``.
+      x: float images ``(B, H, W, C)``.
+      targets: None for the top class, an int, ``(B,)`` or ``(B, K)`` ints, or a float signal
+        ``(B, N)`` or ``(B, K, N)`` over the scores.
+      layers: a name or a sequence of names.
+      last: the layer where the flow starts, whose feature map is the forward one; None for the last
+        layer with more than one position.
+      solver: how the least-squares problems are solved, see `LeastSquares`.
+      details: True returns a `Flow`: maps, feature maps, coefficients and residuals.
+      class_chunk: how many of K classes to take at once, to bound memory; None takes all. The
+        feature maps are led back once for all classes.
+
+    Returns:
+      Signed maps ``(B, h, w)``, or ``(B, K, h, w)`` for K targets, in the dtype of the layer; a
+      dict of them for a sequence of layers. At ``last`` the map is that of `hires_cam`.
+
+    Raises:
+      TypeError: x is not of a float dtype.
+      UnknownLayerError: there is no such layer, or it is no cut of the network; the message lists
+        the cuts.
+      UnsupportedOperationError: an operation between the layers has no Jacobian.
+      ValueError: a layer lies above ``last`` or has no height and width, x is not four-dimensional
+        or not finite, a class is out of range, or the dense method was asked for a large network.
+
+    Reference: Liao, Gao and Zhang, *Neuron abandoning attention flow: visual explanation of
+    dynamics inside CNN models*, 2024.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxplain
+      >>> def fn(x):
+      ...     h = jaxplain.tag(2 * x - 3, "below")
+      ...     return jaxplain.tag(jax.nn.relu(h), "features").sum((1, 2))
+      >>> x = jnp.arange(4.).reshape(1, 2, 2, 1)
+      >>> flow = jaxplain.naflow(fn, x, 0, layers=["below", "features"], details=True)
+      >>> flow.features["below"].ravel().tolist()  # of -3, -1, 1, 3 two are abandoned
+      [0.0, 0.0, 1.0, 3.0]
+      >>> flow.maps["below"].ravel().tolist()
+      [0.0, 0.0, 1.0, 3.0]
+    """
+    return _run(fn, x, targets, None, layers, last, solver, details, class_chunk, None)
+
+
+def naflow_similarity(embed, x, reference, *, layers, similarity: Callable | None = None,
+                      last: str | None = None, solver: LeastSquares = LeastSquares(),
+                      details: bool = False):
+    """NAFlow of a network without classifier: what makes an image similar to a reference.
+
+    The channel contribution weights (Eq. 17, see `contribution_weights`) take the place of the
+    class signal: ``alpha_L = sum_k w_k d x_k / d A_L`` with ``x_k`` the channels of the embedding
+    (Eq. 21). (The derivative of the weights themselves sums to nothing, for their sum is 1.)
+
+    Args:
+      embed: images ``(B, H, W, C)`` to embeddings ``(B, D)``.
+      x: float images ``(B, H, W, C)``.
+      reference: the embeddings ``(B, D)`` or ``(D,)`` to compare with, or images ``(B, H, W, C)``.
+      similarity: None for the cosine; else a function of two vectors ``(D,)``. If it returns its
+        ``(D,)`` terms, of which the similarity is the sum, these give contribution weights
+        (Eq. 20); if it returns a scalar, its gradient takes the class gradient's place.
+      layers, last, solver, details: as in `naflow`.
+
+    Returns:
+      As `naflow`: signed maps ``(B, h, w)``, a dict of them for a sequence of layers, or a `Flow`.
+
+    Raises:
+      ValueError: embed or similarity return something else, or the reference's shape fits neither,
+        besides the errors of `naflow`.
+
+    Reference: as for `naflow`, section III-C.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxplain
+      >>> def embed(x):
+      ...     return jaxplain.tag(x * 2, "features").mean((1, 2))
+      >>> x = jnp.array([[[[1., 0.], [0., 1.]]]])
+      >>> jaxplain.naflow_similarity(embed, x, jnp.array([3., 1.]), layers="features").tolist()
+      [[[0.75, 0.25]]]
+    """
+    if similarity is not None and not callable(similarity):
+        raise TypeError(f"similarity must be a function of two vectors, not {similarity!r}")
+    return _run(embed, x, None, jnp.asarray(reference), layers, last, solver, details, None,
+                similarity)
+
+
+def _run(fn, x, targets, reference, layers, last, solver, details, class_chunk, similarity):
+    if not isinstance(solver, LeastSquares):
+        raise TypeError(f"solver must be a jaxplain.LeastSquares, not {type(solver).__name__}")
+    x = check_images(x)
+    # Traced at one image and mapped over the batch: each is a least-squares problem of its own.
+    model = trace(fn, x[:1])
+    targets = check_targets(model.graph, targets, len(x), traced_batch=1)
+    if reference is not None:
+        reference = _check_reference(model.graph, reference, x)
+    single = isinstance(layers, str)
+    names = (layers,) if single else tuple(layers)
+    if not names:
+        raise ValueError("layers is an empty sequence; name at least one layer")
+    flow = run_traced(_flow, model, x, targets, arrays=(reference,), layers=names, last=last,
+                      solver=solver, class_chunk=class_chunk, similarity=similarity,
+                      details=bool(details))
+    if details:  # jit sorts the keys of a dict
+        return Flow(*({name: part[name] for name in names} for part in flow))
+    return flow.maps[names[0]] if single else {name: flow.maps[name] for name in names}
+
+
+def _check_reference(graph, reference, x):
+    shape = graph.outputs[0].aval.shape
+    if len(shape) != 2:
+        raise ValueError("embed must return embeddings (batch, channels), not an array of shape "
+                         f"{(len(x), *shape[1:])}: flatten it or pool it in embed")
+    if reference.ndim == 4:
+        if reference.shape[1:] != x.shape[1:] or len(reference) not in (1, len(x)):
+            raise ValueError(f"reference images must have the shape {x.shape} or "
+                             f"{(1, *x.shape[1:])}, not {reference.shape}")
+        return jnp.broadcast_to(check_images(reference), x.shape)
+    if reference.shape not in (shape[1:], (1, *shape[1:]), (len(x), *shape[1:])):
+        raise ValueError(f"reference must be images {x.shape} or embeddings "
+                         f"{(len(x), *shape[1:])}, not of shape {reference.shape}")
+    return jnp.broadcast_to(reference, (len(x), *shape[1:]))
+
+
+def _flow(model, x, targets, reference, *, layers, class_chunk, last, solver, similarity, details):
+    """The `Flow` of a batch, for a model that is traced at one image."""
+    if targets is not None and targets.ndim == 0:
+        targets = jnp.broadcast_to(targets, len(x))
+    plan = _Plan(model, layers, last)
+
+    def one(x, targets, reference):
+        def lift(v):
+            return None if v is None else v[None]
+        signal = lift(targets)
+        if reference is not None:
+            signal = _similarity_signal(model, x, reference, similarity)
+        flow = plan.flow(lift(x), signal, solver, class_chunk)
+        if not details:  # what nobody asks for is not computed
+            flow = flow._replace(features={}, coefficients={}, residuals={}, iterations={})
+        return jax.tree.map(lambda v: v[0] if v.ndim else v, flow)
+
+    return jax.vmap(one)(x, targets, reference)
+
+
+def _similarity_signal(model, x, reference, similarity):
+    """The signal ``(1, D)`` at the embedding that takes the class signal's place."""
+    def embed(x):
+        return model.evaluate([x[None]])[0][0]
+    embedding = embed(x)
+    reference = embed(reference) if reference.ndim == 3 else reference
+    if similarity is not None:
+        shape = jax.eval_shape(similarity, embedding, reference)
+        shape = getattr(shape, "shape", None)
+        if shape == ():
+            return jax.grad(similarity)(embedding, reference)[None]
+        if shape != embedding.shape:
+            raise ValueError(f"similarity must return a scalar or the {embedding.shape} terms that "
+                             f"sum to it, not an array of shape {shape}")
+    return contribution_weights(embedding, reference, similarity)[None]
+
+
+class _Plan:
+    """Which stages lie between the layers, for one network."""
+
+    def __init__(self, model, layers, last):
+        graph = model.graph
+        self.model, self.names = model, layers
+        self.stages = stages(graph)
+        self.values = [graph.inputs[0], *(stage.target for stage in self.stages)]
+        cuts = {v: i for i, v in enumerate(self.values)}
+        self.at = {name: position(graph, cuts, name) for name in layers}
+        for name in layers:
+            shape = tuple(graph.layer(name).aval.shape)
+            if len(shape) != 4:
+                raise ValueError(
+                    f"naflow needs layers with height and width, but {name!r} has shape {shape}: "
+                    "name a layer before the pooling or flattening")
+        last = graph.last_spatial if last is None else last
+        self.top = position(graph, cuts, last)
+        self.bottom = min(self.at.values())
+        for name, i in self.at.items():
+            if i > self.top:
+                raise ValueError(f"the layer {name!r} lies above {last!r}, where the flow starts; "
+                                 f"start there with last={name!r}")
+
+    def flow(self, x, targets, solver, class_chunk):
+        """The `Flow` of a batch of one image."""
+        between = self.stages[self.bottom:self.top]
+        values = self.values[self.bottom:self.top + 1]
+        held = list(dict.fromkeys(v for stage in between for v in stage.constants))
+        known = self.model.evaluate([x], outputs=[*values, *held])
+        forward, held = known[:len(values)], dict(zip(held, known[len(values):], strict=True))
+        constants = [tuple(held[v] for v in stage.constants) for stage in between]
+
+        led = [start(forward[-1])]
+        for stage, held, a in reversed(list(zip(between, constants, forward, strict=False))):
+            led.append(preimage(stage, held, a, led[-1], solver))
+        led.reverse()
+        features = [step.value for step in led]
+
+        def above(value):
+            return self.model.evaluate([x], given={self.values[self.top]: value})[0]
+
+        scores, pull = jax.vjp(above, forward[-1])
+
+        def carry_down(seed):
+            g = pull(seed.astype(scores.dtype))[0].astype(features[-1].dtype)
+            found = [g]
+            for stage, held, a, below in reversed(
+                    list(zip(between, constants, forward, features, strict=False))):
+                g = coefficients(stage, held, a, below, g)
+                found.append(g)
+            found.reverse()
+            alphas = {name: found[i - self.bottom] for name, i in self.at.items()}
+            maps = {name: (alphas[name] * features[i - self.bottom]).sum(-1).astype(
+                self.values[i].aval.dtype) for name, i in self.at.items()}
+            return maps, alphas
+
+        maps, alphas = over_targets(carry_down, scores, targets, class_chunk)
+        chosen = {name: i - self.bottom for name, i in self.at.items()}
+        # The solves of a layer are those between it and the next one above.
+        solves = {name: [led[j] for j in range(i, len(led))
+                         if not any(i < k <= j for k in chosen.values())]
+                  for name, i in chosen.items()}
+        return Flow(
+            maps, {name: features[i] for name, i in chosen.items()}, alphas,
+            {name: jnp.stack([s.residual for s in steps]).max() for name, steps in solves.items()},
+            {name: sum(s.steps for s in steps) for name, steps in solves.items()})
