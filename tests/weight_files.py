@@ -74,8 +74,8 @@ def npz(tensors) -> bytes:
 def caffemodel(tensors) -> bytes:
     """Of tensors that are named ``layer.0``, ``layer.1`` ..."""
     layers: dict[str, list] = {}
-    for name, value in tensors.items():
-        layers.setdefault(name.rpartition(".")[0], []).append(caffe_blob(value))
+    for name in sorted(tensors):  # blob 0 comes first
+        layers.setdefault(name.rpartition(".")[0], []).append(caffe_blob(tensors[name]))
     return caffe([(name, "Convolution", blobs) for name, blobs in layers.items()])
 
 
