@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 import jaxplain
-from jaxplain.explainers.perturbation import rise_mask
+from jaxplain.explainers.perturbation import draw_masks, make_mask
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -65,10 +65,14 @@ def test_one_window_over_everything(x):
     np.testing.assert_allclose(got, np.broadcast_to(drop[:, None, None], (2, 7, 5)), rtol=1e-9)
 
 
+def rise_masks(key, masks, shape, grid, probability):
+    drawn = draw_masks(key, masks, shape, grid, probability)
+    return np.asarray(jax.vmap(lambda c, s: make_mask(c, s, shape))(*drawn))
+
+
 def test_masks_have_their_probability_everywhere():
     """Values in [0, 1]; the mean at every pixel is the probability, whatever the shift."""
-    keys = jax.random.split(jax.random.key(0), 8000)
-    masks = np.asarray(jax.vmap(lambda k: rise_mask(k, (20, 13), (4, 3), 0.3))(keys))
+    masks = rise_masks(jax.random.key(0), 8000, (20, 13), (4, 3), 0.3)
     assert masks.shape == (8000, 20, 13) and masks.min() >= 0 and masks.max() <= 1 + 1e-6
     # A pixel's value has a standard deviation of at most sqrt(0.3 * 0.7); five standard errors.
     assert np.abs(masks.mean(0) - 0.3).max() < 5 * np.sqrt(0.21 / 8000)
@@ -83,9 +87,8 @@ def test_rise_is_the_paper_s_sum(x64):
     weight = np.array([8.0, 2.0, -4.0, 0.0])
     fn = lambda x: x[:, 0, :, 0] @ jnp.asarray(weight)[:, None] + 5  # noqa: E731
     x, key, n = jnp.ones((1, 1, 4, 1)), jax.random.key(3), 4000
-    keys = jax.random.split(key, n)
     # A grid much finer than the image: the pixels' values are independent.
-    masks = np.asarray(jax.vmap(lambda k: rise_mask(k, (1, 4), (1, 40), 0.4))(keys))[:, 0]
+    masks = rise_masks(key, n, (1, 4), (1, 40), 0.4)[:, 0]
     scores = masks @ weight + 5
     paper = jaxplain.rise(
         fn, x, 0, key=key, masks=n, grid=(1, 40), probability=0.4, centre=False, chunk=64)

@@ -136,20 +136,25 @@ def occlusion(
     )  # fmt: skip
 
 
-def rise_mask(
-    key: jax.Array, shape: tuple[int, int], grid: tuple[int, int], probability: float
-) -> jax.Array:
-    """One mask of RISE, ``shape``, values in [0, 1] with the mean ``probability`` at every pixel.
+def draw_masks(
+    key: jax.Array, masks: int, shape: tuple[int, int], grid: tuple[int, int], probability: float
+) -> tuple[jax.Array, jax.Array]:
+    """What is random of RISE's masks: open cells ``(masks, *grid)`` and shifts ``(masks, 2)``."""
+    for_cells, for_shifts = jax.random.split(key)
+    cells = jax.random.bernoulli(for_cells, probability, (masks, *grid))
+    sizes = jnp.array([math.ceil(size / n) for size, n in zip(shape, grid, strict=True)])
+    return cells, jax.random.randint(for_shifts, (masks, 2), 0, sizes)
 
-    A grid of cells that are open with this probability is enlarged bilinearly to one cell more than
-    the image, and the image's size is cut out of it at random.
+
+def make_mask(cells: jax.Array, shift: jax.Array, shape: tuple[int, int]) -> jax.Array:
+    """One mask: the cells enlarged bilinearly to one cell more than ``shape``, cut out at ``shift``.
+
+    The weights of the interpolation sum to 1, so the mean over masks is the probability everywhere.
     """
-    cells, *shifts = jax.random.split(key, 3)
-    mask = jax.random.bernoulli(cells, probability, grid).astype(jnp.float32)
-    for axis, (n, size, shift) in enumerate(zip(grid, shape, shifts, strict=True)):
-        cell = math.ceil(size / n)
-        offset = jax.random.randint(shift, (), 0, cell)
-        at = (jnp.arange(size) + offset + 0.5) * (n / ((n + 1) * cell)) - 0.5  # half-pixel centres
+    mask = cells.astype(jnp.float32)
+    for axis, (n, size) in enumerate(zip(cells.shape, shape, strict=True)):
+        enlarged = (n + 1) * math.ceil(size / n)
+        at = (jnp.arange(size) + shift[axis] + 0.5) * (n / enlarged) - 0.5  # half-pixel centres
         hats = jnp.maximum(1 - jnp.abs(jnp.clip(at, 0, n - 1)[:, None] - jnp.arange(n)), 0)
         mask = jnp.moveaxis(
             jnp.tensordot(hats, mask, axes=(1, axis), precision=lax.Precision.HIGHEST), 0, axis)
@@ -161,24 +166,22 @@ def _rise(model, x, targets, key, baseline, *, layers, class_chunk, masks, grid,
     scores, _ = model.forward(x)
     signal, several = seeds(scores, targets)
     start = jnp.broadcast_to(baseline, x.shape).astype(x.dtype)
-    keys = jax.random.split(key, masks)
+    size = x.shape[1:3]
+    drawn = draw_masks(key, masks, size, grid, probability)
 
-    def mask_of(k):
-        return rise_mask(k, x.shape[1:3], grid, probability)
-
-    def masked_score(k):
-        mask = mask_of(k)[..., None].astype(x.dtype)
+    def masked_score(cells_and_shift):
+        mask = make_mask(*cells_and_shift, size)[..., None].astype(x.dtype)
         return explained_score(signal, model.forward(start + mask * (x - start))[0])
 
-    found = lax.map(masked_score, keys, batch_size=min(chunk, masks)).astype(_wide(x.dtype))
+    found = lax.map(masked_score, drawn, batch_size=min(chunk, masks)).astype(_wide(x.dtype))
     mean = found.mean(0) if centre else jnp.zeros_like(found[0])
 
-    def add(total, pair):  # making a mask again costs less than keeping all of them
-        k, value = pair
-        return total + (value - mean)[..., None, None] * mask_of(k), None
+    def add(total, values):  # making a mask again costs less than keeping all of them
+        cells, shift, value = values
+        return total + (value - mean)[..., None, None] * make_mask(cells, shift, size), None
 
-    zero = _compat.zeros_like_varying((*found.shape[1:], *x.shape[1:3]), found.dtype, found)
-    total, _ = lax.scan(add, zero, (keys, found))
+    zero = _compat.zeros_like_varying((*found.shape[1:], *size), found.dtype, found)
+    total, _ = lax.scan(add, zero, (*drawn, found))
     maps = (total / (masks * probability)).astype(x.dtype)
     return {"input": jnp.moveaxis(maps, 0, 1) if several else maps}
 
