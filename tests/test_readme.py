@@ -34,9 +34,11 @@ def test_code_runs():
 def test_table_lists_every_method():
     from jaxplain import explainers
 
-    table = re.findall(r"^\| `(\w+)` \|", README, flags=re.MULTILINE)
+    first_cells = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", README, flags=re.MULTILINE)
+    table = [name for cell in first_cells for name in re.findall(r"`(\w+)`", cell)]
+    functions = {n for n in explainers.__all__ if not isinstance(getattr(explainers, n), type)}
     assert len(table) == len(set(table))
-    assert set(table) == set(explainers.__all__)
+    assert set(table) == functions - {"contribution_weights"}  # a part of naflow_similarity
     assert all(callable(getattr(jaxplain, name)) for name in table)
 
 
