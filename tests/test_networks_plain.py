@@ -79,9 +79,10 @@ NETWORKS = {
 }
 
 
-def build(name, outputs=10, **options):
-    options = {"dtype": None, "fully_convolutional": False, "rngs": nnx.Rngs(0), **options}
-    return find(name).build(outputs, **options)
+def abstract(name, outputs=10, **options):
+    """A network of the registry, without values."""
+    options = {"dtype": None, "fully_convolutional": False, **options}
+    return wc.abstract(lambda rngs: find(name).build(outputs, rngs=rngs, **options))
 
 
 def randomised(abstract: nnx.Module) -> nnx.Module:
@@ -96,13 +97,11 @@ def randomised(abstract: nnx.Module) -> nnx.Module:
     return wc.with_weights(abstract, weights)
 
 
-def outline(name, shape, **options):
+def outline(network: nnx.Module, shape):
     """(tags, dtypes of the tagged values, shape of the output) without computing anything."""
-
-    def run(x):
-        return build(name, **options)(x)
-
-    jaxpr = jax.make_jaxpr(run)(jnp.zeros(shape))
+    graph, weights = nnx.split(network)
+    images = jax.ShapeDtypeStruct(shape, jnp.float32)
+    jaxpr = jax.make_jaxpr(lambda weights, x: nnx.merge(graph, weights)(x))(weights, images)
     named = [e for e in jaxpr.eqns if e.primitive.name == "name"]
     dtypes = {v.aval.dtype for e in named for v in e.outvars} | {jaxpr.out_avals[0].dtype}
     return [e.params["name"] for e in named], dtypes, jaxpr.out_avals[0].shape
@@ -114,7 +113,8 @@ def test_layers_are_named_as_in_the_papers_and_the_score_map_has_its_shape(name)
     config = find(name).config
     size = config.input_size
     shape = (1, size, size + (336 - 224), 3)
-    names, dtypes, out = outline(name, shape, fully_convolutional=True, dtype=jnp.bfloat16)
+    network = abstract(name, fully_convolutional=True, dtype=jnp.bfloat16)
+    names, dtypes, out = outline(network, shape)
     assert out == (1, *scores, 10)
     assert dtypes == {jnp.dtype(jnp.bfloat16)}
     if expected is not None:
@@ -125,17 +125,17 @@ def test_layers_are_named_as_in_the_papers_and_the_score_map_has_its_shape(name)
 
 @pytest.mark.parametrize("name", ["vgg16", "alexnet", "squeezenet1_0", "googlenet"])
 def test_torchvisions_networks_take_any_size_in_the_ordinary_mode(name):
+    network = abstract(name)
     for size in ((224, 224), (225, 225), (256, 192)):
-        assert outline(name, (1, *size, 3))[2] == (1, 10)
+        assert outline(network, (1, *size, 3))[2] == (1, 10)
 
 
 @pytest.mark.parametrize("name", ["alexnet", "squeezenet1_1", "bvlc_googlenet"])
-def test_fully_convolutional_equals_ordinary_at_the_native_size(name):
+def test_fully_convolutional_equals_ordinary_at_the_native_size(name, quick_compile):
     size = find(name).config.input_size
     x = np.random.default_rng(0).normal(size=(1, size, size, 3)).astype(np.float32)
-    graph, weights = nnx.split(randomised(wc.abstract(lambda rngs: build(name, rngs=rngs))))
-    slides = wc.abstract(lambda rngs: build(name, rngs=rngs, fully_convolutional=True))
-    sliding = nnx.graphdef(slides)
+    graph, weights = nnx.split(randomised(abstract(name)))
+    sliding = nnx.graphdef(abstract(name, fully_convolutional=True))
 
     @jax.jit
     def both(weights, x):
@@ -151,7 +151,7 @@ def test_a_sliding_dense_layer_is_the_dense_layer_of_every_window():
     x = np.random.default_rng(0).normal(size=(2, 5, 4, 6)).astype(np.float32)
     ordinary = layers.WindowDense(3, 2, 6, 7, rngs=nnx.Rngs(0))
     sliding = layers.WindowDense(3, 2, 6, 7, fully_convolutional=True, rngs=nnx.Rngs(0))
-    got = sliding(x)
+    got = np.asarray(sliding(x))
     assert got.shape == (2, 3, 3, 7)
     for i in range(3):
         for j in range(3):
@@ -223,14 +223,15 @@ def test_lrn_divides_alpha_by_the_window():
 
 def test_the_authors_squeezenet_1_0_has_a_border_of_biases():
     def shape(name):
-        conv10 = lambda: build(name, 3).conv10(jnp.zeros((1, 13, 13, 512)))  # noqa: E731
-        return nnx.eval_shape(conv10).shape
+        graph, weights = nnx.split(abstract(name, 3).conv10)
+        fire9 = jnp.zeros((1, 13, 13, 512))
+        return jax.eval_shape(lambda weights: nnx.merge(graph, weights)(fire9), weights).shape
 
     assert shape("squeezenet1_0") == (1, 13, 13, 3)
     assert shape("squeezenet1_0_caffe") == (1, 15, 15, 3)
 
 
-def test_torchvisions_googlenet_takes_imagenets_normalisation_back():
+def test_torchvisions_googlenet_takes_imagenets_normalisation_back(quick_compile):
     def make(rngs, **options):
         return GoogLeNet("torchvision", 3, rngs=rngs, **options)
 
@@ -299,7 +300,7 @@ def _correct(network, prepare, samples) -> tuple[int, int]:
 def test_googlenet_of_the_caffe_zoo_classifies_imagenet(test_data, samples):
     tensors = wc.read(test_data / "weights" / "bvlc_googlenet.caffemodel")
     entry = find("bvlc_googlenet")
-    network = wc.abstract(lambda rngs: build("bvlc_googlenet", 1000, rngs=rngs))
+    network = abstract("bvlc_googlenet", 1000)
     names = wc.match(tensors, network, [s.names for s in entry.sources])
     weights, report = wc.convert(tensors, network, names)
     assert (report.source, report.dropped) == ("caffe", ())
@@ -314,7 +315,7 @@ def test_googlenet_of_the_caffe_zoo_classifies_imagenet(test_data, samples):
 def test_squeezenet_of_its_authors_classifies_imagenet(test_data, samples):
     tensors = wc.read(test_data / "weights" / "squeezenet_v1.1.caffemodel")
     entry = find("squeezenet1_1")
-    network = wc.abstract(lambda rngs: build("squeezenet1_1", 1000, rngs=rngs))
+    network = abstract("squeezenet1_1", 1000)
     names = wc.match(tensors, network, [s.names for s in entry.sources])
     weights, report = wc.convert(tensors, network, names)
     assert (report.source, report.dropped) == ("caffe", ())
@@ -328,7 +329,7 @@ def test_squeezenet_of_its_authors_classifies_imagenet(test_data, samples):
 
 def test_keras_convolutions_equal_caffes(test_data):
     """The Keras file lacks conv10: a network without it is made of both files."""
-    network = wc.abstract(lambda rngs: build("squeezenet1_1", 1000, rngs=rngs))
+    network = abstract("squeezenet1_1", 1000)
     maps = [s.names for s in find("squeezenet1_1").sources]
     caffe = wc.read(test_data / "weights" / "squeezenet_v1.1.caffemodel")
     expected, _ = wc.convert(caffe, network, wc.match(caffe, network, maps))

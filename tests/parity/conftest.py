@@ -1,6 +1,6 @@
 """Settings of the parity tests, which compare networks with those of torchvision, timm and Keras.
 
-They need the packages of requirements.txt (an environment of their own); where torch is missing they
+They need the packages of requirements.txt, an environment of their own; where torch is missing they
 are not collected. Nothing else in the project imports torch.
 """
 
