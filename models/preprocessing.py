@@ -10,7 +10,27 @@ import numpy as np
 
 from jaxplain.models.config import ModelConfig
 
-_METHODS = {"bicubic": "cubic", "bilinear": "linear"}
+
+def _linear(x: np.ndarray) -> np.ndarray:
+    return np.maximum(1 - x, 0)
+
+
+def _cubic(x: np.ndarray) -> np.ndarray:
+    """R. G. Keys, Cubic convolution interpolation for digital image processing, 1981, a = -1/2."""
+    near = (1.5 * x - 2.5) * x * x + 1
+    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return np.where(x < 1, near, np.where(x < 2, far, 0))
+
+
+_KERNELS = {"bicubic": _cubic, "bilinear": _linear}
+
+
+def _resampling(size: int, new: int, interpolation: str) -> np.ndarray:
+    """The matrix (new, size) of ``jax.image.resize`` with antialiasing along one axis."""
+    centres = (np.arange(new) + 0.5) * size / new - 0.5
+    distance = np.abs(centres[:, None] - np.arange(size)) / max(size / new, 1)
+    weights = _KERNELS[interpolation](distance)
+    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
 
 
 def crop_box(height: int, width: int, config: ModelConfig) -> tuple[int, int, int]:
@@ -64,9 +84,11 @@ def preprocess(image: Any, config: ModelConfig, *, crop: bool = True) -> jax.Arr
     if crop:
         top, left, side = crop_box(*pixels.shape[:2], config)
         pixels = pixels[top : top + side, left : left + side]
-    shape = (config.input_size, config.input_size, 3)
-    x = jnp.asarray(pixels, jnp.float32)
-    x = jax.image.resize(x, shape, _METHODS[config.interpolation], antialias=True)
-    x = jnp.clip(x, 0.0, 255.0)  # the bicubic kernel overshoots at edges
-    mean, scale = (jnp.asarray(v, jnp.float32) for v in (config.mean, config.scale))
-    return ((x - mean) / scale)[None]
+    # In NumPy: JAX would compile a program for every size of photograph.
+    rows, columns = (_resampling(n, config.input_size, config.interpolation)
+                     for n in pixels.shape[:2])  # fmt: skip
+    x = np.tensordot(rows, pixels.astype(np.float32), 1)
+    x = np.einsum("hwc,vw->hvc", x, columns, optimize=True)
+    x = np.clip(x, 0.0, 255.0)  # the bicubic kernel overshoots at edges
+    mean, scale = (np.asarray(v, np.float32) for v in (config.mean, config.scale))
+    return jnp.asarray((x - mean) / scale)[None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -212,6 +213,18 @@ def test_preprocess_values():
     left, right = x[0, :, :12, 1], x[0, :, 20:, 1]
     np.testing.assert_allclose(left, -127 / 128, atol=1e-2)
     np.testing.assert_allclose(right, 1.0, atol=1e-2)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [(40, 57), (19, 8)])
+def test_preprocess_resizes_as_jax_does(interpolation, size):
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    config = dataclasses.replace(CONFIG, interpolation=interpolation, mean=(0.0,), scale=(1.0,))
+    method = {"bilinear": "linear", "bicubic": "cubic"}[interpolation]
+    shape = (config.input_size, config.input_size, 3)
+    expected = jax.image.resize(image.astype(np.float32), shape, method, antialias=True)
+    got = models.preprocess(image, config, crop=False)[0]
+    np.testing.assert_allclose(got, np.clip(expected, 0, 255), atol=1e-3)
 
 
 def test_preprocess_crop_or_whole():
