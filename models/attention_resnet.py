@@ -32,8 +32,8 @@ class Cbam(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         channel = self._mlp(global_avg_pool(x)) + self._mlp(jnp.max(x, axis=(1, 2)))
         x = x * jax.nn.sigmoid(channel)[:, None, None, :]
-        both = jnp.stack([jnp.max(x, axis=-1), jnp.mean(x, axis=-1)], axis=-1)
-        return x * jax.nn.sigmoid(self.bn(self.conv(both)))
+        pooled = jnp.max(x, axis=-1, keepdims=True), jnp.mean(x, axis=-1, keepdims=True)
+        return x * jax.nn.sigmoid(self.bn(self.conv(jnp.concatenate(pooled, axis=-1))))
 
     def _mlp(self, x: jax.Array) -> jax.Array:
         return self.fc2(jax.nn.relu(self.fc1(x)))
