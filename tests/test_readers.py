@@ -298,9 +298,13 @@ def test_other_hdf5_files(tmp_path):
 # ---------------------------------------------------------------- fuzzing
 
 CHANGES = st.lists(
-    st.tuples(st.floats(0, 1, exclude_max=True), st.sampled_from([0, 1, 127, 128, 255]) | st.integers(0, 255)),
-    min_size=1, max_size=8,
-)  # fmt: skip
+    st.tuples(
+        st.floats(0, 1, exclude_max=True),
+        st.sampled_from([0, 1, 127, 128, 255]) | st.integers(0, 255),
+    ),
+    min_size=1,
+    max_size=8,
+)
 
 
 def mutated(data: bytes, changes, cut: float, reach: int) -> bytes:

@@ -11,7 +11,6 @@ import sys
 import threading
 from pathlib import Path
 
-import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest

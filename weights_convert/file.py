@@ -61,7 +61,9 @@ class Archive:
             with zipfile.ZipFile(path) as archive:
                 members = archive.infolist()
         # zipfile lets through whatever its parsing of a damaged directory stumbles over.
-        except (zipfile.BadZipFile, OSError, ValueError, struct.error, NotImplementedError) as error:
+        except (
+            zipfile.BadZipFile, OSError, ValueError, struct.error, NotImplementedError
+        ) as error:  # fmt: skip
             raise CheckpointError(
                 "is cut short or damaged: its zip directory is missing"
             ) from error

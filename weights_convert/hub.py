@@ -11,7 +11,7 @@ from jaxplain.weights_convert.store import file_sha256
 
 
 def download(repo: str, file: str = "model.safetensors") -> Path:
-    """Fetches a file through ``huggingface_hub``, unless its cache holds it, and checks its SHA-256.
+    """Fetches a file through ``huggingface_hub``, unless its cache holds it; checks its SHA-256.
 
     The package shows a progress bar, and continues downloads that broke off. ``HF_HOME``,
     ``HF_ENDPOINT`` and ``HF_TOKEN`` work as they always do.

@@ -75,8 +75,8 @@ class NameMap:
         (modules that have a ``mean``).
       separator: what stands between their module and their leaf.
       layout: order of their axes: ``"torch"`` is (out, in, h, w) and (out, in), with a flatten
-        before a dense layer that puts channels first (Caffe too); ``"keras"`` is (h, w, in, out) and
-        (in, out), with channels last.
+        before a dense layer that puts channels first (Caffe too); ``"keras"`` is (h, w, in, out)
+        and (in, out), with channels last.
       bgr: our module whose kernel sees the image, where theirs sees BGR; None for RGB.
       epsilon: what they add to the variance in batch normalisation; None for the same as ours.
       auxiliary: shell patterns of the auxiliary heads' tensors, dropped and reported.
