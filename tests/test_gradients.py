@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import nets
 import numpy as np
 import pytest
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 import jaxplain
 
@@ -37,6 +39,18 @@ def small(x):
 @pytest.fixture
 def convnet():
     return nets.convnet(nets.convnet_params(5)), jnp.asarray(nets.images(6), jnp.float32)
+
+
+@methods
+def test_in_shard_map(method, convnet):
+    """A batch spread over two devices gives what each half gives alone."""
+    fn, x = convnet
+    mesh = Mesh(np.array(jax.devices()[:2]), ("batch",))
+    mapped = jax.shard_map(
+        lambda v: method(fn, v, 1), mesh=mesh, in_specs=P("batch"), out_specs=P("batch")
+    )
+    halves = jnp.concatenate([method(fn, x[i : i + 1], 1) for i in range(2)])
+    np.testing.assert_allclose(jax.jit(mapped)(x), halves, rtol=1e-4, atol=1e-6)
 
 
 def test_by_hand():

@@ -127,6 +127,11 @@ def seeds(scores: jax.Array, targets: jax.Array | None) -> tuple[jax.Array, bool
     return signal, several
 
 
+def explained_score(signal: jax.Array, scores: jax.Array) -> jax.Array:
+    """``sum(signal * scores)`` of every image: ``(B,)``, or ``(K, B)`` for signals of K targets."""
+    return (signal * scores).sum(tuple(range(-(scores.ndim - 1), 0)))
+
+
 def over_targets(one: Callable[[jax.Array], Any], scores: jax.Array, targets: jax.Array | None,
                  class_chunk: int | None = None) -> Any:
     """``one(seed)`` for every target: results (B, ...) or, with K targets, (B, K, ...)."""
@@ -142,3 +147,16 @@ def check_option(name: str, value: Any, allowed: tuple) -> None:
     """An error that lists what is allowed."""
     if value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
+
+
+def check_baseline(baseline: Any, x: Any) -> jax.Array:
+    """``baseline`` as an array; an error unless it broadcasts to the images."""
+    shape, images = np.shape(baseline), np.shape(x)
+    try:
+        fits = np.broadcast_shapes(shape, images) == images
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"baseline has shape {shape}, which does not broadcast to the images' {images}")
+    return jnp.asarray(baseline)

@@ -24,7 +24,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxplain import core
-from jaxplain.explainers._common import check_option, over_targets, run, seeds
+from jaxplain.explainers._common import (
+    check_option,
+    explained_score,
+    over_targets,
+    run,
+    seeds,
+)
 from jaxplain.explainers.cams import SPACE, _positive, _require_space
 from jaxplain.explainers.gradients import _positive_int
 from jaxplain.postprocess import resize
@@ -32,11 +38,6 @@ from jaxplain.rules import composites
 from jaxplain.rules.excitation import safe_divide
 
 __all__ = ["ablation_cam", "eigen_cam", "relevance_cam", "score_cam"]
-
-
-def explained_score(signal: jax.Array, scores: jax.Array) -> jax.Array:
-    """``sum(signal * scores)`` of every image: ``(B,)``, or ``(K, B)`` for signals of K targets."""
-    return (signal * scores).sum(tuple(range(-(scores.ndim - 1), 0)))
 
 
 def _channel_map(weights: jax.Array, a: jax.Array, relu: bool, several: bool) -> jax.Array:

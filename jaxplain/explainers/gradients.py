@@ -22,7 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxplain.explainers._common import over_targets, run
+from jaxplain.core import _compat
+from jaxplain.explainers._common import check_baseline, over_targets, run
 from jaxplain.rules import gradient_rules
 
 __all__ = [
@@ -242,7 +243,8 @@ def _smooth_grad(model, x, targets, key, *, layers, class_chunk, samples, noise,
 
         keys = jax.random.split(key, samples)
         shapes = jax.eval_shape(lambda v: model.pullback(v, layers)[2](seed), x)
-        zero = {name: jnp.zeros(shapes[name].shape, shapes[name].dtype) for name in layers}
+        zero = {name: _compat.zeros_like_varying(shapes[name].shape, shapes[name].dtype, x)
+                for name in layers}  # fmt: skip
         total, _ = jax.lax.scan(sample, zero, keys)
         return {name: reduce_channels(total[name] / samples, reduce) for name in layers}
 
@@ -366,17 +368,8 @@ def integrated_gradients(
       Array([[[9., 9.]]], dtype=float32)
     """
     steps = _positive_int("steps", steps)
-    shape = np.shape(baseline)
-    try:
-        fits = np.broadcast_shapes(shape, np.shape(x)) == np.shape(x)
-    except ValueError:
-        fits = False
-    if not fits:
-        raise ValueError(
-            f"baseline has shape {shape}, which does not broadcast to the images' {np.shape(x)}."
-        )
     return run(
         _integrated_gradients, fn, x, targets,
-        layer="input", class_chunk=class_chunk, arrays=(jnp.asarray(baseline),),
+        layer="input", class_chunk=class_chunk, arrays=(check_baseline(baseline, x),),
         steps=steps, reduce=check_reduce(reduce),
     )  # fmt: skip

@@ -14,8 +14,7 @@ import numpy as np
 from jax import lax
 
 from jaxplain.core import _compat
-from jaxplain.explainers._common import run, seeds
-from jaxplain.explainers.activation_cams import explained_score
+from jaxplain.explainers._common import check_baseline, explained_score, run, seeds
 from jaxplain.explainers.gradients import _positive_int
 
 __all__ = ["occlusion", "rise"]
@@ -26,19 +25,6 @@ def _pair(name: str, value) -> tuple[int, int]:
     if len(pair) != 2:
         raise ValueError(f"{name} must be an int or a pair (height, width), not {value!r}")
     return _positive_int(name, pair[0]), _positive_int(name, pair[1])
-
-
-def _baseline(baseline, x) -> jax.Array:
-    shape, images = np.shape(baseline), np.shape(x)
-    try:
-        fits = np.broadcast_shapes(shape, images) == images
-    except ValueError:
-        fits = False
-    if not fits:
-        raise ValueError(
-            f"baseline has shape {shape}, which does not broadcast to the images' {images}"
-        )
-    return jnp.asarray(baseline)
 
 
 def _wide(dtype) -> jnp.dtype:
@@ -131,7 +117,7 @@ def occlusion(
         raise ValueError(f"stride must not exceed window, or pixels are left out: stride is {stride}, "
                          f"window {window}")  # fmt: skip
     return run(
-        _occlusion, fn, x, targets, layer="input", arrays=(_baseline(baseline, x),), window=window,
+        _occlusion, fn, x, targets, layer="input", arrays=(check_baseline(baseline, x),), window=window,
         stride=stride, chunk=_positive_int("chunk", chunk),
     )  # fmt: skip
 
@@ -244,7 +230,7 @@ def rise(
     if not 0 < probability <= 1:
         raise ValueError(f"probability must be in (0, 1], but is {probability}")
     return run(
-        _rise, fn, x, targets, layer="input", arrays=(key, _baseline(baseline, x)),
+        _rise, fn, x, targets, layer="input", arrays=(key, check_baseline(baseline, x)),
         masks=_positive_int("masks", masks), grid=_pair("grid", grid),
         probability=float(probability), centre=bool(centre), chunk=_positive_int("chunk", chunk),
     )  # fmt: skip
