@@ -1,4 +1,4 @@
-"""Score-, Ablation-, Eigen-, Relevance- and fitted CAM, against loops in NumPy and by their properties."""
+"""Score-, Ablation-, Eigen-, Relevance- and fitted CAM, against loops in NumPy and in relation."""
 
 from __future__ import annotations
 
@@ -92,7 +92,10 @@ def test_eigen_cam_is_the_svd(x64, size, centre):
     # The sign agrees with the sum over channels; positive activations have a positive component.
     assert ((got * np.asarray(x @ mix).sum(-1)).sum((1, 2)) > 0).all()
     assert centre or (got > 0).all()
-    loss = lambda v: jnp.square(jaxplain.eigen_cam(fn, v, layer="f", centre=centre))[0, 0, 1]  # noqa: E731
+
+    def loss(v):
+        return jnp.square(jaxplain.eigen_cam(fn, v, layer="f", centre=centre))[0, 0, 1]
+
     step = 1e-5 * jnp.asarray(RNG.normal(size=x.shape))
     change = (loss(x + step) - loss(x - step)) / 2
     np.testing.assert_allclose((jax.grad(loss)(x) * step).sum(), change, rtol=1e-5)
@@ -118,7 +121,10 @@ def test_relevance_cam_weighs_by_lrp(x):
 
 def test_relevance_cam_of_two_classes_is_antisymmetric(x):
     weight = jnp.asarray(RNG.normal(size=(6, 2)))
-    fn = lambda v: jaxplain.tag(nets.conv(v, jnp.asarray(np.abs(W1))), "f").mean((1, 2)) @ weight  # noqa: E731
+
+    def fn(v):
+        return jaxplain.tag(nets.conv(v, jnp.asarray(np.abs(W1))), "f").mean((1, 2)) @ weight
+
     maps = np.asarray(jaxplain.relevance_cam(fn, x, [[0, 1]] * 2, layer="f"))
     np.testing.assert_allclose(maps[:, 0], -maps[:, 1], rtol=1e-9)
     one = lambda v: fn(v)[:, :1]  # noqa: E731
@@ -148,7 +154,8 @@ def test_dead_layer_and_bfloat16(method):
     w = jnp.ones((1, 2), jnp.bfloat16)
     fn = lambda x: jaxplain.tag(jax.nn.relu(-x), "f").mean((1, 2)) @ w  # noqa: E731
     call = getattr(jaxplain, method)
-    for x in (jnp.ones((1, 4, 4, 1), jnp.bfloat16), -jnp.arange(16, dtype=jnp.bfloat16).reshape(1, 4, 4, 1)):
+    dead, live = jnp.ones(16, jnp.bfloat16), -jnp.arange(16, dtype=jnp.bfloat16)
+    for x in (dead.reshape(1, 4, 4, 1), live.reshape(1, 4, 4, 1)):
         loss = lambda v: call(fn, v, 0, layer="f").astype(jnp.float32).sum()  # noqa: E731
         value, slope = jax.value_and_grad(loss)(x)
         assert (value == 0) == bool(x[0, 0, 0, 0] == 1) or method == "relevance_cam"
@@ -161,7 +168,8 @@ def test_score_maps_and_shards(method):
     """A fully convolutional network, whose batch is spread over two devices."""
     w = jnp.asarray(RNG.normal(size=(3, 3, 3, 4)), jnp.float32)
     fn = lambda x: nets.conv(jaxplain.tag(jax.nn.relu(x - 0.3), "f"), w)  # noqa: E731
-    x, mesh = jnp.asarray(nets.images(1, size=5), jnp.float32), jax.sharding.Mesh(jax.devices()[:2], ("batch",))
+    x = jnp.asarray(nets.images(1, size=5), jnp.float32)
+    mesh = jax.sharding.Mesh(jax.devices()[:2], ("batch",))
     call = lambda v: getattr(jaxplain, method)(fn, v, 2, layer="f")  # noqa: E731
     whole = call(x)
     assert whole.shape == (2, 5, 5) and np.asarray(whole).any()

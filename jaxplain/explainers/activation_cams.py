@@ -41,7 +41,7 @@ __all__ = ["ablation_cam", "eigen_cam", "relevance_cam", "score_cam"]
 
 
 def _channel_map(weights: jax.Array, a: jax.Array, relu: bool, several: bool) -> jax.Array:
-    """``sum_c w_c A_c`` for weights ``(C, B)`` or ``(C, K, B)``: maps ``(B, ...)`` or ``(B, K, ...)``."""
+    """``sum_c w_c A_c``, (B, h, w) for weights (C, B), or (B, K, h, w) for several: (C, K, B)."""
     w = jnp.moveaxis(weights, 0, -1)[..., None, None, :].astype(a.dtype)
     maps = (w * a).sum(-1)
     maps = jnp.moveaxis(maps, 0, 1) if several else maps
@@ -122,7 +122,8 @@ def score_cam(
       >>> import jax.numpy as jnp, jaxplain
       >>> select = jnp.eye(2).reshape(1, 2, 2)
       >>> def fn(x):
-      ...     return (jaxplain.tag(x * select, "features") * select[..., :1]).sum((1, 2, 3))[:, None]
+      ...     a = jaxplain.tag(x * select, "features")
+      ...     return (a * select[..., :1]).sum((1, 2, 3))[:, None]
       >>> x = jnp.full((1, 1, 2, 1), 3.)
       >>> jaxplain.score_cam(fn, x, 0, layer="features", weights="increase")
       Array([[[9., 0.]]], dtype=float32)
@@ -140,10 +141,15 @@ def _above(model: core.Model, x: jax.Array, layer: str):
     v = graph.layer(layer)
     after = graph.downstream(frozenset([v]))
     made = {u for op in after for u in op.outputs}
-    bypass = list(dict.fromkeys(u for op in after for u in op.inputs if u is not v and u not in made))
+    made.add(v)
+    bypass = list(dict.fromkeys(u for op in after for u in op.inputs if u not in made))
     # Computed once, here: a loop over the channels would do it anew for each of them.
     given = dict(zip(bypass, model.evaluate([x], outputs=bypass), strict=True))
-    return lambda value: model.evaluate([x], outputs=graph.outputs[:1], given={**given, v: value})[0]
+
+    def scores(value: jax.Array) -> jax.Array:
+        return model.evaluate([x], outputs=graph.outputs[:1], given={**given, v: value})[0]
+
+    return scores
 
 
 def _ablation_cam(model, x, targets, *, layers, class_chunk, relative, relu, chunk):
@@ -184,8 +190,8 @@ def ablation_cam(
       relu: False keeps the negative part.
       chunk: how many ablated copies of the batch go through the upper part at once.
 
-    Reference: Desai and Ramaswamy, *Ablation-CAM: visual explanations for deep convolutional network
-    via gradient-free localization*, WACV 2020.
+    Reference: Desai and Ramaswamy, *Ablation-CAM: visual explanations for deep convolutional
+    network via gradient-free localization*, WACV 2020.
 
     Example:
       >>> import jax.numpy as jnp, jaxplain
@@ -204,7 +210,7 @@ def ablation_cam(
 
 @jax.custom_jvp
 def _principal(m: jax.Array) -> jax.Array:
-    """The eigenvectors ``(..., n)`` of the largest eigenvalues of symmetric ``m`` ``(..., n, n)``."""
+    """The eigenvector (..., n) of the largest eigenvalue of every symmetric (..., n, n)."""
     return jnp.linalg.eigh(m)[1][..., -1]
 
 
@@ -235,8 +241,8 @@ def _eigen_map(a: jax.Array, centre: bool) -> jax.Array:
         square = product("bp,bpq,bq->b", u, gram, u)[:, None]
         dead = square <= 0  # the root has an infinite slope at 0
         projected = jnp.where(dead, 0, jnp.sqrt(jnp.where(dead, 1, square))) * u
-    sign = jnp.where((projected * wide.sum(-1).reshape(len(a), -1)).sum(1, keepdims=True) < 0, -1, 1)
-    return (projected * sign).reshape(a.shape[:-1]).astype(a.dtype)
+    agreement = (projected * wide.sum(-1).reshape(len(a), -1)).sum(1, keepdims=True)
+    return (projected * jnp.where(agreement < 0, -1, 1)).reshape(a.shape[:-1]).astype(a.dtype)
 
 
 def _eigen_cam(model, x, targets, *, layers, class_chunk, centre):
@@ -287,8 +293,8 @@ def _relevance_cam(model, x, targets, *, layers, class_chunk, rules, contrastive
     _require_space(layers, acts, "relevance_cam")
     others = scores.shape[-1] - 1
     if contrastive and not others:
-        raise ValueError("relevance_cam has no other class to contrast with, as the network has one "
-                         "score; use contrastive=False")  # fmt: skip
+        raise ValueError("relevance_cam has no other class to contrast with, as the network has "
+                         "one score; use contrastive=False")  # fmt: skip
 
     def one(seed):
         if contrastive:
@@ -321,8 +327,8 @@ def relevance_cam(
       class_chunk: how many of K classes to take at once, to bound memory; None takes all.
 
     Returns:
-      Signed maps ``(B, h, w)``, or ``(B, K, h, w)`` for K targets, in the dtype of the layer; a dict
-      of them for a sequence of layers.
+      Signed maps ``(B, h, w)``, or ``(B, K, h, w)`` for K targets, in the dtype of the layer; a
+      dict of them for a sequence of layers.
 
     Raises:
       TypeError: x is not of a float dtype, or ``rules`` is no `RuleSet`.

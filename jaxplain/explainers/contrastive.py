@@ -1,8 +1,8 @@
 """The contrast of Excitation Backprop, tried on other methods (Zhang et al. 2018, Table 3).
 
 A map is made twice: with the classifier as it is, and with its weights negated, which stands for
-"everything but this class". Both are divided by their L1 norm, and the second is subtracted from the
-first. Excitation Backprop is linear in its signal and can do that in one pass
+"everything but this class". Both are divided by their L1 norm, and the second is subtracted from
+the first. Excitation Backprop is linear in its signal and can do that in one pass
 (``excitation_backprop(contrastive=True)``); these methods are not, and take two.
 """
 
@@ -89,9 +89,9 @@ def contrastive_deconvnet(
       class_chunk: how many of K classes to take at once, to bound memory; None takes all.
 
     Returns:
-      Signed maps ``(B, h, w)``, or ``(B, K, h, w)`` for K targets, in the dtype of the layer; a dict of
-      them for a sequence of layers. They sum to 0 where neither map is empty; an empty map (no signal
-      arrives) counts as 0.
+      Signed maps ``(B, h, w)``, or ``(B, K, h, w)`` for K targets, in the dtype of the layer; a
+      dict of them for a sequence of layers. They sum to 0 where neither map is empty; an empty map
+      (no signal arrives) counts as 0.
 
     Raises:
       TypeError: x is not of a float dtype.

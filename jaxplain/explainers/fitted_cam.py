@@ -45,8 +45,8 @@ class FittedCam:
 class _Moments:
     """Count, mean and centred second moments of a stream of rows, in double precision.
 
-    Batches are merged by the pairwise formula of Chan, Golub and LeVeque, which unlike the plain sum
-    of squares does not cancel where the mean is large against the deviations.
+    Batches are merged by the pairwise formula of Chan, Golub and LeVeque, which unlike the plain
+    sum of squares does not cancel where the mean is large against the deviations.
     """
 
     def __init__(self):
@@ -81,16 +81,16 @@ def fit_cam(
 
     Ridge regression of every score ``S_n`` on the channels' means over space ``F``: the minimum of
     ``sum_i (S_i - F_i w - b)^2 / n + ridge * v * |w|^2``, where ``v`` is the mean variance of a
-    channel, so that ``ridge`` has no unit. The batches are read once, one after another; all that is
-    kept of them are means and second moments. (The paper pools by the sum, which divides all
+    channel, so that ``ridge`` has no unit. The batches are read once, one after another; all that
+    is kept of them are means and second moments. (The paper pools by the sum, which divides all
     weights by the number of positions.)
 
     Args:
-      fn: images ``(B, H, W, C)`` to scores ``(B, N)`` or a score map ``(B, H', W', N)``, whose mean over
-        space is then the score: a callable or an NNX module.
-      batches: float images ``(B, H, W, C)``, preprocessed as the network expects; any iterable. Batches
-        of one shape share one compiled program. For a good fit there are several times as many
-        images as channels, of all the classes.
+      fn: images ``(B, H, W, C)`` to scores ``(B, N)`` or a score map ``(B, H', W', N)``, whose mean
+        over space is then the score: a callable or an NNX module.
+      batches: float images ``(B, H, W, C)``, preprocessed as the network expects; any iterable.
+        Batches of one shape share one compiled program. For a good fit there are several times as
+        many images as channels, of all the classes.
       layer: where the channels are; None for the last layer with more than one position.
       ridge: strength of the regularisation. 0 is ordinary least squares.
 
@@ -135,8 +135,9 @@ def fit_cam(
     values = values + ridge * np.trace(covariance) / channels
     if values[0] <= channels * np.finfo(dtype).eps * max(values[-1], 0):
         raise ValueError(
-            f"the {moments.count} images do not tell the {channels} channels of {layer!r} apart (some "
-            "are constant or sums of others), so there is no unique fit: use ridge > 0, or more images"
+            f"the {moments.count} images do not tell the {channels} channels of {layer!r} apart "
+            "(some are constant or sums of others), so there is no unique fit: use ridge > 0, or "
+            "more images"
         )  # fmt: skip
     weight = vectors @ ((vectors.T @ shared) / values[:, None])
     left = moments.squares / moments.count - (weight * (2 * shared - covariance @ weight)).sum(0)
@@ -169,8 +170,8 @@ def _fitted_cam(model, x, targets, weight, *, layers, class_chunk, relu):
 def fitted_cam(fn, x, targets=None, *, fit: FittedCam, relu: bool = False):
     """CAM with fitted weights: ``sum_c w_c A_c`` at the layer of the fit.
 
-    The map's mean plus the bias is the fitted score. On a network that ends in a global average pool
-    and a dense layer it is `cam`, up to the ridge.
+    The map's mean plus the bias is the fitted score. On a network that ends in a global average
+    pool and a dense layer it is `cam`, up to the ridge.
 
     Args:
       fn: images ``(B, H, W, C)`` to scores ``(B, N)`` or a score map ``(B, H', W', N)``.

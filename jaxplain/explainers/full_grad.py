@@ -1,14 +1,15 @@
 """FullGrad: the full gradient, of the input and of all biases.
 
 For a network of operations ``y = F(a)`` write ``y = J a + offset``, with ``J`` the Jacobian at the
-values of the forward pass. With ``G_y`` the gradient of a class score at ``y``, the score is exactly
+values of the forward pass. With ``G_y`` the gradient of a class score at ``y``, the score is,
+exactly,
 
     S = sum(x * dS/dx) + sum over operations of sum(offset * G_y)
 
-The offsets are the biases: those of convolutions and dense layers, the shift ``beta - mean * scale``
-that a batch norm amounts to, and what the paper calls implicit biases, of operations that are not
-piecewise linear through 0 (a saturated ReLU6 has the offset 6, SiLU that of its tangent, a product
-of two activations minus itself). ReLUs, pools, additions and linear maps have none.
+The offsets are the biases: those of convolutions and dense layers, the shift ``beta - mean *
+scale`` that a batch norm amounts to, and what the paper calls implicit biases, of operations that
+are not piecewise linear through 0 (a saturated ReLU6 has the offset 6, SiLU that of its tangent, a
+product of two activations minus itself). ReLUs, pools, additions and linear maps have none.
 
 Reference: Srinivas and Fleuret, *Full-gradient representation for neural network visualization*,
 NeurIPS 2019.
@@ -118,9 +119,11 @@ def _offset(term: _Term, values: dict) -> jax.Array:
             "biases out"
         )
     else:
-        tangents = [a if jnp.issubdtype(a.dtype, jnp.floating) else np.zeros(a.shape, jax.dtypes.float0)
-                    for a in inputs]  # fmt: skip
-        output, linear = jax.jvp(forward, inputs, tuple(tangents))
+        def tangent(a: jax.Array) -> Any:
+            floating = jnp.issubdtype(a.dtype, jnp.floating)
+            return a if floating else np.zeros(a.shape, jax.dtypes.float0)
+
+        output, linear = jax.jvp(forward, inputs, tuple(map(tangent, inputs)))
     offset = output - linear
     # What rounding leaves of an offset of 0 must not be taken for one when maps are rescaled.
     size = jnp.maximum(jnp.abs(output), jnp.abs(linear))
@@ -130,10 +133,8 @@ def _offset(term: _Term, values: dict) -> jax.Array:
 def _decomposed(model, x, implicit):
     """The scores, and seed -> {term: array}."""
     terms = _find_terms(model.graph, implicit)
-    needed = dict.fromkeys(
-        v for t in terms for op in t.ops for v in (*op.constants, *(op.inputs if t.implicit else ()))
-    )
-    needed.update(dict.fromkeys(t.ops[0].inputs[0] for t in terms))
+    needed = dict.fromkeys(v for t in terms for v in t.ops[0].inputs)
+    needed.update(dict.fromkeys(v for t in terms for op in t.ops for v in op.constants))
     values = dict(zip(needed, model.evaluate([x], outputs=list(needed)), strict=True))
     offsets = {t.name: _offset(t, values) for t in terms}
     ends = {t.name: t.end for t in terms}
@@ -156,8 +157,8 @@ def full_grad_terms(fn, x, targets=None, *, implicit: bool = True, class_chunk=N
     """The full-gradient decomposition of a score (Srinivas and Fleuret 2019, Proposition 1).
 
     ``x * dS/dx`` and, for every bias of the network, ``bias * dS/d(value it is added to)``. A batch
-    norm, together with the bias before it, is one bias. The sum of all entries is the score, whatever
-    the network: completeness.
+    norm, together with the bias before it, is one bias. The sum of all entries is the score,
+    whatever the network: completeness.
 
     Args:
       fn: images ``(B, H, W, C)`` to scores ``(B, N)`` or a score map ``(B, H', W', N)``.
@@ -170,8 +171,8 @@ def full_grad_terms(fn, x, targets=None, *, implicit: bool = True, class_chunk=N
       class_chunk: how many of K classes to take at once, to bound memory; None takes all.
 
     Returns:
-      A dict from name to array: ``"input"``, ``(B, H, W, C)``, and the name of every layer at which a
-      bias (or its batch norm) ends, in the layer's shape; with K targets an axis K after B.
+      A dict from name to array: ``"input"``, ``(B, H, W, C)``, and the name of every layer at which
+      a bias (or its batch norm) ends, in the layer's shape; with K targets an axis K after B.
 
     Raises:
       TypeError: x is not of a float dtype.
@@ -226,21 +227,22 @@ def full_grad(
     """FullGrad saliency (Srinivas and Fleuret 2019): where input and biases move the score.
 
     The sum over all channels of ``x * dS/dx`` and of all bias gradients (see `full_grad_terms`) of
-    ``upsample(rescale(abs(.)))``, bilinear to the image. The biases of dense layers have no place in
-    the image and are left out.
+    ``upsample(rescale(abs(.)))``, bilinear to the image. The biases of dense layers have no place
+    in the image and are left out.
 
     Arguments and errors are those of `full_grad_terms`, and:
 
     Args:
       rescale: ``"channel"`` maps every channel to [0, 1] by its least and greatest value, as the
-        paper's formula says (and pytorch-grad-cam does); ``"layer"`` all channels of a layer together,
-        as in the authors' code; None leaves the magnitudes.
+        paper's formula says (and pytorch-grad-cam does); ``"layer"`` all channels of a layer
+        together, as in the authors' code; None leaves the magnitudes.
       implicit: False counts only the biases proper, as other packages do.
       eps: is added to the range that ``rescale`` divides by, so that channels far weaker than it
         count less; 1e-7 in pytorch-grad-cam, 1e-6 in the authors' code.
 
     Returns:
-      Non-negative maps ``(B, H, W)``, or ``(B, K, H, W)`` for K targets, in the dtype of the images.
+      Non-negative maps ``(B, H, W)``, or ``(B, K, H, W)`` for K targets, in the dtype of the
+      images.
 
     Reference: Srinivas and Fleuret, *Full-gradient representation for neural network
     visualization*, NeurIPS 2019.

@@ -1,7 +1,7 @@
 """Perturbation: what happens to the score when parts of the image are hidden.
 
-No gradient and nothing of the network's inside is needed. `occlusion` hides one window after another,
-`rise` random patterns. All classes come from the same forward passes.
+No gradient and nothing of the network's inside is needed. `occlusion` hides one window after
+another, `rise` random patterns. All classes come from the same forward passes.
 """
 
 from __future__ import annotations
@@ -74,9 +74,9 @@ def occlusion(
     """Occlusion (Zeiler and Fergus 2014, section 4.2): how much a hidden window lowers the score.
 
     A window slides over the image in steps of ``stride``; what it covers becomes ``baseline``. A
-    pixel gets the mean of ``S(x) - S(occluded x)`` over the windows that cover it, as in captum. (The
-    paper draws ``S(occluded x)`` at the window's place instead.) Windows start at 0, stride, ... until
-    the border is reached; the last one is cut by it.
+    pixel gets the mean of ``S(x) - S(occluded x)`` over the windows that cover it, as in captum.
+    (The paper draws ``S(occluded x)`` at the window's place instead.) Windows start at 0, stride,
+    ... until the border is reached; the last one is cut by it.
 
     Args:
       fn: images ``(B, H, W, C)`` to scores ``(B, N)`` or a score map ``(B, H', W', N)``.
@@ -94,8 +94,9 @@ def occlusion(
 
     Raises:
       TypeError: x is not of a float dtype, or a size is no int.
-      ValueError: x is not four-dimensional or not finite, a class is out of range, the window is larger
-        than the image, the stride larger than the window, or the baseline does not fit the images.
+      ValueError: x is not four-dimensional or not finite, a class is out of range, the window is
+        larger than the image, the stride larger than the window, or the baseline does not fit the
+        images.
 
     Reference: Zeiler and Fergus, *Visualizing and understanding convolutional networks*, ECCV 2014.
 
@@ -114,11 +115,11 @@ def occlusion(
         raise ValueError(f"window must fit in the images of {size[0]} x {size[1]}, not be "
                          f"{window[0]} x {window[1]}")  # fmt: skip
     if any(s > w for s, w in zip(stride, window, strict=True)):
-        raise ValueError(f"stride must not exceed window, or pixels are left out: stride is {stride}, "
-                         f"window {window}")  # fmt: skip
+        raise ValueError("stride must not exceed window, or pixels are left out: stride is "
+                         f"{stride}, window {window}")  # fmt: skip
     return run(
-        _occlusion, fn, x, targets, layer="input", arrays=(check_baseline(baseline, x),), window=window,
-        stride=stride, chunk=_positive_int("chunk", chunk),
+        _occlusion, fn, x, targets, layer="input", arrays=(check_baseline(baseline, x),),
+        window=window, stride=stride, chunk=_positive_int("chunk", chunk),
     )  # fmt: skip
 
 
@@ -133,7 +134,7 @@ def draw_masks(
 
 
 def make_mask(cells: jax.Array, shift: jax.Array, shape: tuple[int, int]) -> jax.Array:
-    """One mask: the cells enlarged bilinearly to one cell more than ``shape``, cut out at ``shift``.
+    """One mask: the cells, enlarged bilinearly to one cell more than ``shape``, cut at ``shift``.
 
     The weights of the interpolation sum to 1, so the mean over masks is the probability everywhere.
     """
@@ -187,9 +188,9 @@ def rise(
 ):
     """RISE (Petsiuk et al. 2018): how much higher the score is in masked images that show a pixel.
 
-    ``sum_i (S(x * M_i) - mean S) M_i / (masks * probability)`` with random masks ``M_i`` in [0, 1]: a
-    grid of cells, each open with ``probability``, enlarged bilinearly and shifted at random. All images
-    and classes see the same masks, so a map does not depend on the batch.
+    ``sum_i (S(x * M_i) - mean S) M_i / (masks * probability)`` with random masks ``M_i`` in [0, 1]:
+    a grid of cells, each open with ``probability``, enlarged bilinearly and shifted at random. All
+    images and classes see the same masks, so a map does not depend on the batch.
 
     Args:
       fn, x, targets: as in `occlusion`. The paper's scores are probabilities: to follow it, give a
@@ -199,22 +200,22 @@ def rise(
       grid: rows and columns of cells, or one int for both.
       probability: of a cell to be open.
       baseline: what hidden pixels become, a number or an array that broadcasts to the images.
-      centre: False leaves out ``mean S``, the mean score over the masks, as the paper does. The map is
-        then higher by about that mean everywhere, and noisier in proportion to it, which matters
+      centre: False leaves out ``mean S``, the mean score over the masks, as the paper does. The map
+        is then higher by about that mean everywhere, and noisier in proportion to it, which matters
         for logits. Where pixels rank is the same on average.
       chunk: how many masked copies of the batch go through the network at once.
 
     Returns:
-      Signed maps ``(B, H, W)``, or ``(B, K, H, W)`` for K targets, in the dtype of the images; 0 where
-      it makes no difference whether a pixel is seen.
+      Signed maps ``(B, H, W)``, or ``(B, K, H, W)`` for K targets, in the dtype of the images; 0
+      where it makes no difference whether a pixel is seen.
 
     Raises:
       TypeError: x is not of a float dtype, or a size is no int.
       ValueError: x is not four-dimensional or not finite, a class is out of range, a size is not
         positive, ``probability`` is not in (0, 1], or the baseline does not fit the images.
 
-    Reference: Petsiuk, Das and Saenko, *RISE: randomized input sampling for explanation of black-box
-    models*, BMVC 2018.
+    Reference: Petsiuk, Das and Saenko, *RISE: randomized input sampling for explanation of
+    black-box models*, BMVC 2018.
 
     Example:
       The score is the left pixel:
