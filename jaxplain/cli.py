@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from jaxplain import _cli_models
+from jaxplain import _cli_evaluate, _cli_models
 from jaxplain._methods import DEFAULT, METHODS, canonical
 
 if TYPE_CHECKING:
@@ -109,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
                         help="network; default: %(default)s")  # fmt: skip
     layers.set_defaults(command=_layers)
     _cli_models.add_commands(commands, CliError)
+    _cli_evaluate.add_commands(commands, CliError)
     return parser
 
 

@@ -82,6 +82,8 @@ class TFDS:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> Record:
+        if not 0 <= index < len(self):
+            raise IndexError(f"{self.name} has the records 0 to {len(self) - 1}, not {index}")
         try:
             row = self._rows[index]
         # Each image library below TFDS has errors of its own.

@@ -2,3 +2,19 @@
 
 Explainers come in only as arguments; nothing here knows a method.
 """
+
+from jaxplain.evaluation import (
+    faithfulness,
+    fixations,
+    localisation,
+    phrases,
+    pointing,
+    pointing_game,
+    sanity,
+    similarity,
+)
+
+__all__ = [
+    "faithfulness", "fixations", "localisation", "phrases", "pointing", "pointing_game", "sanity",
+    "similarity",
+]  # fmt: skip

@@ -149,8 +149,8 @@ def _curve(fn, x, maps, targets, first, last, steps, counts, patch, score, chunk
     if x.ndim != 4 or not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"images must be float (B, H, W, C), not {x.dtype} {x.shape}")
     if maps.shape != x.shape[:3]:
-        raise ValueError(f"maps must have the images' shape {x.shape[:3]}, not {maps.shape}; resize "
-                         "them first")  # fmt: skip
+        raise ValueError(f"maps must have the images' shape {x.shape[:3]}, not {maps.shape}; "
+                         "resize them first")  # fmt: skip
     pixels = maps.shape[1] * maps.shape[2]
     if score not in ("probability", "logit"):
         raise ValueError(f"score must be 'probability' or 'logit', not {score!r}")

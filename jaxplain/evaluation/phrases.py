@@ -92,7 +92,8 @@ def score_boxes(maps: jax.Array, boxes: jax.Array, gamma: float) -> jax.Array:
 
     Example:
       >>> import jax.numpy as jnp
-      >>> score_boxes(jnp.array([[1.0, 3.0]]), jnp.array([[0.0, 0, 2, 1], [1, 0, 2, 1]]), 1.0).tolist()
+      >>> boxes = jnp.array([[0.0, 0, 2, 1], [1, 0, 2, 1]])
+      >>> score_boxes(jnp.array([[1.0, 3.0]]), boxes, 1.0).tolist()
       [2.0, 3.0]
     """
     maps, boxes = jnp.asarray(maps), jnp.asarray(boxes)

@@ -75,7 +75,8 @@ def hog(
     rows, columns = (n // cell for n in maps.shape[-2:])
     if min(rows, columns) < block:
         raise ValueError(
-            f"hog needs maps of at least {cell * block} x {cell * block} pixels, not {maps.shape[-2:]}"
+            f"hog needs maps of at least {cell * block} x {cell * block} pixels, not "
+            f"{maps.shape[-2:]}"
         )
     none = [(0, 0)] * (maps.ndim - 2)
     down = jnp.pad(maps[..., 2:, :] - maps[..., :-2, :], [*none, (1, 1), (0, 0)])
@@ -134,16 +135,12 @@ def _ranks(values: jax.Array) -> jax.Array:
 
 
 def _correlation(a: jax.Array, b: jax.Array) -> jax.Array:
+    # Asked of the values themselves: a mean is rounded, and leaves a little of a constant.
+    varied = (a.max(-1) > a.min(-1)) & (b.max(-1) > b.min(-1))
     a, b = (v - v.mean(-1, keepdims=True) for v in (a, b))
-    # Divided by their own sizes first: the squares of ranks would overflow float16's range.
-    a, b = (_scaled(v) for v in (a, b))
-    power = jnp.sqrt((a**2).sum(-1) * (b**2).sum(-1))
-    return jnp.where(power > 0, (a * b).sum(-1) / jnp.where(power > 0, power, 1), 0)
-
-
-def _scaled(values: jax.Array) -> jax.Array:
-    size = jnp.abs(values).max(-1, keepdims=True)
-    return values / jnp.where(size > 0, size, 1)
+    power = jnp.sqrt((a**2).sum(-1)) * jnp.sqrt((b**2).sum(-1))
+    varied &= power > 0
+    return jnp.where(varied, (a * b).sum(-1) / jnp.where(varied, power, 1), 0)
 
 
 def _check(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
