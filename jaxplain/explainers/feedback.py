@@ -119,35 +119,46 @@ def feedback(
     check_option("mode", mode, tuple(_UPDATES))
     check_option("order", order, ("sequential", "simultaneous"))
     return run(_feedback, fn, x, targets, layer="input", class_chunk=class_chunk, steps=steps,
-               mode=mode, order=order, step_size=float(step_size), reduce=check_reduce(reduce),
-               details=bool(details))
+               mode=mode, order=order, reduce=check_reduce(reduce), details=bool(details),
+               arrays=(jnp.asarray(step_size, jnp.float32),))
 
 
-def _hard(h: jax.Array, alpha: jax.Array, step_size: float) -> jax.Array:
+def _hard(h: jax.Array, alpha: jax.Array, step_size: jax.Array) -> jax.Array:
     return jnp.where(alpha > 0, h, 0)
 
 
-def _soft(h: jax.Array, alpha: jax.Array, step_size: float) -> jax.Array:
-    return jnp.clip(h + step_size * alpha, 0, 1)
+def _soft(h: jax.Array, alpha: jax.Array, step_size: jax.Array) -> jax.Array:
+    return jnp.clip(h + step_size.astype(h.dtype) * alpha, 0, 1)
 
 
 _UPDATES = {"hard": _hard, "soft": _soft}
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _gate(behind: Callable, h: jax.Array, after: Any, value: jax.Array) -> jax.Array:
-    """``h * value``. The gate's cotangent is alpha; the signal is multiplied by ``behind(...)``."""
+def _gate(behind: Callable, h: jax.Array, given: jax.Array, value: jax.Array) -> jax.Array:
+    """``h * value``, whose signal is multiplied by ``behind(h, alpha, given)``.
+
+    The cotangent of the gate is alpha.
+    """
     return value * h.astype(value.dtype)
 
 
-def _gate_forward(behind, h, after, value):
-    return _gate(behind, h, after, value), (h, after, value)
+def _gate_forward(behind, h, given, value):
+    return _gate(behind, h, given, value), (h, given, value)
 
 
 def _gate_backward(behind, residuals, g):
-    h, after, value = residuals
+    h, given, value = residuals
     alpha = g.astype(h.dtype) * value.astype(h.dtype)
-    return alpha, None, g * behind(h, alpha, after).astype(g.dtype)
+    return alpha, None, g * behind(h, alpha, given).astype(g.dtype)
+
+
+def _old(h: jax.Array, alpha: jax.Array, given: jax.Array) -> jax.Array:
+    return h
+
+
+def _given(h: jax.Array, alpha: jax.Array, given: jax.Array) -> jax.Array:
+    return given
 
 
 _gate.defvjp(_gate_forward, _gate_backward)
@@ -164,27 +175,26 @@ def _gated_values(graph: Graph) -> list:
     return values
 
 
-def _feedback(model, x, targets, *, layers, class_chunk, steps, mode, order, step_size, reduce,
+def _feedback(model, x, targets, step_size, *, layers, class_chunk, steps, mode, order, reduce,
               details):
     graph = model.graph
     gated = _gated_values(graph)
     wide = [jnp.promote_types(v.aval.dtype, jnp.float32) for v in gated]
-    update = functools.partial(_UPDATES[mode], step_size=step_size)
-    # What a signal is multiplied by on its way through a gate, from (h, alpha, after).
-    new = lambda h, alpha, after: update(h, alpha)  # noqa: E731
-    behind = new if order == "sequential" else lambda h, alpha, after: h
+    update = _UPDATES[mode]
+    behind = update if order == "sequential" else _old
+    given = [step_size] * len(gated)
 
-    def evaluate(model: Model, image: jax.Array, behind: Callable, gates: list,
-                 after: list, values: list = ()) -> list:
+    def evaluate(model: Model, image: jax.Array, behind: Callable, gates: list, given: list,
+                 values: list = ()) -> list:
         edits = {v: functools.partial(_gate, behind, h, a)
-                 for v, h, a in zip(gated, gates, after, strict=True)}
+                 for v, h, a in zip(gated, gates, given, strict=True)}
         return model.evaluate([image], edits=edits, outputs=[graph.outputs[0], *values])
 
     # The loop is not differentiated: the final gates are constants.
     held, fixed_x = Model(graph, lax.stop_gradient(model.constants)), lax.stop_gradient(x)
 
     def one(seed: jax.Array) -> dict:
-        fixed_seed, none = lax.stop_gradient(seed), [None] * len(gated)
+        fixed_seed = lax.stop_gradient(seed)
 
         def score(scores: jax.Array) -> jax.Array:
             product = (fixed_seed * scores).astype(jnp.promote_types(scores.dtype, jnp.float32))
@@ -193,9 +203,9 @@ def _feedback(model, x, targets, *, layers, class_chunk, steps, mode, order, ste
         def sweep(carry: tuple) -> tuple:
             i, gates, _, trajectory, _ = carry
             scores, pull = jax.vjp(
-                lambda gates: evaluate(held, fixed_x, behind, gates, none)[0], gates)
+                lambda gates: evaluate(held, fixed_x, behind, gates, given)[0], gates)
             slopes = pull(_compat.vary_like(fixed_seed, scores))[0]
-            after = [update(h, alpha) for h, alpha in zip(gates, slopes, strict=True)]
+            after = [update(h, alpha, step_size) for h, alpha in zip(gates, slopes, strict=True)]
             changed = functools.reduce(
                 jnp.logical_or, [(a != h).any() for a, h in zip(after, gates, strict=True)])
             return i + 1, after, gates, trajectory.at[:, i].set(score(scores)), changed
@@ -210,12 +220,11 @@ def _feedback(model, x, targets, *, layers, class_chunk, steps, mode, order, ste
             (0, opened, opened, trajectory, changed)))
 
         # Eq. 8 with the states of the last sweep: its gates forward, the final ones backward.
-        _, pull = jax.vjp(lambda image: evaluate(
-            model, image, lambda h, alpha, after: after, before, gates)[0], x)
+        _, pull = jax.vjp(lambda image: evaluate(model, image, _given, before, gates)[0], x)
         maps = reduce_channels(pull(_compat.vary_like(seed, open_scores))[0], reduce)
         if not details:
             return {"input": maps}
-        scores, *activations = evaluate(model, x, new, gates, none, gated)
+        scores, *activations = evaluate(model, x, _old, gates, given, gated)
         last = jnp.arange(steps + 1) >= i
         names = [graph.name_of(v) for v in gated]
         return {"input": Feedback(
