@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,17 +114,25 @@ def _draw(path: str, folder: Path, maps: Mapping[str, np.ndarray]) -> None:
 
     from jaxplain import viz
 
-    rows, first = {}, None
-    for i, (name, (_, animals)) in enumerate(PICTURES.items()):
-        with Image.open(folder / "images" / "demo" / name) as file:
-            picture = np.asarray(file.convert("RGB").resize((224, 224)))
-        first = picture if first is None else first
-        for k, animal in enumerate(animals):
-            rows[f"{animal.name} {i + 1}"] = {"picture": picture} | {
-                method: viz.overlay(picture, m[i, k].astype(np.float32),
-                                    "heat" if "MWP" in method else "gray")
-                for method, m in maps.items()}
-    viz.save(viz.panel(first, rows, max_columns=len(maps) + 1), path)
+    strips = []  # a panel each, for each has its own picture
+    with tempfile.TemporaryDirectory() as temporary:
+        for i, (name, (_, animals)) in enumerate(PICTURES.items()):
+            with Image.open(folder / "images" / "demo" / name) as file:
+                picture = np.asarray(file.convert("RGB").resize((224, 224)))
+            for k, animal in enumerate(animals):
+                overlays = {method: viz.overlay(picture, m[i, k].astype(np.float32),
+                                                "heat" if "MWP" in method else "gray")
+                            for method, m in maps.items()}
+                strip = Path(temporary, f"{i}{k}.png")
+                viz.save(viz.panel(picture, {animal.name: overlays}, max_columns=len(maps)), strip)
+                strips.append(Image.open(strip).convert("RGB"))
+    sheet = Image.new("RGB", (strips[0].width, sum(s.height for s in strips)), "white")
+    top = 0
+    for strip in strips:
+        sheet.paste(strip, (0, top))
+        top += strip.height
+    sheet.thumbnail((900, 1200))
+    sheet.save(path)
 
 
 def main() -> None:
