@@ -110,7 +110,8 @@ class LastLayer(NamedTuple):
                 raise ValueError(f"{name} labels must be whole numbers from 0 to {classes - 1}")
             sets.append((features, jnp.asarray(labels)))
         mean, deviation = sets[0][0].mean(0), sets[0][0].std(0)
-        inverse = jnp.where(deviation > 0, 1 / jnp.where(deviation > 0, deviation, 1), 0)
+        varies = deviation > 1e-6 * jnp.abs(mean)  # a constant's deviation is rounding
+        inverse = jnp.where(varies, 1 / jnp.where(varies, deviation, 1), 0)
         scaled = [((f - mean) * inverse, y) for f, y in sets]
         (kernel, bias), losses, taken = _fit(scaled, classes, learning_rate, weight_decay,
                                              max_steps, patience)
