@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any, Mapping
 
 
-#: The explainers of the CAM family, which look at one last convolutional layer.
+#: The explainers of the CAM family, which look at the last convolutional layer.
 CAM_FAMILY = (
     "cam",
     "grad_cam",
@@ -15,6 +15,10 @@ CAM_FAMILY = (
     "x_grad_cam",
     "layer_cam",
     "hires_cam",
+    "score_cam",
+    "ablation_cam",
+    "eigen_cam",
+    "relevance_cam",
 )
 
 

@@ -317,7 +317,11 @@ def _from_folder(folder: Path, options: Mapping[str, Any]) -> nnx.Module:
     model = _build(entry, config.outputs, **options)
     weights, _ = wc.load(folder, wc.parameter_shapes(model))
     model = wc.with_weights(model, weights)
-    model.config = config
+    # Where explainers look is not a property of the weights: a later release may know better.
+    known = entry.config
+    model.config = dataclasses.replace(
+        config, layers=known.layers, contrast_layer=known.contrast_layer
+    )
     return model
 
 

@@ -209,7 +209,7 @@ def test_default_run_writes_a_panel_and_says_what_it_saw(capsys):
     lines = out.splitlines()
     assert "espresso" in out and "%" in lines[1] and lines[-1] == "wrote explained.png"
     assert len(lines) == 7  # a heading, five classes, the file
-    assert "loading" in err and "MWP" in err
+    assert "MWP" in err
     with Image.open("explained.png") as panel:
         assert panel.width > 900 and panel.height > 300
     assert [p.name for p in Path.cwd().iterdir()] == ["explained.png"]

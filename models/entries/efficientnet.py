@@ -21,7 +21,8 @@ def _entry(variant: int, layer: str, top1: float) -> Entry:
             crop_fraction=size / (size + 32),  # the authors' margin of 32 pixels
             layers=(
                 ("excitation_backprop", layer),
-                ("winner_take_all", layer),
+                # Below, winners are often alive by their bias alone, and the process ends there.
+                ("winner_take_all", "head"),
                 *cam_layers("head"),
             ),
             contrast_layer="avgpool",
