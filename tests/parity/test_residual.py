@@ -11,8 +11,10 @@ import torch
 import torch_residual
 import torchvision
 from compare import SIZES, TOLERANCE, converted, errors, image, state, tags, to_ours, torch_captured
+from flax import nnx
 
 import jaxplain
+from jaxplain.models.registry import find
 
 
 def randomise(module, seed=0):
@@ -63,6 +65,22 @@ def hooks(module, stem, pool):
         f"layer{i}.{j}" for i in range(1, 5) for j in range(len(getattr(module, f"layer{i}")))
     ]
     return {"conv1": stem, "pool1": "maxpool", "avgpool": pool} | {b: b for b in blocks}
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "resnet50_caffe", "resnet50_bam", "efficientnet_lite1", "conv64f"]
+)
+def test_fully_convolutional_equals_ordinary(name):
+    """At the real native size; one position."""
+    entry = find(name)
+    ordinary, sliding = (
+        entry.build(entry.outputs, fully_convolutional=slide, rngs=nnx.Rngs(0))
+        for slide in (False, True)
+    )
+    x = image((entry.config.input_size,) * 2)
+    expected = np.asarray(ordinary(x))
+    difference = np.abs(np.asarray(sliding(x))[:, 0, 0] - expected).max()
+    assert difference <= 1e-5 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
