@@ -247,7 +247,7 @@ def test_default_layers(fn, x):
 
 def test_default_layers_of_strided_residual_blocks():
     def fn(x):
-        h = jax.nn.relu(nets.conv(x, jnp.ones((3, 3, 3, 4)), (2, 2), (1, 1)))
+        h = jax.nn.relu(nets.conv(2 * x - 1, jnp.ones((3, 3, 3, 4)), (2, 2), (1, 1)))
         h = jaxplain.tag(h, "stem")
         inner = jax.nn.relu(nets.conv(h, jnp.ones((1, 1, 4, 4))))
         inner = nets.conv(inner, jnp.ones((3, 3, 4, 8)), (2, 2), (1, 1))

@@ -21,7 +21,7 @@ def stages(graph: Graph) -> list[Any]:
       UnknownLayerError: there is no convolution on maps (B, H, W, C).
     """
     found: dict[tuple[int, ...], Any] = {}
-    pooled: set = set()  # values that no convolution followed since the last pool
+    pooled = set(graph.inputs)  # values that no convolution followed since the image or a pool
     order: dict = {}
     last = None
     for op in graph.ops:
@@ -31,7 +31,7 @@ def stages(graph: Graph) -> list[Any]:
         if not convolved and all(u in pooled for u in op.inputs):
             pooled.add(out)
         if _reduces(op):
-            if v not in graph.inputs and v not in pooled:
+            if v not in pooled:
                 known = found.setdefault(tuple(v.aval.shape[1:3]), v)
                 if order[v] < order[known]:
                     found[tuple(v.aval.shape[1:3])] = v
