@@ -97,8 +97,8 @@ def graph_cut(saliency: Any, pixels: Any, *, foreground: float = 0.95, backgroun
     Raises:
       ImportError: OpenCV is not installed.
       TypeError: pixels are not uint8.
-      ValueError: shapes that do not fit, quantiles out of order, or a saliency that is not finite or
-        that nowhere exceeds its background quantile, as a constant one.
+      ValueError: shapes that do not fit, quantiles out of order, or a saliency that is not finite
+        or that nowhere exceeds its background quantile, as a constant one.
     """
     cv2 = _opencv()
     saliency, pixels = np.asarray(saliency, np.float32), np.asarray(pixels)
@@ -128,7 +128,7 @@ def graph_cut(saliency: Any, pixels: Any, *, foreground: float = 0.95, backgroun
 
 
 def tightest_box(mask: Any) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of the pixels that are True; right and bottom are the first outside.
+    """Left, top, right, bottom of the pixels that are True; right and bottom are the first outside.
 
     >>> import numpy as np
     >>> from jaxplain.localise import tightest_box
@@ -142,8 +142,8 @@ def tightest_box(mask: Any) -> tuple[int, int, int, int]:
 
 
 def _largest_component(cv2: Any, mask: np.ndarray) -> np.ndarray:
-    _, labels, statistics, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-    return labels == 1 + statistics[1:, cv2.CC_STAT_AREA].argmax()
+    _, labels, sizes, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    return labels == 1 + sizes[1:, cv2.CC_STAT_AREA].argmax()
 
 
 def _opencv() -> Any:

@@ -127,7 +127,7 @@ def test_held_score_never_falls_within_a_sweep(x64, mode, seed, first, second):
 @examples
 @given(SEEDS)
 def test_hard_mode_reaches_a_fixed_point(x64, seed):
-    """At the end no gate changes any more: each open gate's slope is positive, with its own states."""
+    """At the end no gate changes any more: each open gate's slope is positive, by its own states."""
     params, x = draw(seed)
     fn, targets = CONVNET.set(params), jnp.tile(jnp.arange(4), (2, 1))
     end = run(fn, x, targets, steps=40)
@@ -147,7 +147,8 @@ def test_hard_mode_reaches_a_fixed_point(x64, seed):
         alpha = held_slopes(gates, x, p, signal, states)
         for name in GATES:
             assert (np.asarray(alpha[name])[np.asarray(gates[name]) == 1] > 0).all()
-            assert (np.asarray(end.activations[name])[:, k][np.asarray(gates[name]) == 0] == 0).all()
+            closed = np.asarray(gates[name]) == 0
+            assert (np.asarray(end.activations[name])[:, k][closed] == 0).all()
 
 
 def test_simultaneous_order_can_lower_the_score(x64):
@@ -208,7 +209,7 @@ def test_one_gated_layer_reaches_the_exhaustive_optimum(x64, mode, seed, target)
 
 
 def test_two_gated_layers_against_the_exhaustive_optimum(x64, record_property):
-    """Greedy sweeps, so no guarantee: the part of the possible gain that is reached, over 40 nets."""
+    """Greedy sweeps, so no guarantee: the part of the possible gain that is reached, in 40 nets."""
     reached = {"hard": [], "soft": [], "simultaneous": []}
     options = {"hard": {}, "simultaneous": {"order": "simultaneous"},
                "soft": {"mode": "soft", "steps": 100, "step_size": 0.5}}
@@ -285,8 +286,8 @@ def test_classes_batches_jit_and_vmap(x64):
         x.reshape(2, 2, 8, 8, 3))
     np.testing.assert_allclose(mapped.reshape(4, 8, 8), together.maps[:, 2], **close)
     top = np.argmax(np.asarray(fn(x))[:, [2, 0, 3, 1]], -1)  # of the open network
-    np.testing.assert_allclose(jaxplain.feedback(fn, x, **options), together.maps[np.arange(4), top],
-                               **close)
+    found = jaxplain.feedback(fn, x, **options)
+    np.testing.assert_allclose(found, together.maps[np.arange(4), top], **close)
 
 
 @pytest.mark.parametrize("mode", ["hard", "soft"])

@@ -29,7 +29,7 @@ def blob(centre=(16, 22), width=4.0):
 
 
 def test_seeds_grow_to_the_object():
-    """Five per cent of the pixels are seeds; colours give the rest of the object, not of its twin."""
+    """Five per cent of the pixels are seeds; colours give the rest of the object, not its twin."""
     pytest.importorskip("cv2")
     mask = localise.graph_cut(blob(), picture())
     assert mask.shape == (40, 48) and mask.dtype == bool
@@ -90,7 +90,8 @@ def test_feedback_localise_finds_the_cued_object():
     assert found.boxes.tolist() == [[[5, 4, 20, 14], [22, 18, 37, 28]],
                                     [[5, 18, 20, 28], [22, 4, 37, 14]]]
     assert found.masks.shape == found.maps.shape == (2, 2, 32, 40)
-    np.testing.assert_allclose(found.maps, jaxplain.feedback(fn, x, jnp.array([[0, 1]] * 2), steps=3))
+    maps = jaxplain.feedback(fn, x, jnp.array([[0, 1]] * 2), steps=3)
+    np.testing.assert_allclose(found.maps, maps)
     single = jaxplain.feedback_localise(fn, x, pixels, 1, steps=3)
     assert single.boxes.tolist() == found.boxes[:, 1].tolist()
 

@@ -1,12 +1,12 @@
 """Feedback CNN: gates behind the ReLUs, set from the top down so that a class's score rises.
 
-Behind every ReLU (or ReLU6) stands a gate ``h`` in [0, 1] that multiplies its output (Eqs. 4, 6). For
-one image and class the gates maximise the class's score ``S(h)``:
+Behind every ReLU (or ReLU6) stands a gate ``h`` in [0, 1] that multiplies its output (Eqs. 4, 6).
+For one image and class the gates maximise the class's score ``S(h)``:
 
 * *held states*: within a sweep every operation is replaced by its tangent at the current forward
   pass, so a ReLU is a fixed mask and a max pool fixed switches (Eqs. 4, 5). No path through the
-  network meets two gates of one layer, so the held score is linear in each layer's gates, with slope
-  ``alpha = dS/dh``, the signal behind the gate times the activation before it;
+  network meets two gates of one layer, so the held score is linear in each layer's gates, with
+  slope ``alpha = dS/dh``, the signal behind the gate times the activation before it;
 * a *sequential* sweep sets the gates from the top layer down, each from the ``alpha`` that the new
   gates above it give. That is block-coordinate ascent: the held score never falls. It is also one
   backward pass, with a signal that each gate multiplies by its own new value;
@@ -47,7 +47,7 @@ class Feedback(NamedTuple):
         after two, ... It can fall where ReLUs change their state; it stays the same once no gate
         changes.
       gates: name of a ReLU's output -> the final gates, of its shape.
-      activations: name of a ReLU's output -> its value behind the gate, by the last of these passes.
+      activations: name of a ReLU's output -> its value behind the gate, by the last such pass.
       converged: (B,), whether no gate of the batch changed in the last sweep.
     """
 
@@ -65,39 +65,45 @@ def feedback(
 ) -> Any:
     """The gradient of the class score at the image after feedback (Cao et al. 2015, Eqs. 6 to 8).
 
-    Begins with open gates and repeats sweeps until none changes a gate, or ``steps`` are done. The map
-    is ``max_c |T|`` (section 4.2) of the template ``T = dS/dx`` (Eq. 8) under the final gates, with the
-    ReLU states and pooling switches of the last sweep's forward pass. So one hard sweep gives the
-    map of :func:`guided_backprop`, the papers' "Deconv"; no sweep that of :func:`gradient`; and
-    once no gate changes it is the true gradient of the gated network.
+    Begins with open gates and repeats sweeps until none changes a gate, or ``steps`` are done. The
+    map is ``max_c |T|`` (section 4.2) of the template ``T = dS/dx`` (Eq. 8) under the final gates,
+    with the ReLU states and pooling switches of the last sweep's forward pass. So one hard sweep
+    gives the map of :func:`guided_backprop`, the papers' "Deconv"; no sweep that of
+    :func:`gradient`; and once no gate changes it is the true gradient of the gated network.
+
+    A higher score is not a better map: on GoogLeNet soft mode with a step size of 1000 reaches scores
+    thirty times those of hard mode, and its maps spread over the picture
+    (``benchmarks/cued_animal.py``).
 
     Args:
-      fn: images (B, H, W, C) to scores (B, N) or a score map (B, H', W', N): a callable or an NNX module.
+      fn: images (B, H, W, C) to scores (B, N) or a score map (B, H', W', N): a callable or an NNX
+        module.
       x: images, float, preprocessed as the network expects.
-      targets: None (top class), an int, ints (B,) or (B, K), or a float signal (B, N) or (B, K, N), whose
-        product with the scores is then the score. For a score map the signal is spread by the softmax
-        over space that the open network gives.
+      targets: None (top class), an int, ints (B,) or (B, K), or a float signal (B, N) or (B, K, N),
+        whose product with the scores is then the score. For a score map the signal is spread by the
+        softmax over space that the open network gives.
       steps: the greatest number of sweeps; 0 leaves all gates open.
-      mode: ``"hard"`` leaves a gate open where ``alpha > 0``, and what is closed stays closed (Eq. 6): the
-        set of open gates shrinks until it is a fixed point. ``"soft"`` is projected gradient
+      mode: ``"hard"`` leaves a gate open where ``alpha > 0``, and what is closed stays closed (Eq. 6):
+        the set of open gates shrinks until it is a fixed point. ``"soft"`` is projected gradient
         ascent, ``h <- clip(h + step_size alpha, 0, 1)`` (Eq. 7): gates can open again.
       order: ``"sequential"``, top layer first, never lowers the held score; ``"simultaneous"`` can.
-      step_size: of soft mode, in gate units a unit of ``alpha``. The slopes of a layer add up to about
-        the score, so the more units a layer has the larger this must be.
+      step_size: of soft mode, in gate units a unit of ``alpha``. The slopes of a layer add up to
+        about the score, so the more units a layer has the larger this must be.
       reduce: how channels are reduced, as in :func:`gradient`; None keeps the signed template.
       details: return a :class:`Feedback` instead of the maps alone.
       class_chunk: number of targets whose loops run at once; None is all.
 
     Returns:
-      Maps (B, H, W), or (B, K, H, W) for K targets, in the dtype of the images; or a :class:`Feedback`. Gates
-      and scores are float32 for networks in half precision. Differentiating a map takes the final
-      gates as constants.
+      Maps (B, H, W), or (B, K, H, W) for K targets, in the dtype of the images; or a
+      :class:`Feedback`. Gates and scores are float32 for networks in half precision. Differentiating
+      a map takes the final gates as constants. With a batch that ``jit`` shards, the devices
+      exchange after each sweep whether any gate changed, and nothing else.
 
     Raises:
       UnsupportedOperationError: the network has no ReLU, or a loop or foreign derivative that may
         hide one.
-      ValueError, TypeError: unknown mode, order or reduction, steps or step_size out of range, class
-        out of range, images that are no finite float batch.
+      ValueError, TypeError: unknown mode, order or reduction, steps, step_size or class out of
+        range, images that are no finite float batch.
 
     Example:
       The second hidden unit lowers the score, so its gate closes:
