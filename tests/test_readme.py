@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 import jaxplain
+from jaxplain.models import registry as models
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -34,12 +35,18 @@ def test_code_runs():
 def test_table_lists_every_method():
     from jaxplain import explainers
 
-    first_cells = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", README, flags=re.MULTILINE)
+    methods = README.split("## Methods")[1].split("## Networks")[0]
+    first_cells = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", methods, flags=re.MULTILINE)
     table = [name for cell in first_cells for name in re.findall(r"`(\w+)`", cell)]
     functions = {n for n in explainers.__all__ if not isinstance(getattr(explainers, n), type)}
     assert len(table) == len(set(table))
     assert set(table) == functions - {"contribution_weights"}  # a part of naflow_similarity
     assert all(callable(getattr(jaxplain, name)) for name in table)
+
+
+def test_table_lists_every_network():
+    table = README.split("## Networks")[1].split("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, flags=re.MULTILINE) == list(models.REGISTRY)
 
 
 def test_options_of_the_command_line_exist(capsys):

@@ -23,8 +23,9 @@ def rank_correlation(a: jax.Array, b: jax.Array) -> jax.Array:
 
     Example:
       >>> import jax.numpy as jnp
-      >>> rank_correlation(jnp.array([[1.0, 2.0, 30.0]]), jnp.array([[5.0, 6.0, 7.0]])).item()
-      1.0
+      >>> a, b = jnp.array([[1.0, 2.0, 30.0]]), jnp.array([[5.0, 6.0, 7.0]])
+      >>> round(rank_correlation(a, b).item(), 5), round(rank_correlation(a, -b).item(), 5)
+      (1.0, -1.0)
     """
     a, b = _check(a, b)
     return _correlation(*(_ranks(v.reshape(*v.shape[:-2], -1)) for v in (a, b)))
