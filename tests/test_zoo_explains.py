@@ -172,9 +172,6 @@ def account(model, x, rules):
 
 
 def _marks(name):
-    if name == "resnet50_bam":
-        # A product of two logits, which gets no signal, is taken for a gate that is not recognised.
-        return pytest.mark.xfail(strict=True, raises=core.UnsupportedOperationError)
     wanted = os.environ.get("JAXPLAIN_ALL_NETWORKS")
     reason = f"as {TWINS.get(name)}; JAXPLAIN_ALL_NETWORKS=1 runs it (minutes)"
     return pytest.mark.skipif(name in TWINS and not wanted, reason=reason)

@@ -39,7 +39,9 @@ class Operation:
     """One operation of the traced network.
 
     ``inputs`` are the values that depend on the network's input, ``constants`` the ones that do
-    not. ``low`` is a lower bound of all inputs; ``facts`` bound the output.
+    not. ``low`` is a lower bound of all inputs; ``facts`` bound the output. ``within_gate`` says
+    that every path to the network's output leads through a gate (attention): a rule that gives
+    gates no signal gives none to this operation either.
     """
 
     kind: str
@@ -51,6 +53,7 @@ class Operation:
     low: float
     facts: Facts
     input_facts: tuple[Facts, ...]
+    within_gate: bool = False
 
     @property
     def scopes(self) -> tuple[str, ...]:
@@ -67,6 +70,15 @@ class Operation:
     @property
     def weighted(self) -> bool:
         return self.kind == "linear" and self.name in ("conv", "dense")
+
+    @property
+    def gates(self) -> tuple[bool, ...] | None:
+        """Which factors of a product are gates: between 0 and 1, else the smaller; None if unclear."""
+        gates = [f.low >= 0 and f.high <= 1 for f in self.input_facts]
+        if not any(gates) or all(gates):
+            sizes = [v.aval.size for v in self.inputs]
+            gates = [n < max(sizes) for n in sizes]
+        return tuple(gates) if self.name == "mul" and sum(gates) == len(gates) - 1 else None
 
     def evaluate(self, inputs: Any, constants: Any) -> list:
         """The operation's outputs from the values of ``inputs`` and ``constants``."""
@@ -98,7 +110,20 @@ def classify(jaxpr: Any, inputs: list) -> tuple[list[Any], list[Operation]]:
                  for v in eqn.invars]
         facts[eqn.outvars[0]] = _custom_facts(eqn, known)
     grouping = _Regions(active_eqns, active, inputs, jaxpr.outvars, facts)
-    return inactive_eqns, [grouping.operation(group) for group in grouping.groups()]
+    operations = [grouping.operation(group) for group in grouping.groups()]
+    return inactive_eqns, _mark_within_gates(operations, jaxpr.outvars)
+
+
+def _mark_within_gates(operations: list[Operation], outputs: Any) -> list[Operation]:
+    reached = {v for v in outputs if not isinstance(v, _compat.Literal)}
+    marked = []
+    for op in reversed(operations):
+        within = not any(v in reached for v in op.outputs)
+        if not within:
+            gates = (op.gates if op.kind == "gate" else None) or [False] * len(op.inputs)
+            reached.update(v for v, is_gate in zip(op.inputs, gates, strict=True) if not is_gate)
+        marked.append(dataclasses.replace(op, within_gate=True) if within else op)
+    return marked[::-1]
 
 
 def _live(jaxpr: Any) -> list:

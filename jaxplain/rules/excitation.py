@@ -114,12 +114,10 @@ class ResidualShare:
 
 def gate(op: BoundOp, g: jax.Array) -> tuple:
     """The signal passes to the gated input, none to the gate (attention: a factor in [0, 1])."""
-    facts = op.operation.input_facts
-    gates = [f.low >= 0 and f.high <= 1 for f in facts]
-    if not any(gates) or all(gates):
-        sizes = [a.size for a in op.inputs]
-        gates = [n < max(sizes) for n in sizes]
-    if op.name != "mul" or sum(gates) != len(gates) - 1:
+    if op.operation.within_gate:  # of another gate, which gets no signal
+        return tuple(jnp.zeros_like(a) for a in op.inputs)
+    gates = op.operation.gates
+    if gates is None:
         raise core.UnsupportedOperationError(
             f"the product {op.name!r} of two activations at {op.source} has no recognisable gate (one "
             "factor between 0 and 1, such as a sigmoid's); explain a layer above it, or pass a "
