@@ -5,7 +5,8 @@
 `IMAGES` and `FIXATIONS` are two folders with files of the same names: photographs, and maps (grey
 pictures) or lists of fixations (`jaxplain.data.Fixations`); for MIT1003 its stimuli and its maps.
 The network sees each photograph whole, stretched to its square; maps are scored at that size.
-Class-wise methods explain the network's top class.
+Class-wise methods explain the network's top class. The baselines are a Gaussian at the centre, and
+an empty map: people look at little of an image, so that the MAE alone favours maps of almost nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from jaxplain.evaluation import fixations
 from jaxplain.evaluation.fixation_study import compare_with_fixations
 from jaxplain.viz.charts import score_bars
 
-CENTRE = "centre baseline"
+CENTRE, EMPTY = "centre baseline", "empty map"
 
 
 def methods_for(model) -> dict[str, Callable]:
@@ -47,6 +48,7 @@ def methods_for(model) -> dict[str, Callable]:
         "PFV weights": lambda x: jaxplain.pfv(model, x).weights,
         "Dense Attention": functools.partial(_dense, model),
         CENTRE: lambda x: jnp.broadcast_to(fixations.centre_map(x.shape[1:3]), x.shape[:3]),
+        EMPTY: lambda x: jnp.zeros(x.shape[:3]),
     }
 
 
@@ -109,7 +111,7 @@ def main() -> None:
     if arguments.chart:
         errors = {row.method: study.per_image[row.method]["mae"] for row in study.table}
         label = f"mean absolute error, {model.config.name}, {len(x)} images"
-        viz.save(score_bars(errors, label, highlight=[CENTRE]), arguments.chart)
+        viz.save(score_bars(errors, label, highlight=[CENTRE, EMPTY]), arguments.chart)
 
 
 if __name__ == "__main__":

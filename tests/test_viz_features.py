@@ -41,7 +41,7 @@ def test_the_strip_goes_from_the_last_layer_to_the_first():
     figure = attention_strip(IMAGE, maps, maps, human=np.ones((12, 16), np.float32))
     titles = [axes.get_title() for axes in figure.axes]
     assert titles == ["each layer", "3: c3", "2: c2", "1: c1", "human",
-                      "combined", "layers 32: c2", "layers 321: c1", "human"]
+                      "combined", "layers 32", "layers 321", "human"]
     assert len(attention_strip(IMAGE, {"c1": maps["c1"]}, {"c1": maps["c1"]}).axes) == 2
     with pytest.raises(ValueError, match="same layers"):
         attention_strip(IMAGE, maps, {"c1": maps["c1"]})

@@ -20,8 +20,7 @@ def attention_strip(
 ) -> Figure:
     """A row of the layers' own maps and a row of the cumulative ones, from the last layer to the first.
 
-    Layers are numbered from the first as 1; a combination is named by its numbers, as "layers 54",
-    under the name of its lowest layer.
+    Layers are numbered from the first as 1; a combination is named by its numbers, as "layers 54".
 
     Args:
         image: (H, W, 3), uint8, or float in [0, 1].
@@ -38,7 +37,7 @@ def attention_strip(
     >>> image = np.zeros((8, 8, 3), np.uint8)
     >>> maps = {"relu1": np.eye(4, dtype=np.float32), "relu2": np.eye(2, dtype=np.float32)}
     >>> [axes.get_title() for axes in attention_strip(image, maps, maps).axes]
-    ['each layer', '2: relu2', '1: relu1', 'combined', 'layers 21: relu1']
+    ['each layer', '2: relu2', '1: relu1', 'combined', 'layers 21']
     """
     if not layers or list(layers) != list(cumulative):
         raise ValueError("layers and cumulative must be maps of the same layers, at least one.")
@@ -48,8 +47,7 @@ def attention_strip(
     rows = {"each layer": {f"{number[n]}: {n}": overlay(image, layers[n]) for n in names} | last}
     if len(names) > 1:
         rows["combined"] = {
-            f"layers {''.join(str(number[m]) for m in names[: i + 1])}: {n}":
-                overlay(image, cumulative[n])
+            f"layers {''.join(str(number[m]) for m in names[: i + 1])}": overlay(image, cumulative[n])
             for i, n in enumerate(names) if i
         } | last  # fmt: skip
     return panel(image, rows, max_columns=len(names) + 1)
