@@ -638,7 +638,6 @@ def test_real_voc_and_coco(test_data):
     assert first.id == "2007_000032" and first.size == (281, 500)
     assert [data.VOC_CLASSES[i] for i in first.labels] == ["aeroplane"] * 2 + ["person"] * 2
     assert first.boxes[0].tolist() == [103, 77, 375, 183]  # of 104, 78, 375, 183
-    empty = 0
     drawn = []
     for source in (voc, coco):
         for item in data.load(source):
