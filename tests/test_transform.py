@@ -334,3 +334,30 @@ def test_gradient_of_a_map_with_empty_denominators(x64):
         return jnp.sum(jaxplain.excitation_backprop(nets.convnet(p), x, 1, layer="input") ** 2)
 
     assert all(np.isfinite(v).all() for v in jax.grad(loss)(params).values())
+
+
+# ---- what networks are written with ---------------------------------------------------------------
+
+
+def test_softmax_on_top_changes_nothing_but_the_seed(x64):
+    """Its shift by the maximum is part of it, and takes no share of the signal."""
+    fn, x = convnet(16), images(16)
+    signal = jax.nn.one_hot(jnp.asarray([2, 0]), 4, dtype=float)
+    expected = jaxplain.excitation_backprop(fn, x, signal, layer="input")
+    got = jaxplain.excitation_backprop(lambda v: jax.nn.softmax(fn(v)), x, signal, layer="input")
+    assert nets.relative_error(got, expected) < 1e-10
+
+
+@pytest.mark.parametrize("form", [
+    lambda h: jnp.stack([h, h], 1).mean(1), lambda h: jnp.tile(h, (1, 2, 1, 1)),
+    lambda h: jnp.concatenate(jnp.unstack(h[:, None], axis=2), 1), lambda h: jnp.roll(h, 1, 2),
+], ids=["stack", "tile", "unstack", "roll"])
+def test_operations_that_only_move_values_conserve(x64, form):
+    def fn(v):
+        return form(jax.nn.relu(v)).mean((1, 2)) @ jnp.asarray([[1.0, 2.0], [2.0, 1.0], [1.0, 1.0]])
+
+    x = images(17)
+    maps = jaxplain.excitation_backprop(fn, x, 1, layer="input")
+    np.testing.assert_allclose(maps.sum((1, 2)), 1, rtol=1e-10)
+    assert not [r for r in jaxplain.coverage(fn, x, jaxplain.rules.excitation_rules())
+                if r.kind == "opaque"]

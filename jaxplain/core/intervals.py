@@ -29,7 +29,7 @@ STRUCTURAL = {
     "reshape", "transpose", "broadcast_in_dim", "squeeze", "expand_dims", "slice", "rev", "copy",
     "copy_p", "name", "reduce_precision", "stop_gradient", "sharding_constraint", "pvary", "pcast",
     "device_put", "convert_element_type", "optimization_barrier", "split", "gather",
-    "dynamic_slice", "layout_constraint", "mesh_cast", "reshard", "real",
+    "dynamic_slice", "layout_constraint", "mesh_cast", "reshard", "real", "unstack", "tile",
 }
 _FIXED = {
     "logistic": (0, 1), "tanh": (-1, 1), "erf": (-1, 1), "exp": (0, INF), "exp2": (0, INF),
@@ -68,7 +68,7 @@ def propagate(eqn: Any, facts: list[Facts]) -> Facts:
     if name == "clamp":
         low, value, high = facts
         return Facts(max(low.low, min(value.low, high.low)), min(high.high, max(value.high, low.high)))
-    if name in ("concatenate", "select_n", "pad"):
+    if name in ("concatenate", "stack", "select_n", "pad"):
         cases = facts[1:] if name == "select_n" else facts
         return _union(cases)
     if name in ("reduce_max", "reduce_min", "reduce_window_max", "reduce_window_min"):

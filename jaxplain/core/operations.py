@@ -215,10 +215,12 @@ class _Regions:
         if any(not self.users.get(v, set()) <= region for v in interior):
             return None
         kinds = {self.equations[i].primitive.name for i in region}
-        if kinds & _REDUCING - {"broadcast_in_dim"} and not (
-                kinds & _CURVED and eqn.primitive.name in ("mul", "div", "sub", "add")
-                and root.aval.shape == eqn.outvars[0].aval.shape):
-            return None
+        if kinds & _REDUCING - {"broadcast_in_dim"}:
+            last, same = eqn.primitive.name, root.aval.shape == eqn.outvars[0].aval.shape
+            curved = kinds & _CURVED and last in ("mul", "div", "sub", "add")
+            shifted = "stop_gradient" in kinds and last == "sub"  # softmax subtracts the maximum
+            if not (same and (curved or shifted)):
+                return None
         return sorted(region)
 
     def _clip(self, end: int) -> list[int] | None:
@@ -297,7 +299,7 @@ class _Regions:
             return ("max_pool", "maximum") if two else ("activation", "activation")
         if prim in UNARY and not two:
             return "activation", prim
-        if prim in ("select_n", "concatenate", "pad", "dynamic_update_slice"):
+        if prim in ("select_n", "concatenate", "stack", "pad", "dynamic_update_slice"):
             return "structural", prim
         indices_active = prim in ("gather", "dynamic_slice") and any(
             is_active(v, self.active) for v in eqn.invars[1:])
