@@ -127,7 +127,7 @@ def test_held_score_never_falls_within_a_sweep(x64, mode, seed, first, second):
 @examples
 @given(SEEDS)
 def test_hard_mode_reaches_a_fixed_point(x64, seed):
-    """At the end no gate changes any more: each open gate's slope is positive, by its own states."""
+    """At the end no gate changes any more: each open gate's slope is positive, by its states."""
     params, x = draw(seed)
     fn, targets = CONVNET.set(params), jnp.tile(jnp.arange(4), (2, 1))
     end = run(fn, x, targets, steps=40)

@@ -71,8 +71,8 @@ def feedback(
     gives the map of :func:`guided_backprop`, the papers' "Deconv"; no sweep that of
     :func:`gradient`; and once no gate changes it is the true gradient of the gated network.
 
-    A higher score is not a better map: on GoogLeNet soft mode with a step size of 1000 reaches scores
-    thirty times those of hard mode, and its maps spread over the picture
+    A higher score is not a better map: on GoogLeNet soft mode with a step size of 1000 reaches
+    scores thirty times those of hard mode, and its maps spread over the picture
     (``benchmarks/cued_animal.py``).
 
     Args:
@@ -83,8 +83,8 @@ def feedback(
         whose product with the scores is then the score. For a score map the signal is spread by the
         softmax over space that the open network gives.
       steps: the greatest number of sweeps; 0 leaves all gates open.
-      mode: ``"hard"`` leaves a gate open where ``alpha > 0``, and what is closed stays closed (Eq. 6):
-        the set of open gates shrinks until it is a fixed point. ``"soft"`` is projected gradient
+      mode: ``"hard"`` leaves a gate open where ``alpha > 0``, and what is closed stays closed (Eq.
+        6): the set of open gates shrinks until it is a fixed point. ``"soft"`` is projected gradient
         ascent, ``h <- clip(h + step_size alpha, 0, 1)`` (Eq. 7): gates can open again.
       order: ``"sequential"``, top layer first, never lowers the held score; ``"simultaneous"`` can.
       step_size: of soft mode, in gate units a unit of ``alpha``. The slopes of a layer add up to
@@ -95,9 +95,9 @@ def feedback(
 
     Returns:
       Maps (B, H, W), or (B, K, H, W) for K targets, in the dtype of the images; or a
-      :class:`Feedback`. Gates and scores are float32 for networks in half precision. Differentiating
-      a map takes the final gates as constants. With a batch that ``jit`` shards, the devices
-      exchange after each sweep whether any gate changed, and nothing else.
+      :class:`Feedback`. Gates and scores are float32 for networks in half precision.
+      Differentiating a map takes the final gates as constants. With a batch that ``jit`` shards, the
+      devices exchange after each sweep whether any gate changed, and nothing else.
 
     Raises:
       UnsupportedOperationError: the network has no ReLU, or a loop or foreign derivative that may
