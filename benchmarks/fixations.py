@@ -5,8 +5,8 @@
 `IMAGES` and `FIXATIONS` are two folders with files of the same names: photographs, and maps (grey
 pictures) or lists of fixations (`jaxplain.data.Fixations`); for MIT1003 its stimuli and its maps.
 The network sees each photograph whole, stretched to its square; maps are scored at that size.
-Class-wise methods explain the network's top class. The baselines are a Gaussian at the centre, and
-an empty map: people look at little of an image, so that the MAE alone favours maps of almost nothing.
+Class-wise methods explain the top class. The baselines are a Gaussian at the centre and an
+empty map: people look at little of an image, so that the MAE favours maps of almost nothing.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     python -m benchmarks.pfv                      # random features of VGG-16's conv5_3
     python -m benchmarks.pfv --images FOLDER      # VGG-16 with random weights on photographs
 
-FLOPs are the operation counts by which `pfv` chooses (`route_costs`; XLA counts none inside LAPACK),
+FLOPs are the operation counts by which `pfv` chooses (`route_costs`; XLA counts none in LAPACK),
 memory is XLA's count of temporary bytes, time the best of three runs. "difference" is the largest
 between the two routes' components, relative to the largest component.
 """

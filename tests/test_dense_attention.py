@@ -24,7 +24,8 @@ def small(params):
     def fn(x):
         h = x
         for i in (1, 2, 3):
-            h = jaxplain.tag(jax.nn.relu(nets.conv(h, params[f"conv{i}"], padding=(1, 1))), f"relu{i}")
+            h = nets.conv(h, params[f"conv{i}"], padding=(1, 1))
+            h = jaxplain.tag(jax.nn.relu(h), f"relu{i}")
             h = nets.max_pool(h, (2, 2), (2, 2)) if i < 3 else h
         return h.mean((1, 2)) * 3.0
 
@@ -198,7 +199,10 @@ def test_images_are_independent_under_jit_and_in_bfloat16(x):
 
 def test_differentiable(x):
     params = {k: jnp.asarray(v, jnp.float32) for k, v in small_params().items()}
-    loss = lambda x: jaxplain.dense_attention(small(params), x).cumulative["relu1"].sum()  # noqa: E731
+
+    def loss(x):
+        return jaxplain.dense_attention(small(params), x).cumulative["relu1"].sum()
+
     slope = np.asarray(jax.grad(loss)(x))
     assert np.isfinite(slope).all() and slope.any()
 
@@ -212,4 +216,5 @@ def test_errors(x):
     with pytest.raises(jaxplain.UnknownLayerError, match="relu9"):
         jaxplain.dense_attention(fn, x, layers=["relu9"])
     with pytest.raises(ValueError, match="height and width"):
-        jaxplain.dense_attention(lambda x: jaxplain.tag(fn(x), "scores") * 1.0, x, layers=["scores"])
+        tagged = lambda x: jaxplain.tag(fn(x), "scores") * 1.0  # noqa: E731
+        jaxplain.dense_attention(tagged, x, layers=["scores"])

@@ -1,4 +1,4 @@
-"""Reports on principal features, the new last layer, the comparison with fixations, their pictures."""
+"""Reports on principal features, the new last layer, the comparison with fixations."""
 
 from __future__ import annotations
 
@@ -115,7 +115,8 @@ def test_the_last_layer_learns_and_stops():
     assert layer.losses[0].tolist() == pytest.approx([np.log(3)] * 2, rel=1e-4)  # from zero
     # the weights are those of the lowest validation loss
     shifted = logits - logits.max(-1, keepdims=True)
-    entropy = -(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))[np.arange(50), labels[150:]]
+    log_softmax = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    entropy = -log_softmax[np.arange(50), labels[150:]]
     assert entropy.mean() == pytest.approx(layer.losses[:, 1].min(), rel=1e-3)
     noise = rng.integers(0, 2, 40)  # nothing to learn: it stops long before max_steps
     early = LastLayer.fit((rng.normal(size=(40, 5)), noise), (rng.normal(size=(40, 5)), noise),
@@ -180,9 +181,11 @@ def test_comparison_scores_each_image_alone():
         noise, density = noise / noise.max(), np.asarray(truth[i] / truth[i].max())
         found = {k: v[i] for k, v in study.per_image["noise"].items()}
         assert found["mae"] == pytest.approx(np.abs(noise - density).mean(), rel=1e-5)
-        assert found["cc"] == pytest.approx(np.corrcoef(noise.ravel(), density.ravel())[0, 1], abs=1e-5)
+        correlation = np.corrcoef(noise.ravel(), density.ravel())[0, 1]
+        assert found["cc"] == pytest.approx(correlation, abs=1e-5)
         top = density >= np.sort(density.ravel())[-24]
-        assert found["auc_judd"] == pytest.approx(float(fx.auc_judd(noise, top.astype(float))), rel=1e-5)
+        area = float(fx.auc_judd(noise, top.astype(float)))
+        assert found["auc_judd"] == pytest.approx(area, rel=1e-5)
     points = (truth > 2).astype(jnp.float32).at[:, 0, 0].set(1)
     given = compare_with_fixations({"noise": methods["noise"]}, x, truth, points, progress=False)
     assert given.per_image["noise"]["nss"] == pytest.approx(

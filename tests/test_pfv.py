@@ -1,4 +1,4 @@
-"""Principal Feature Visualisation: the authors' numbers, the two routes, streams and derivatives."""
+"""Principal Feature Visualisation: the authors' numbers, both routes, streams, derivatives."""
 
 from __future__ import annotations
 

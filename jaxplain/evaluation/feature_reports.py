@@ -80,7 +80,7 @@ def histogram_distance(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 class ColourRow(NamedTuple):
-    """An image of a misclassification report: its colours, and how far they are from each group's."""
+    """An image of a misclassification report: its colours, how far they are from each group's."""
 
     image: str
     shares: tuple[float, ...]
@@ -93,7 +93,7 @@ class MisclassificationReport(NamedTuple):
 
     Attributes:
       table: a `ColourRow` an image, the failed one first.
-      features: the `PrincipalFeatures` of the batch: the failed image, the true class, the mistaken.
+      features: `PrincipalFeatures` of the batch: the failed image, the true class, the mistaken.
       missing: the component whose share is furthest below that of the true class.
       misleading: the component whose share is furthest above.
       deviations: ``(k,)``, the failed image's shares less the true class's mean.
@@ -119,7 +119,7 @@ def misclassification_report(
     *,
     bins: int = 16,
 ) -> MisclassificationReport:
-    """Compares a misclassified image with correct ones of both classes (Bakken et al., section 5.1).
+    """Compares a misclassified image with correct ones of both classes (section 5.1).
 
     The paper takes three images of each class. All are visualised in one batch, so that colours
     mean the same, and compared by the distribution of colours in the foreground.
@@ -136,9 +136,10 @@ def misclassification_report(
     """
     failed, right, wrong = (jnp.asarray(v) for v in (failed, true_class, mistaken_class))
     shape = failed.shape
-    if len(shape) != 3 or any(v.ndim != 4 or not len(v) or v.shape[1:] != shape for v in (right, wrong)):
-        raise ValueError("failed must be one image (H, W, C), the others images (n, H, W, C) of its "
-                         f"size, not {shape}, {right.shape} and {wrong.shape}")
+    fits = all(v.ndim == 4 and len(v) and v.shape[1:] == shape for v in (right, wrong))
+    if len(shape) != 3 or not fits:
+        raise ValueError("failed must be one image (H, W, C), the others images (n, H, W, C) of "
+                         f"its size, not {shape}, {right.shape} and {wrong.shape}")
     features = visualise(jnp.concatenate([failed[None], right, wrong]))
     mask = foreground(features.weights)
     histograms = colour_histogram(features.colours, mask, bins=bins)
@@ -247,7 +248,8 @@ def transfer_report(
     ]
     pairs = np.triu_indices(count, 1)
     agreement = _rank_correlation(-distance[pairs], (share + share.T)[pairs])
-    return TransferReport(Table(rows), features, response, distance, confusion, classifier, agreement)
+    return TransferReport(Table(rows), features, response, distance, confusion, classifier,
+                          agreement)
 
 
 def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:

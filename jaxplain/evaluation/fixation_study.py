@@ -138,8 +138,8 @@ def _check(methods, x, truth, fixations, batch) -> None:
     if not methods:
         raise ValueError("methods is empty; give at least one")
     if x.ndim != 4 or truth.ndim != 3 or not 0 < len(x) == len(truth):
-        raise ValueError("x must have the shape (N, H, W, C) and truth (N, h, w), N at least 1, not "
-                         f"{x.shape} and {truth.shape}")
+        raise ValueError("x must have the shape (N, H, W, C) and truth (N, h, w), N at least 1, "
+                         f"not {x.shape} and {truth.shape}")
     if fixations is not None and fixations.shape != truth.shape:
         raise ValueError(f"fixations must have the shape of truth, {truth.shape}, not "
                          f"{fixations.shape}")

@@ -223,14 +223,15 @@ def sim(saliency: jax.Array, truth: jax.Array) -> jax.Array:
     0.75
     """
     saliency, truth = _check(saliency, truth)
-    return jnp.minimum(_distribution(_shifted(saliency)), _distribution(_shifted(truth))).sum(_SPACE)
+    p, q = (_distribution(_shifted(v)) for v in (saliency, truth))
+    return jnp.minimum(p, q).sum(_SPACE)
 
 
 def kl(saliency: jax.Array, truth: jax.Array, *, eps: float = 2.0**-52) -> jax.Array:
     """Kullback-Leibler divergence of the map from the human one, in nats.
 
-    ``sum Q log(eps + Q / (P + eps))`` with P the map and Q the truth, each divided by its sum, as in
-    the MIT saliency benchmark's code. Negative values count as 0; a map of zeros is the uniform
+    ``sum Q log(eps + Q / (P + eps))`` with P the map and Q the truth, each divided by its sum, as
+    in the MIT saliency benchmark's code. Negative values count as 0; a map of zeros is the uniform
     distribution. It grows without bound where people looked and the map is 0: ``eps`` sets how
     much that costs.
 

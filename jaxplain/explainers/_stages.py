@@ -1,4 +1,4 @@
-"""Where a network's resolution falls: the layers that PFV and Dense Attention look at by default."""
+"""Where a network's resolution falls: the default layers of PFV and Dense Attention."""
 
 from __future__ import annotations
 

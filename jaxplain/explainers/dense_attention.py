@@ -7,8 +7,8 @@ position and a weight a channel,
     W^s_n = softmax over space of sum_c G_n       (Eqs. 8 and 9),
     W^c_n = softmax over channels of sum_xy G_n   (Eq. 11),
 
-and its attention-weighted features ``f_SCA = W^c f^2 + W^s f^2`` (Eqs. 5, 10 and 12). Their mean over
-channels is the layer's map; maps of later layers, upsampled, are added to it (Eqs. 13 and 14).
+and its attention-weighted features ``f_SCA = W^c f^2 + W^s f^2`` (Eqs. 5, 10 and 12). Their mean
+over channels is the layer's map; maps of later layers, upsampled, are added to it (Eqs. 13, 14).
 """
 
 from __future__ import annotations

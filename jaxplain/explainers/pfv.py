@@ -1,4 +1,4 @@
-"""Principal Feature Visualisation (Bakken et al. 2020): what a batch's features differ in, as colours.
+"""Principal Feature Visualisation (Bakken et al. 2020): what features differ in, as colours.
 
 The features ``F`` of a late layer, one row a pixel of every image, are centred and decomposed,
 ``F' = U S V^T`` (Eqs. 3 and 4). The first columns of ``U S`` (Eqs. 5 and 6), three of them as red,
@@ -271,8 +271,8 @@ def _variables(graph, basis: PFVBasis) -> tuple:
     size = last.aval.shape[1:3]
     weights = [v for v in found if v in before and v.aval.shape[1:3] != size]
     if not weights:
-        raise ValueError("the network does not become smaller before the layer, so that there is no "
-                         "weight layer; name weight_layers, or say weight_layers=() for none")
+        raise ValueError("the network does not become smaller before the layer, so that there is "
+                         "no weight layer; name weight_layers, or say weight_layers=() for none")
     return last, *weights
 
 

@@ -18,7 +18,7 @@ def attention_strip(
     *,
     human: np.ndarray | None = None,
 ) -> Figure:
-    """A row of the layers' own maps and a row of the cumulative ones, from the last layer to the first.
+    """A row of the layers' own maps and a row of the cumulative ones, last layer first.
 
     Layers are numbered from the first as 1; a combination is named by its numbers, as "layers 54".
 
@@ -46,8 +46,8 @@ def attention_strip(
     last = {} if human is None else {"human": overlay(image, human)}
     rows = {"each layer": {f"{number[n]}: {n}": overlay(image, layers[n]) for n in names} | last}
     if len(names) > 1:
+        joined = {n: "".join(str(number[m]) for m in names[: i + 1]) for i, n in enumerate(names)}
         rows["combined"] = {
-            f"layers {''.join(str(number[m]) for m in names[: i + 1])}": overlay(image, cumulative[n])
-            for i, n in enumerate(names) if i
-        } | last  # fmt: skip
+            f"layers {joined[n]}": overlay(image, cumulative[n]) for n in names[1:]
+        } | last
     return panel(image, rows, max_columns=len(names) + 1)

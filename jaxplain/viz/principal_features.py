@@ -21,7 +21,7 @@ def feature_overlay(
 
     Args:
         image: (H, W, 3), uint8, or float in [0, 1].
-        colours: (h, w, 3) in [0, 1]: `PrincipalFeatures.colours` of one image; resized to the image.
+        colours: (h, w, 3) in [0, 1]: `PrincipalFeatures.colours` of one image; resized to it.
         strength: the colours' share, in [0, 1]; 1 shows them alone.
 
     Returns:
