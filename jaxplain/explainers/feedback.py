@@ -84,8 +84,8 @@ def feedback(
         softmax over space that the open network gives.
       steps: the greatest number of sweeps; 0 leaves all gates open.
       mode: ``"hard"`` leaves a gate open where ``alpha > 0``, and what is closed stays closed (Eq.
-        6): the set of open gates shrinks until it is a fixed point. ``"soft"`` is projected gradient
-        ascent, ``h <- clip(h + step_size alpha, 0, 1)`` (Eq. 7): gates can open again.
+        6): the set of open gates shrinks until it is a fixed point. ``"soft"`` is projected
+        gradient ascent, ``h <- clip(h + step_size alpha, 0, 1)`` (Eq. 7): gates can open again.
       order: ``"sequential"``, top layer first, never lowers the held score; ``"simultaneous"`` can.
       step_size: of soft mode, in gate units a unit of ``alpha``. The slopes of a layer add up to
         about the score, so the more units a layer has the larger this must be.
@@ -96,8 +96,8 @@ def feedback(
     Returns:
       Maps (B, H, W), or (B, K, H, W) for K targets, in the dtype of the images; or a
       :class:`Feedback`. Gates and scores are float32 for networks in half precision.
-      Differentiating a map takes the final gates as constants. With a batch that ``jit`` shards, the
-      devices exchange after each sweep whether any gate changed, and nothing else.
+      Differentiating a map takes the final gates as constants. With a batch that ``jit`` shards,
+      the devices exchange after each sweep whether any gate changed, and nothing else.
 
     Raises:
       UnsupportedOperationError: the network has no ReLU, or a loop or foreign derivative that may
