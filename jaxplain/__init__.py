@@ -24,7 +24,7 @@ try:
 except PackageNotFoundError:  # a source tree that was not installed
     __version__ = "0+unknown"
 
-_LAZY = ("models", "viz", "weights_convert")  # these import what explaining does not need
+_LAZY = ("data", "evaluation", "models", "viz", "weights_convert")  # not needed for explaining
 
 __all__ = [
     "RuleSet", "UnknownLayerError", "UnsupportedOperationError", "capture", "core", "coverage",

@@ -100,7 +100,7 @@ print(json.dumps(sorted(r for r in roots - set(sys.stdlib_module_names) if r[0] 
     ours = set(json.loads(_python(loaded.format(imports="import jaxplain"))))
     extra = ours - base - {"jaxplain"}
     assert not extra, f"import jaxplain also imports {sorted(extra)}"
-    heavy = {"matplotlib", "PIL", "orbax", "tensorflow", "tensorflow_datasets"}
+    heavy = {"matplotlib", "PIL", "orbax", "tensorflow", "tensorflow_datasets", "grain", "pycocotools"}
     assert not ours & heavy
 
 
