@@ -52,6 +52,9 @@ SEGMENTS = {
     "conv with more outputs": (with_bias(normal(0, 3, 3, 3, 8), 0.5, padding=(1, 1)), 3),
     "conv with fewer outputs": (with_bias(normal(1, 3, 3, 6, 2), 0.5, padding=(1, 1)), 6),
     "strided conv": (with_bias(normal(2, 3, 3, 4, 5), normal(3, 5), stride=(2, 2)), 4),
+    "depthwise conv": (lambda x: jax.lax.conv_general_dilated(
+        x, normal(4, 3, 3, 1, 6), (1, 1), "SAME", feature_group_count=3,
+        dimension_numbers=("NHWC", "HWIO", "NHWC")), 3),
     "batch norm": (lambda x: nets.batch_norm(x, norm_params(4, 4), 1e-3), 4),
     "ReLU": (jax.nn.relu, 4),
     "max pool": (lambda x: nets.max_pool(x, (2, 2), (2, 2)), 4),

@@ -19,8 +19,8 @@ a block with branches    least squares under its Jacobian at the forward activat
 
 Abandoned neurons are 0, and the layer below is not asked to reproduce them: their equations leave
 the least-squares problem. The importance coefficients ``alpha_L`` are the gradient of the class
-score at ``A_L`` (Eq. 15), carried down by the Jacobians of the stages at the back-propagated feature
-maps (Eq. 16). The map of a layer is ``sum_c alpha_l * BPFM_l`` (Eq. 2).
+score at ``A_L`` (Eq. 15), carried down by the Jacobians of the stages at the back-propagated
+feature maps (Eq. 16). The map of a layer is ``sum_c alpha_l * BPFM_l`` (Eq. 2).
 """
 
 from __future__ import annotations
