@@ -41,6 +41,13 @@ def fully_compiled(quick_compile):
     jax.config.update("jax_disable_most_optimizations", False)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def free_programs():
+    """Thousands of compiled programs in one process exhaust its memory maps, and XLA crashes."""
+    yield
+    jax.clear_caches()
+
+
 def _folder(variable: str, what: str) -> Path:
     value = os.environ.get(variable)
     if not value:
