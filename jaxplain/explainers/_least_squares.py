@@ -163,8 +163,8 @@ def _conjugate_gradients(options: LeastSquares, forward: Callable, backward: Cal
     """CGLS (Bjorck 1996, section 7.4.1). It starts at 0 and so ends at the minimal norm.
 
     Measured on blocks of a trained ResNet-20: jax.scipy's CG on the normal equations takes the same
-    steps, but tells neither their number nor the residual; lineax's LSMR takes about as many for the same
-    ``|J^T r|``, each dearer, and its stopping rule is another one.
+    steps, but tells neither their number nor the residual; lineax's LSMR takes about as many for
+    the same ``|J^T r|``, each dearer, and its stopping rule is another one.
     """
     step = lambda a, k, b: jax.tree.map(lambda a, b: a + k * b, a, b)  # noqa: E731
 
