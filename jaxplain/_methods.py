@@ -54,6 +54,14 @@ METHODS: Mapping[str, Method] = {
     "lrp": Method("LRP", "lrp", "signed"),
 }  # fmt: skip
 
+#: Not one map a class from the image alone: `jaxplain explain` draws these in ways of their own.
+OTHERS: Mapping[str, Method] = {
+    "fitted-cam": Method("Fitted CAM", "fitted_cam", "heat"),
+    "naflow": Method("NAFlow", "naflow", "heat", at_layer=True),
+    "dense-attention": Method("Dense Attention", "dense_attention", "heat"),
+    "pfv": Method("PFV", "pfv", "heat", at_layer=True),
+}
+
 #: What `jaxplain explain` shows when it is not told otherwise.
 DEFAULT = ("mwp", "c-mwp", "grad-cam", "guided-backprop", "lrp")
 
@@ -76,6 +84,9 @@ ALIASES: Mapping[str, str] = {
     "contrastive-deconvnet": "c-deconvnet",
     "smoothgrad": "smooth-grad",
     "gradcam": "grad-cam",
+    "fit-cam": "fitted-cam",
+    "principal-feature-visualisation": "pfv",
+    "neuron-abandoning-attention-flow": "naflow",
 }
 
 

@@ -10,7 +10,9 @@ from flax import nnx
 from PIL import Image
 
 import jaxplain
-from jaxplain import _methods, cli, models
+from jaxplain.viz import panel
+from jaxplain import _cli_explain, _methods, cli, models
+from jaxplain._cli_common import CliError, read_image
 
 
 def _error(capsys, *argv):
@@ -40,12 +42,13 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 def test_the_table_of_methods_names_explainers():
-    for name, method in _methods.METHODS.items():
+    methods = {**_methods.METHODS, **_methods.OTHERS}
+    for name, method in methods.items():
         assert callable(getattr(jaxplain, method.function)), name
         assert _methods.canonical(name.replace("-", "_").upper()) == name
     assert set(_methods.DEFAULT) <= set(_methods.METHODS)
-    assert set(_methods.ALIASES.values()) <= set(_methods.METHODS)
-    titles = [m.title for m in _methods.METHODS.values()]
+    assert set(_methods.ALIASES.values()) <= set(methods)
+    titles = [m.title for m in methods.values()]
     assert len(set(titles)) == len(titles)
 
 
@@ -95,9 +98,9 @@ def test_images_of_all_kinds_become_upright_rgb(tmp_path):
     exif[0x0112] = 6  # to be shown turned by a quarter
     turned.save(tmp_path / "turned.png", exif=exif)
     for name in ("gray.png", "deep.png"):
-        np.testing.assert_array_equal(cli._read_image(tmp_path / name), ramp[..., None].repeat(3, -1))
-    assert (cli._read_image(tmp_path / "clear.png") == 255).all()
-    assert cli._read_image(tmp_path / "turned.png").shape == (5, 4, 3)
+        np.testing.assert_array_equal(read_image(tmp_path / name), ramp[..., None].repeat(3, -1))
+    assert (read_image(tmp_path / "clear.png") == 255).all()
+    assert read_image(tmp_path / "turned.png").shape == (5, 4, 3)
 
 
 NAMES = ["tabby cat", "tiger, Panthera tigris", "crane", "cup", "crane"]
@@ -115,7 +118,7 @@ PROBABILITIES = np.array([0.1, 0.5, 0.05, 0.3, 0.05])
     ],
 )
 def test_classes_by_name_index_and_rank(asked, chosen):
-    assert cli._choose_classes(asked, NAMES, PROBABILITIES) == chosen
+    assert _cli_explain._choose_classes(asked, NAMES, PROBABILITIES) == chosen
 
 
 @pytest.mark.parametrize(
@@ -131,8 +134,8 @@ def test_classes_by_name_index_and_rank(asked, chosen):
     ],
 )
 def test_wrong_classes(asked, words):
-    with pytest.raises(cli.CliError) as caught:
-        cli._choose_classes([asked], NAMES, PROBABILITIES)
+    with pytest.raises(CliError) as caught:
+        _cli_explain._choose_classes([asked], NAMES, PROBABILITIES)
     assert words in str(caught.value)
 
 
@@ -168,13 +171,14 @@ class Small(nnx.Module):
         self.config = models.ModelConfig("small", 32, (127.0,), (128.0,), class_names=names)
 
     def __call__(self, x):
-        x = nnx.relu(self.second(nnx.relu(self.first(x))))
+        x = nnx.max_pool(nnx.relu(self.first(x)), (2, 2), (2, 2))
+        x = nnx.relu(self.second(x))
         return self.classifier(x.mean((1, 2)))
 
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(cli, "_load", lambda name: Small())
+    monkeypatch.setattr(_cli_explain, "load_model", lambda *_: Small())
 
 
 def test_unknown_layer_and_class_of_a_network(capsys, small):
@@ -186,9 +190,40 @@ def test_unknown_layer_and_class_of_a_network(capsys, small):
 def test_all_methods_on_another_image(capsys, small, image):
     argv = ["explain", str(image), "--methods", "all", "--class", "top1", "--output", "explained.png"]
     assert cli.main(argv) == 0
-    assert "left out" not in capsys.readouterr().err
+    left_out = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
+    assert len(left_out) == 1 and "Fitted CAM left out" in left_out[0] and "--fit" in left_out[0]
     with Image.open("explained.png") as panel:
         assert panel.width > 900
+
+
+def test_methods_with_rows_of_their_own(capsys, small, image, monkeypatch):
+    """NAFlow has a row a class, Dense Attention two rows and PFV one for all; CAM can be fitted."""
+    rows = {}
+    monkeypatch.setattr("jaxplain.viz.panel", lambda _, given: rows.update(given) or panel(_, given))
+    (image.parent / "more").mkdir()
+    pixels = np.random.default_rng(1).integers(0, 256, (9, 32, 32, 3), dtype=np.uint8)
+    for i, one in enumerate(pixels):
+        Image.fromarray(one).save(image.parent / "more" / f"{i}.png")
+    argv = ["explain", str(image), "--class", "top1", "--class", "espresso", "--fit",
+            str(image.parent / "more"), "--methods", "naflow,dense_attention,pfv,fitted-cam,cam"]
+    assert cli.main(argv) == 0
+    espresso = next(label for label in rows if label.startswith("espresso"))
+    assert list(rows[espresso]) == ["Fitted CAM", "CAM"]
+    assert list(rows[f"NAFlow: {espresso}"]) == ["relu:1", "relu:0"]
+    assert list(rows["Dense Attention, each layer"]) == ["2: relu:1", "1: relu:0"]
+    assert list(rows["Dense Attention, combined"]) == ["layers 21"]
+    assert list(rows["PFV"]) == ["principal features", "activation weights"]
+    # The network ends in a global pool and a dense layer, so that the fit is CAM but for the ridge.
+    both = [rows[espresso][title] for title in ("Fitted CAM", "CAM")]
+    assert np.abs(both[0] - both[1]).mean() < 0.05
+    assert "fitted on 9 photographs" in capsys.readouterr().err
+
+
+def test_fitting_without_photographs(capsys, small, image):
+    assert "--fit FOLDER" in _error(capsys, "explain", str(image), "--methods", "fitted-cam")
+    assert "no effect" in _error(capsys, "explain", str(image), "--fit", ".")
+    empty = _error(capsys, "explain", str(image), "--methods", "fitted-cam", "--fit", ".")
+    assert "no image files" in empty
 
 
 @pytest.mark.parametrize("error", [jaxplain.UnsupportedOperationError, ValueError])
@@ -198,7 +233,8 @@ def test_all_leaves_out_what_a_network_does_not_allow(capsys, small, image, monk
 
     monkeypatch.setattr(jaxplain, "cam", refuse)
     assert "no global pool" in _error(capsys, "explain", str(image), "--methods", "cam")
-    monkeypatch.setattr(cli, "METHODS", {n: _methods.METHODS[n] for n in ("cam", "gradient")})
+    few = {n: _methods.METHODS[n] for n in ("cam", "gradient")}
+    monkeypatch.setattr(_cli_explain, "_KNOWN", few)
     assert cli.main(["explain", str(image), "--methods", "all"]) == 0
     assert "CAM left out: no global pool" in capsys.readouterr().err
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxplain.viz import charts
-from jaxplain.viz.attention import attention_strip
+from jaxplain.viz.attention import attention_rows
 from jaxplain.viz.principal_features import feature_overlay, feature_panel
 
 IMAGE = np.random.default_rng(0).integers(0, 255, (12, 16, 3), np.uint8)
@@ -38,13 +38,13 @@ def test_a_panel_shows_photo_features_and_bars():
 
 def test_the_strip_goes_from_the_last_layer_to_the_first():
     maps = {name: np.eye(n, dtype=np.float32) for name, n in (("c1", 8), ("c2", 4), ("c3", 2))}
-    figure = attention_strip(IMAGE, maps, maps, human=np.ones((12, 16), np.float32))
-    titles = [axes.get_title() for axes in figure.axes]
-    assert titles == ["each layer", "3: c3", "2: c2", "1: c1", "human",
-                      "combined", "layers 32", "layers 321", "human"]
-    assert len(attention_strip(IMAGE, {"c1": maps["c1"]}, {"c1": maps["c1"]}).axes) == 2
+    rows = attention_rows(IMAGE, maps, maps, human=np.ones((12, 16), np.float32))
+    assert {label: list(row) for label, row in rows.items()} == {
+        "each layer": ["3: c3", "2: c2", "1: c1", "human"],
+        "combined": ["layers 32", "layers 321", "human"]}
+    assert list(attention_rows(IMAGE, {"c1": maps["c1"]}, {"c1": maps["c1"]})) == ["each layer"]
     with pytest.raises(ValueError, match="same layers"):
-        attention_strip(IMAGE, maps, {"c1": maps["c1"]})
+        attention_rows(IMAGE, maps, {"c1": maps["c1"]})
 
 
 def test_bars_are_means_with_standard_errors():

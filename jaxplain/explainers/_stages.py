@@ -85,7 +85,6 @@ def _reduces(op: Any) -> bool:
         return _is_nhwc(op) and max(params["window_strides"]) > 1
     if op.kind != "max_pool" and op.name != "avg_pool":
         return False
-    if "axes" in params:
-        return set(params["axes"]) == {1, 2}
+    # A sum or maximum over all positions has no window: it ends the last resolution, or gates one.
     window, strides = params.get("window_dimensions"), params.get("window_strides", ())
     return window is not None and window[0] == window[3] == 1 and max(strides) > 1

@@ -34,6 +34,7 @@ import jax.numpy as jnp
 from jaxplain.core import trace
 from jaxplain.explainers._common import check_images, check_targets, over_targets, run_traced
 from jaxplain.explainers._least_squares import LeastSquares
+from jaxplain.explainers._stages import stages as resolutions
 from jaxplain.explainers._preimage import (
     coefficients,
     position,
@@ -86,7 +87,7 @@ def contribution_weights(embedding: jax.Array, reference: jax.Array,
     return jnp.where(total > 0, terms / jnp.where(total > 0, total, 1), 0)
 
 
-def naflow(fn, x, targets=None, *, layers, last: str | None = None,
+def naflow(fn, x, targets=None, *, layers=None, last: str | None = None,
            solver: LeastSquares = LeastSquares(), details: bool = False, class_chunk=None):
     """Neuron Abandoning Attention Flow (Liao et al. 2024): ``sum_c alpha_l * BPFM_l`` (Eq. 2).
 
@@ -101,7 +102,8 @@ def naflow(fn, x, targets=None, *, layers, last: str | None = None,
       x: float images ``(B, H, W, C)``.
       targets: None for the top class, an int, ``(B,)`` or ``(B, K)`` ints, or a float signal
         ``(B, N)`` or ``(B, K, N)`` over the scores.
-      layers: a name or a sequence of names.
+      layers: a name or a sequence of names; None for the last layer at each resolution that is a cut,
+        first layer first.
       last: the layer where the flow starts, whose feature map is the forward one; None for the last
         layer with more than one position.
       solver: how the least-squares problems are solved, see `LeastSquares`.
@@ -111,7 +113,7 @@ def naflow(fn, x, targets=None, *, layers, last: str | None = None,
 
     Returns:
       Signed maps ``(B, h, w)``, or ``(B, K, h, w)`` for K targets, in the dtype of the layer; a
-      dict of them for a sequence of layers. At ``last`` the map is that of `hires_cam`.
+      dict of them unless ``layers`` is one name. At ``last`` the map is that of `hires_cam`.
 
     Raises:
       TypeError: x is not of a float dtype.
@@ -139,8 +141,8 @@ def naflow(fn, x, targets=None, *, layers, last: str | None = None,
     return _run(fn, x, targets, None, layers, last, solver, details, class_chunk, None)
 
 
-def naflow_similarity(embed, x, reference, *, layers, similarity: Callable | None = None,
-                      last: str | None = None, solver: LeastSquares = LeastSquares(),
+def naflow_similarity(embed, x, reference, *, layers=None,
+                      similarity: Callable | None = None, last: str | None = None, solver: LeastSquares = LeastSquares(),
                       details: bool = False):
     """NAFlow of a network without classifier: what makes an image similar to a reference.
 
@@ -158,7 +160,8 @@ def naflow_similarity(embed, x, reference, *, layers, similarity: Callable | Non
       layers, last, solver, details: as in `naflow`.
 
     Returns:
-      As `naflow`: signed maps ``(B, h, w)``, a dict of them for a sequence of layers, or a `Flow`.
+      As `naflow`: signed maps ``(B, h, w)``, a dict of them unless ``layers`` is one name, or a
+      `Flow`.
 
     Raises:
       ValueError: embed or similarity return something else, or the reference's shape fits neither,
@@ -190,6 +193,8 @@ def _run(fn, x, targets, reference, layers, last, solver, details, class_chunk, 
     if reference is not None:
         reference = _check_reference(model.graph, reference, x)
     single = isinstance(layers, str)
+    if layers is None:
+        layers = _default_layers(model.graph, last)
     names = (layers,) if single else tuple(layers)
     if not names:
         raise ValueError("layers is an empty sequence; name at least one layer")
@@ -199,6 +204,13 @@ def _run(fn, x, targets, reference, layers, last, solver, details, class_chunk, 
     if details:  # jit sorts the keys of a dict
         return Flow(*({name: part[name] for name in names} for part in flow))
     return flow.maps[names[0]] if single else {name: flow.maps[name] for name in names}
+
+
+def _default_layers(graph, last: str | None) -> list[str]:
+    """The cuts among the ends of the resolutions, up to where the flow starts."""
+    cuts = {v: i for i, v in enumerate([graph.inputs[0], *(s.target for s in stages(graph))])}
+    top = position(graph, cuts, graph.last_spatial if last is None else last)
+    return [graph.name_of(v) for v in resolutions(graph) if cuts.get(v, top + 1) <= top]
 
 
 def _check_reference(graph, reference, x):

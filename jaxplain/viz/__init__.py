@@ -4,8 +4,12 @@ Everything works on host arrays and matplotlib's object-oriented API: no pyplot,
 no display.
 """
 
+from jaxplain.viz.attention import attention_rows, flow_row
+from jaxplain.viz.charts import score_bars
 from jaxplain.viz.colour import STYLES, colourise
 from jaxplain.viz.overlays import overlay
 from jaxplain.viz.panels import panel, save
+from jaxplain.viz.principal_features import feature_overlay, feature_panel
 
-__all__ = ["STYLES", "colourise", "overlay", "panel", "save"]
+__all__ = ["STYLES", "attention_rows", "colourise", "feature_overlay", "feature_panel", "flow_row",
+           "overlay", "panel", "save", "score_bars"]  # fmt: skip

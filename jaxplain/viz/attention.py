@@ -1,23 +1,21 @@
-"""Dense Attention drawn as in Fig. 8 of Ebrahimpour et al. (2019)."""
+"""Maps of many layers in a row: Dense Attention (Ebrahimpour et al. 2019, Fig. 8) and NAFlow."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from jaxplain.viz.overlays import overlay
-from jaxplain.viz.panels import panel
 
 
-def attention_strip(
+def attention_rows(
     image: np.ndarray,
     layers: Mapping[str, np.ndarray],
     cumulative: Mapping[str, np.ndarray],
     *,
     human: np.ndarray | None = None,
-) -> Figure:
+) -> dict[str, dict[str, np.ndarray]]:
     """A row of the layers' own maps and a row of the cumulative ones, last layer first.
 
     Layers are numbered from the first as 1; a combination is named by its numbers, as "layers 54".
@@ -29,15 +27,15 @@ def attention_strip(
         human: a human fixation map (H', W'), drawn at the end as in the paper.
 
     Returns:
-        A matplotlib `Figure`; write it with `jaxplain.viz.save`.
+        Rows for `jaxplain.viz.panel`.
 
     Raises:
         ValueError: no layer, other layers in `cumulative`, or arrays that cannot be drawn.
 
     >>> image = np.zeros((8, 8, 3), np.uint8)
     >>> maps = {"relu1": np.eye(4, dtype=np.float32), "relu2": np.eye(2, dtype=np.float32)}
-    >>> [axes.get_title() for axes in attention_strip(image, maps, maps).axes]
-    ['each layer', '2: relu2', '1: relu1', 'combined', 'layers 21']
+    >>> {label: list(row) for label, row in attention_rows(image, maps, maps).items()}
+    {'each layer': ['2: relu2', '1: relu1'], 'combined': ['layers 21']}
     """
     if not layers or list(layers) != list(cumulative):
         raise ValueError("layers and cumulative must be maps of the same layers, at least one.")
@@ -50,4 +48,22 @@ def attention_strip(
         rows["combined"] = {
             f"layers {joined[n]}": overlay(image, cumulative[n]) for n in names[1:]
         } | last
-    return panel(image, rows, max_columns=len(names) + 1)
+    return rows
+
+
+def flow_row(image: np.ndarray, maps: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """NAFlow's strip: the maps of the layers over the image, last layer first (Liao et al. 2024).
+
+    Args:
+        image: (H, W, 3), uint8, or float in [0, 1].
+        maps: layer name -> map (h, w) of one image, first layer first: what `jaxplain.naflow`
+            returns for several layers.
+
+    Returns:
+        A row for `jaxplain.viz.panel`.
+
+    >>> image = np.zeros((8, 8, 3), np.uint8)
+    >>> list(flow_row(image, {"layer1": np.eye(4), "layer2": np.eye(2)}))
+    ['layer2', 'layer1']
+    """
+    return {name: overlay(image, maps[name]) for name in reversed(maps)}

@@ -1,0 +1,132 @@
+"""What the commands of the command line share: errors in one line, models, pictures, progress."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import difflib
+import os
+import re
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+DEFAULT_MODEL = "efficientnet_lite0"
+
+
+class CliError(Exception):
+    """Something the user can put right; its text is the one line that they see."""
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """``--model`` and ``--network``, for `load_model`."""
+    parser.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME|FILE",
+                        help="network, see 'jaxplain models', or a file of weights; "
+                        "default: %(default)s")  # fmt: skip
+    parser.add_argument("--network", metavar="NAME", help="the network that a file is for")
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """'; did you mean ...?' with names alike, or holding the word; otherwise the names, if few."""
+    known = list(known)
+    near = [k for k in known if name and re.search(rf"\b{re.escape(name)}\b", k)][:4]
+    near += difflib.get_close_matches(name, known, n=4, cutoff=0.6)
+    near = list(dict.fromkeys(near))[:4] or difflib.get_close_matches(name, known, n=4, cutoff=0.3)
+    if near:
+        return f"; did you mean {' or '.join([', '.join(near[:-1]), near[-1]] if near[1:] else near)}?"
+    return f"; known: {', '.join(known)}" if len(known) <= 30 else ""
+
+
+def load_model(name: str, network: str | None = None):
+    """The network of a name, folder, file or repository."""
+    with extra("zoo"):
+        from jaxplain import models
+    known = models.list_models()
+    if name not in known and not name.startswith("hf:") and not Path(name).exists():
+        raise CliError(f"unknown model {name!r}{suggest(name, known)}")
+    with extra("zoo"):
+        try:  # says itself what it does, if that takes a while
+            return models.from_pretrained(name, network=network)
+        except (OSError, ValueError) as error:
+            raise CliError(f"cannot load {name}: {error}") from None
+
+
+def read_image(path: Path) -> np.ndarray:
+    """An image file as (H, W, 3) uint8, upright, transparency over white."""
+    with extra("viz"):
+        from PIL import Image, ImageOps
+    import numpy as np
+
+    if not path.exists():
+        near = difflib.get_close_matches(path.name, _listing(path.parent), n=1)
+        raise CliError(f"no such file: {path}" + (f"; did you mean {near[0]}?" if near else ""))
+    if path.is_dir():
+        raise CliError(f"{path} is a folder; name an image file")
+    try:
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file)
+            if image.mode.startswith("I"):  # 16 bits; PIL would clip them at 255
+                image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+            if image.has_transparency_data:
+                image = image.convert("RGBA")
+                white = Image.new("RGBA", image.size, "white")
+                image = Image.alpha_composite(white, image)
+            return np.asarray(image.convert("RGB"))
+    except PermissionError:
+        raise CliError(f"cannot read {path}: permission denied") from None
+    # PIL raises many kinds of error on files that are broken or of another type.
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        reason = "" if type(error).__name__ == "UnidentifiedImageError" else f" ({error})"
+        raise CliError(f"{path} is not an image that can be read{reason}") from None
+
+
+def _listing(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
+def check_output(path: Path) -> None:
+    """An error unless a picture can be written there."""
+    if path.is_dir():
+        raise CliError(f"the output {path} is a folder; name a file")
+    if not path.parent.is_dir():
+        raise CliError(f"the folder of the output does not exist: {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise CliError(f"cannot write in the folder of the output: {path.parent}")
+    known = ("png", "jpg", "jpeg", "pdf", "svg", "webp", "tif", "tiff")
+    if path.suffix.lower().lstrip(".") not in known:
+        raise CliError(f"cannot write {str(path)!r}: use one of the suffixes .{', .'.join(known)}")
+
+
+@contextlib.contextmanager
+def extra(name: str) -> Iterator[None]:
+    """Turns a missing optional package into advice on how to install it."""
+    try:
+        yield
+    except ImportError as error:
+        raise CliError(f"{error}; install it with: pip install 'jaxplain[{name}]'") from None
+
+
+@contextlib.contextmanager
+def step(what: str) -> Iterator[None]:
+    """Says on stderr what is going on, and how long it took if that was over a second."""
+    live = sys.stderr.isatty()
+    print(f"{what} ...", end="" if live else "\n", file=sys.stderr, flush=True)
+    start = time.perf_counter()
+    try:
+        yield
+    except BaseException:
+        if live:
+            print(file=sys.stderr)
+        raise
+    seconds = time.perf_counter() - start
+    if live:
+        print(f"\r\033[K{what}: {seconds:.1f} s" if seconds > 1 else "\r\033[K",
+              end="\n" if seconds > 1 else "", file=sys.stderr, flush=True)  # fmt: skip
