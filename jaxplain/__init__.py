@@ -4,6 +4,7 @@ import importlib
 from importlib.metadata import PackageNotFoundError, version
 
 from jaxplain import core, explainers, localise, postprocess, rules
+from jaxplain.batch import explain_dataset
 from jaxplain.core import (
     RuleSet,
     UnknownLayerError,
@@ -28,8 +29,8 @@ _LAZY = ("data", "evaluation", "models", "viz", "weights_convert")  # not needed
 
 __all__ = [
     "RuleSet", "UnknownLayerError", "UnsupportedOperationError", "capture", "core", "coverage",
-    "explainers", "feedback_localise", "layers", "localise", "postprocess", "rules", "split", "tag",
-    "trace", "with_rules",
+    "explain_dataset", "explainers", "feedback_localise", "layers", "localise", "postprocess",
+    "rules", "split", "tag", "trace", "with_rules",
     *explainers.__all__, *_LAZY,
 ]
 

@@ -11,8 +11,10 @@ from jaxplain.data.cub import CUB200
 from jaxplain.data.cues import COCO_TO_IMAGENET, VOC_TO_IMAGENET, cue_signals
 from jaxplain.data.fixations import Fixations
 from jaxplain.data.flickr30k import FLICKR30K_GROUPS, Flickr30kEntities
+from jaxplain.data.image_folder import ImageFolder
 from jaxplain.data.imagenet import ImageNet
 from jaxplain.data.loading import Batch, Item, batches, load
+from jaxplain.data.maps import Explanation, Maps, open_maps
 from jaxplain.data.opening import open_source
 from jaxplain.data.preprocessing import aspect_shape, normalise, resize_image
 from jaxplain.data.record import (
@@ -29,9 +31,9 @@ from jaxplain.data.voc import VOC, VOC_CLASSES
 
 __all__ = [
     "COCO", "COCO_CLASSES", "COCO_TO_IMAGENET", "CUB200", "FLICKR30K_GROUPS", "TFDS",
-    "TFDS_NAMES", "VOC", "VOC_CLASSES", "VOC_TO_IMAGENET", "Batch", "Fixations",
-    "Flickr30kEntities", "ImageNet", "Item", "Phrase", "Record", "Source",
+    "TFDS_NAMES", "VOC", "VOC_CLASSES", "VOC_TO_IMAGENET", "Batch", "Explanation", "Fixations",
+    "Flickr30kEntities", "ImageFolder", "ImageNet", "Item", "Maps", "Phrase", "Record", "Source",
     "UnreadableRecordError", "aspect_shape", "batches", "boxes_from_inclusive",
-    "boxes_from_sizes", "boxes_to_masks", "cue_signals", "load", "normalise", "open_source",
-    "resize_image",
+    "boxes_from_sizes", "boxes_to_masks", "cue_signals", "load", "normalise", "open_maps",
+    "open_source", "resize_image",
 ]  # fmt: skip

@@ -12,16 +12,18 @@ from jaxplain.data.record import UnreadableRecordError
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
-def read_image(path: Path, record: str) -> np.ndarray:
-    """The file as uint8 ``(H, W, 3)``, in the orientation in which it is stored.
+def read_image(path: Path, record: str, *, upright: bool = False) -> np.ndarray:
+    """The file as uint8 ``(H, W, 3)``.
 
-    Boxes refer to the stored pixels, so the orientation tag of a photograph is not followed.
+    Boxes refer to the stored pixels, so the orientation tag of a photograph is only followed where
+    ``upright`` asks for it.
     """
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     try:
         with Image.open(path) as file:
-            return np.asarray(file.convert("RGB"))
+            image = ImageOps.exif_transpose(file) if upright else file
+            return np.asarray(image.convert("RGB"))
     # Pillow raises many kinds of error on files that are broken or of another type.
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise UnreadableRecordError(record, f"cannot read the image {path}: {error}") from error

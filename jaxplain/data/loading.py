@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -131,7 +131,10 @@ def load(
 
 
 def batches(
-    items: Iterable[Item], batch_size: int, failures: list[UnreadableRecordError] | None = None
+    items: Iterable[Item],
+    batch_size: int,
+    failures: list[UnreadableRecordError] | None = None,
+    key: Callable[[Item], Hashable] | None = None,
 ) -> Iterator[Batch]:
     """Groups items whose pixels have the same shape into batches of one size.
 
@@ -142,6 +145,7 @@ def batches(
       items: from ``load`` with ``prepare``.
       batch_size: of every batch.
       failures: the errors of items that could not be read are appended here; None raises them.
+      key: items of one batch have to agree in this too.
 
     Raises:
       UnreadableRecordError: a record could not be read, and ``failures`` is None.
@@ -159,7 +163,7 @@ def batches(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be a positive int, not {batch_size}.")
-    waiting: dict[tuple[int, ...], list[Item]] = {}
+    waiting: dict[Hashable, list[Item]] = {}
     for item in items:
         if item.error is not None:
             if failures is None:
@@ -168,10 +172,11 @@ def batches(
             continue
         if item.pixels is None:
             raise ValueError("Items without pixels make no batch; give load a prepare function.")
-        group = waiting.setdefault(item.pixels.shape, [])
+        kind = (item.pixels.shape, None if key is None else key(item))
+        group = waiting.setdefault(kind, [])
         group.append(item)
         if len(group) == batch_size:
-            yield _batch(waiting.pop(item.pixels.shape), batch_size)
+            yield _batch(waiting.pop(kind), batch_size)
     for group in sorted(waiting.values(), key=lambda group: group[0].index):
         yield _batch(group, batch_size)
 

@@ -10,6 +10,8 @@ from jaxplain.data.coco import COCO
 from jaxplain.data.cub import CUB200
 from jaxplain.data.fixations import Fixations
 from jaxplain.data.flickr30k import Flickr30kEntities
+from jaxplain.data.image_folder import ImageFolder
+from jaxplain.data.images import IMAGE_SUFFIXES
 from jaxplain.data.imagenet import ImageNet
 from jaxplain.data.record import Source
 from jaxplain.data.tfds_source import TFDS, TFDS_NAMES
@@ -36,7 +38,7 @@ def open_source(
     - a name of ``TFDS_NAMES``, as ``voc/2007``;
     - ``VOCdevkit`` or ``VOCdevkit/VOC2007``; a folder with ``annotations/instances_*.json`` (COCO);
       ``CUB_200_2011``; a folder with ``Data/CLS-LOC`` (ImageNet) or with images, or folders of
-      images, named ``n01440764...``;
+      images, named ``n01440764...``; else a folder with images (``ImageFolder``);
     - with ``images``: Flickr30k Entities (``Annotations`` and ``Sentences``), else a folder of
       fixations.
 
@@ -83,9 +85,12 @@ def open_source(
     inside = folder / (split or "")
     if (folder / "Data" / "CLS-LOC").is_dir() or any(map(_is_wordnet, inside.glob("n*"))):
         return ImageNet(folder, split)
+    if split is None and any(f.suffix.lower() in IMAGE_SUFFIXES for f in folder.rglob("*")):
+        return ImageFolder(folder)
     raise ValueError(
         f"The layout of {text} is none that is known: VOCdevkit, COCO (annotations/instances_*), "
-        "CUB_200_2011, ImageNet (n01440764 ...); fixations and Flickr30k Entities need images= too."
+        "CUB_200_2011, ImageNet (n01440764 ...), images alone; fixations and Flickr30k Entities "
+        "need images= too."
     )
 
 

@@ -1,0 +1,135 @@
+"""Compiled programs of the batch engine: one for each shape of a batch, weights as arguments."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+
+class Programs:
+    """Pixels and labels of a batch to targets and maps.
+
+    A program is compiled ahead of its calls, so that no call can compile.
+
+    Attributes:
+      compiled: how many there are; seconds: that compiling them took.
+    """
+
+    def __init__(
+        self,
+        fn: Callable,
+        methods: Mapping[str, Callable],
+        to_input: Callable,
+        classes: np.ndarray | None,
+        signals: np.ndarray | None,
+        batch_size: int,
+        devices: Sequence[jax.Device],
+    ):
+        self.fn, self.methods, self.to_input = fn, methods, to_input
+        self.classes, self.signals, self.batch_size = classes, signals, batch_size
+        mesh = Mesh(np.array(devices), ("batch",))
+        self._split = NamedSharding(mesh, PartitionSpec("batch"))
+        self._everywhere = NamedSharding(mesh, PartitionSpec())
+        self._lowered: dict[tuple, tuple[Any, list]] = {}
+        self._compiled: dict[tuple, tuple[Any, list]] = {}
+        self._weights: dict[int, tuple[Any, jax.Array]] = {}
+        self.seconds = 0.0
+
+    @property
+    def compiled(self) -> int:
+        return len(self._compiled)
+
+    def __call__(self, pixels: np.ndarray, labels: np.ndarray) -> tuple[Any, float]:
+        """The results, still being computed, and when they were asked for.
+
+        Results are (targets int32 ``(B,)`` or ``(B, K)``, {name: float32 maps}).
+        """
+        key = (pixels.shape[1:3], labels.shape[1])
+        if key not in self._compiled:
+            start = time.perf_counter()
+            lowered, weights = self._lower(*key)
+            self._compiled[key] = lowered.compile(), self._place(weights)
+            del self._lowered[key]
+            self.seconds += time.perf_counter() - start
+        program, weights = self._compiled[key]
+        arguments = jax.device_put((pixels, labels), self._split)
+        asked = time.perf_counter()
+        return program(weights, *arguments), asked
+
+    def digest(self, shape: tuple[int, int], width: int) -> str:
+        """Stands for the program and the values of all weights in it."""
+        lowered, weights = self._lower(shape, width)
+        found = hashlib.sha256(lowered.as_text().encode())
+        for value in weights:
+            if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+                value = jax.random.key_data(value)
+            value = np.asarray(value)
+            found.update(f"{value.dtype}{value.shape}".encode())
+            found.update(np.ascontiguousarray(value).tobytes())
+        return found.hexdigest()[:16]
+
+    def _lower(self, shape: tuple[int, int], width: int) -> tuple[Any, list]:
+        key = (shape, width)
+        if key not in self._lowered:
+            pixels = jax.ShapeDtypeStruct((self.batch_size, *shape, 3), np.uint8)
+            labels = jax.ShapeDtypeStruct((self.batch_size, width), np.int32)
+            # What the network closes over becomes an argument: compiled in, it would be in every
+            # program, and slow to compile.
+            closed, like = jax.make_jaxpr(self._explain, return_shape=True)(pixels, labels)
+            tree = jax.tree.structure(like)
+
+            def program(weights: list, pixels: jax.Array, labels: jax.Array) -> Any:
+                leaves = jax.core.eval_jaxpr(closed.jaxpr, weights, pixels, labels)
+                return jax.tree.unflatten(tree, leaves)
+
+            jitted = jax.jit(
+                program,
+                in_shardings=(self._everywhere, self._split, self._split),
+                out_shardings=self._split,
+            )
+            weights = [jnp.asarray(value) for value in closed.consts]
+            self._lowered[key] = jitted.lower(weights, pixels, labels), weights
+        return self._lowered[key]
+
+    def _place(self, weights: list) -> list:
+        for value in weights:
+            if id(value) not in self._weights:  # the original is kept, so that its id stays its own
+                self._weights[id(value)] = value, jax.device_put(value, self._everywhere)
+        return [self._weights[id(value)][1] for value in weights]
+
+    def _explain(self, pixels: jax.Array, labels: jax.Array) -> tuple[jax.Array, dict]:
+        x = self.to_input(pixels)
+        if self.signals is not None:
+            targets = jnp.asarray(self.signals)[labels]
+        elif self.classes is not None:
+            self._check_classes(jax.eval_shape(self.fn, x).shape[-1])
+            targets = labels
+        else:
+            scores = self.fn(x)
+            scores = scores.mean(tuple(range(1, scores.ndim - 1)))
+            labels = targets = scores.argmax(-1).astype(jnp.int32)
+        results = {name: method(self.fn, x, targets) for name, method in self.methods.items()}
+        named = {}
+        for path, values in jax.tree_util.tree_flatten_with_path(results)[0]:
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            if values.shape[: labels.ndim] != labels.shape or values.ndim != labels.ndim + 2:
+                raise ValueError(
+                    f"{name}: maps must have the shape {(*labels.shape, 'h', 'w')}, not "
+                    f"{values.shape}."
+                )
+            named[name] = values.astype(jnp.float32)
+        return labels, named
+
+    def _check_classes(self, outputs: int) -> None:
+        wrong = [int(c) for c in self.classes if not 0 <= c < outputs]
+        if wrong:
+            raise ValueError(
+                f"class {wrong[0]} is out of range: the network has the classes 0 to {outputs - 1}."
+            )
