@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxplain import training
 from jaxplain.core import Model, trace
 
 __all__ = ["LastLayer", "confusion_matrix", "last_layer_inputs"]
@@ -68,7 +69,8 @@ class LastLayer(NamedTuple):
 
     Attributes:
       kernel, bias: ``(F, K)`` and ``(K,)``.
-      losses: ``(steps, 2)``, cross-entropy on training and validation set, a row a step taken.
+      losses: ``(epochs, 2)``, a row an epoch: the loss on the training set during it, and on the
+        validation set before it.
     """
 
     kernel: jax.Array
@@ -81,66 +83,55 @@ class LastLayer(NamedTuple):
     @classmethod
     def fit(
         cls, train: tuple[Any, Any], validation: tuple[Any, Any], *, classes: int,
-        learning_rate: float = 0.01, weight_decay: float = 1e-4, max_steps: int = 1000,
-        patience: int = 20,
+        loss: str = "softmax", learning_rate: float = 0.01, momentum: float = 0.9,
+        epochs: int = 1000, patience: int = 20, **options: Any,
     ) -> LastLayer:  # fmt: skip
-        """Trains from zero by full batches of AdamW until the validation loss stops falling.
+        """Trains from zero until the validation loss stops falling.
 
         Features are standardised by the training set's mean and deviation for the training; the
         kernel and bias returned act on the features as they are. Deterministic.
 
         Args:
-          train, validation: features ``(N, F)`` and labels ``(N,)``, 0 to K - 1.
+          train, validation: features ``(N, F)``, and labels ``(N,)``, 0 to K - 1, or targets
+            ``(N, K)`` of 0 to 1.
           classes: K.
-          learning_rate, weight_decay: of `optax.adamw`.
-          max_steps: at most so many steps.
-          patience: stops after so many steps without a lower validation loss; the weights of the
+          loss: ``softmax`` for exclusive classes, ``sigmoid`` for several to an image.
+          learning_rate, momentum: of stochastic gradient descent.
+          epochs: at most so many.
+          patience: stops after so many epochs without a lower validation loss; the weights of the
             lowest are kept.
+          options: of `jaxplain.training.train`: ``batch_size`` (all at once by default), ``seed``,
+            ``checkpoint``, ``progress``.
 
         Raises:
           ValueError: labels out of range, or shapes that do not fit.
         """
+        import optax  # only training needs it
+
         sets = []
         for name, (features, labels) in (("training", train), ("validation", validation)):
             features, labels = jnp.asarray(features, jnp.float32), np.asarray(labels)
-            if features.ndim != 2 or labels.shape != features.shape[:1] or not len(labels):
+            if features.ndim != 2 or labels.shape[:1] != features.shape[:1] or not len(labels):
                 raise ValueError(f"{name} features must be (N, F) and labels (N,), not "
                                  f"{features.shape} and {labels.shape}")
-            if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= classes:
-                raise ValueError(f"{name} labels must be whole numbers from 0 to {classes - 1}")
-            sets.append((features, jnp.asarray(labels)))
+            if labels.ndim == 1:
+                if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= classes:
+                    raise ValueError(f"{name} labels must be whole numbers from 0 to {classes - 1}")
+                labels = np.eye(classes, dtype=np.float32)[labels]
+            if labels.shape[1:] != (classes,):
+                raise ValueError(f"{name} targets must be (N, {classes}), not {labels.shape}")
+            sets.append((features, labels))
         mean, deviation = sets[0][0].mean(0), sets[0][0].std(0)
         varies = deviation > 1e-6 * jnp.abs(mean)  # a constant's deviation is rounding
         inverse = jnp.where(varies, 1 / jnp.where(varies, deviation, 1), 0)
         scaled = [((f - mean) * inverse, y) for f, y in sets]
-        (kernel, bias), losses, taken = _fit(scaled, classes, learning_rate, weight_decay,
-                                             max_steps, patience)
+        zero = (jnp.zeros((sets[0][0].shape[1], classes)), jnp.zeros(classes))
+        result = training.train(
+            lambda weights, _, x, training: (x @ weights[0] + weights[1], ()), zero, (), *scaled,
+            loss=loss, optimiser=optax.sgd(learning_rate, momentum), epochs=epochs,
+            patience=patience, **options,
+        )  # fmt: skip
+        kernel, bias = result.parameters
         kernel = kernel * inverse[:, None]
-        return cls(kernel, bias - mean @ kernel, np.asarray(losses)[:int(taken)])
-
-
-@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4, 5))
-def _fit(sets, classes, learning_rate, weight_decay, max_steps, patience):
-    import optax  # only training needs it
-
-    optimiser = optax.adamw(learning_rate, weight_decay=weight_decay)
-
-    def loss(parameters, features, labels):
-        logits = features @ parameters[0] + parameters[1]
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-
-    def step(state):
-        parameters, moments, best, lowest, since, losses, i = state
-        value, slope = jax.value_and_grad(loss)(parameters, *sets[0])
-        held_out = loss(parameters, *sets[1])
-        better = held_out < lowest
-        best = jax.tree.map(lambda new, old: jnp.where(better, new, old), parameters, best)
-        updates, moments = optimiser.update(slope, moments, parameters)
-        losses = losses.at[i].set(jnp.stack([value, held_out]))
-        return (optax.apply_updates(parameters, updates), moments, best,
-                jnp.minimum(lowest, held_out), jnp.where(better, 0, since + 1), losses, i + 1)
-
-    zero = (jnp.zeros((sets[0][0].shape[1], classes)), jnp.zeros(classes))
-    start = (zero, optimiser.init(zero), zero, jnp.inf, 0, jnp.zeros((max_steps, 2)), 0)
-    end = jax.lax.while_loop(lambda s: (s[4] < patience) & (s[6] < max_steps), step, start)
-    return end[2], end[5], end[6]
+        losses = np.stack([result.training, result.validation[:-1]], axis=1)
+        return cls(kernel, bias - mean @ kernel, losses)
