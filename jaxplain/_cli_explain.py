@@ -44,8 +44,9 @@ def add_commands(commands: Any) -> None:
         "their own.",
     )
     explain.add_argument(
-        "image", nargs="?", metavar="IMAGE", help="an image file; default: a photo of a cat and a cup"
-    )
+        "image", nargs="?", metavar="IMAGE",
+        help="an image file; default: a photo of a cat and a cup",
+    )  # fmt: skip
     add_model_options(explain)
     explain.add_argument(
         "--methods", default=",".join(DEFAULT), metavar="A,B,C",
@@ -66,8 +67,9 @@ def add_commands(commands: Any) -> None:
     explain.set_defaults(command=_explain)
 
     layers = commands.add_parser(
-        "layers", help="list a network's layers", description="Lists a network's layers with shapes."
-    )
+        "layers", help="list a network's layers",
+        description="Lists a network's layers with shapes.",
+    )  # fmt: skip
     add_model_options(layers)
     layers.set_defaults(command=_layers)
 
@@ -77,7 +79,7 @@ def _explain(arguments: argparse.Namespace) -> None:
     if arguments.layer is not None and not any(_KNOWN[name].at_layer for name in methods):
         raise CliError("--layer has no effect: none of these methods is explained at a layer")
     if arguments.fit is not None and "fitted-cam" not in methods:
-        raise CliError("--fit has no effect: the method that it is for, fitted-cam, is not asked for")
+        raise CliError("--fit has no effect: fitted-cam, which it is for, is not asked for")
     # Whatever can be found wrong without the network is found before it is loaded.
     check_output(arguments.output)
     with extra("viz"):
@@ -251,7 +253,7 @@ def _fit(model, folder: Path | None):
     return fit
 
 
-# -- methods with rows of their own -----------------------------------------------------------------
+# -- methods with rows of their own ---------------------------------------------------------------
 
 
 def _draw_flow(model, x, targets, labels, drawn, layer) -> Rows:
@@ -261,7 +263,8 @@ def _draw_flow(model, x, targets, labels, drawn, layer) -> Rows:
     import jaxplain
     from jaxplain import viz
 
-    solver = jaxplain.LeastSquares(tolerance=1e-2, iterations=200)
+    # Undamped, the feature maps of trained networks grow a thousandfold from stage to stage.
+    solver = jaxplain.LeastSquares(tolerance=1e-2, iterations=200, damping=0.3)
     layers = None if layer is None else [layer]
     flow = jaxplain.naflow(
         model, x, jax.numpy.asarray([targets]), layers=layers, solver=solver, details=True

@@ -152,7 +152,7 @@ def test_score_maps_and_shards(method):
 @pytest.mark.parametrize(
     ("method", "options", "error", "match"),
     [
-        ("occlusion", {}, ValueError, "images of 7 x 5, not be 32 x 32"),
+        ("occlusion", {"window": 32}, ValueError, "images of 7 x 5, not be 32 x 32"),
         ("occlusion", {"window": 2, "stride": 3}, ValueError, "must not exceed window"),
         ("occlusion", {"window": (1, 2, 3)}, ValueError, "an int or a pair"),
         ("occlusion", {"window": 0}, ValueError, "window must be at least 1"),

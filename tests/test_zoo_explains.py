@@ -38,9 +38,11 @@ FAMILIES = (
 REFUSED = {
     **{
         ("cam", name): "cam needs a network that ends in a global average pool and one dense layer"
-        for name in ("vgg16", "bvlc_alexnet", "squeezenet1_1", "resnet18_npid", "conv4net")
+        for name in REGISTRY
+        if name.startswith(("vgg", "squeezenet", "conv")) or name.endswith(("_npid", "_ms"))
+        or name in ("alexnet", "bvlc_alexnet", "caffenet", "cnn_s")
     },
-    ("feedback", "conv4net"): "the network has no ReLU or ReLU6",
+    **{("feedback", name): "the network has no ReLU or ReLU6" for name in ("conv4net",)},
 }
 # Networks that are made of the same operations as another, only deeper or padded differently.
 TWINS = {
@@ -96,12 +98,28 @@ def test_excitation_backprop_covers(name):
     assert len(table) > 20
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+def _beside_families(name):
+    wanted = name in FAMILIES or os.environ.get("JAXPLAIN_ALL_NETWORKS")
+    reason = "of a family that is tried; JAXPLAIN_ALL_NETWORKS=1 runs it"
+    return pytest.param(name, marks=pytest.mark.skipif(not wanted, reason=reason))
+
+
+@pytest.mark.parametrize("name", list(map(_beside_families, REGISTRY)))
 def test_every_method(name):
     """Through the registry's default layers, as the command line calls them."""
     config = REGISTRY[name].config
     graph, state = nnx.split(abstract(name))
     image = jax.ShapeDtypeStruct((1, config.input_size, config.input_size, 3), jnp.float32)
+
+    def by_layer(s, x):  # the methods that have rows of their own
+        network = nnx.merge(graph, s)
+        return (jaxplain.naflow(network, x, 1), *jaxplain.dense_attention(network, x),
+                jaxplain.pfv(network, x).colours)
+
+    flow, layers, _, colours = jax.eval_shape(by_layer, state, image)
+    assert len(flow) > 1 and len(layers) > 1 and colours.shape[0] == 1 and colours.shape[3] == 3
+    for maps in (*flow.values(), *layers.values()):
+        assert len(maps.shape) == 3 and min(maps.shape[1:]) > 1
     for method in METHODS.values():
         options = dict(method.options)
         if method.at_layer:

@@ -106,7 +106,10 @@ def naflow(fn, x, targets=None, *, layers=None, last: str | None = None,
         first layer first.
       last: the layer where the flow starts, whose feature map is the forward one; None for the last
         layer with more than one position.
-      solver: how the least-squares problems are solved, see `LeastSquares`.
+      solver: how the least-squares problems are solved, see `LeastSquares`. Deep trained networks
+        want damping: on BVLC GoogLeNet and EfficientNet-Lite0 the undamped feature maps grow a
+        thousandfold on the way down; with ``damping=0.3`` they keep the scale of the activations,
+        and the maps the class.
       details: True returns a `Flow`: maps, feature maps, coefficients and residuals.
       class_chunk: how many of K classes to take at once, to bound memory; None takes all. The
         feature maps are led back once for all classes.

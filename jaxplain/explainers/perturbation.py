@@ -66,7 +66,7 @@ def occlusion(
     x,
     targets=None,
     *,
-    window: int | tuple[int, int] = 32,
+    window: int | tuple[int, int] | None = None,
     stride: int | tuple[int, int] | None = None,
     baseline=0.0,
     chunk: int = 16,
@@ -83,7 +83,8 @@ def occlusion(
       x: float images ``(B, H, W, C)``.
       targets: None for the top class, an int, ``(B,)`` or ``(B, K)`` ints, or a float signal
         ``(B, N)`` or ``(B, K, N)`` over the scores. All of them share the passes.
-      window: height and width of the window, or one int for both.
+      window: height and width of the window, or one int for both; None is a seventh of the image's
+        short side, 32 of 224 pixels.
       stride: step of the window, an int or a pair, at most ``window``; None is half of it.
       baseline: what hidden pixels become, a number or an array that broadcasts to the images: 0 is
         the mean colour where the preprocessing subtracts it.
@@ -108,9 +109,11 @@ def occlusion(
       >>> jaxplain.occlusion(fn, x, 0, window=(1, 2), stride=1)
       Array([[[3. , 4.5, 6. ]]], dtype=float32)
     """
+    size = np.shape(x)[1:3]
+    if window is None:
+        window = max(min(size, default=1) // 7, 1)
     window = _pair("window", window)
     stride = tuple(max(w // 2, 1) for w in window) if stride is None else _pair("stride", stride)
-    size = np.shape(x)[1:3]
     if len(size) == 2 and any(w > n for w, n in zip(window, size, strict=True)):
         raise ValueError(f"window must fit in the images of {size[0]} x {size[1]}, not be "
                          f"{window[0]} x {window[1]}")  # fmt: skip

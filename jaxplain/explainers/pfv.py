@@ -14,7 +14,6 @@ its ``C x C`` covariance, which is cheaper wherever pixels outnumber channels.
 from __future__ import annotations
 
 import dataclasses
-import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple

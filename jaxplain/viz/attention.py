@@ -54,6 +54,8 @@ def attention_rows(
 def flow_row(image: np.ndarray, maps: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """NAFlow's strip: the maps of the layers over the image, last layer first (Liao et al. 2024).
 
+    What is above a map's 99th percentile is drawn as that: single peaks would hide the rest.
+
     Args:
         image: (H, W, 3), uint8, or float in [0, 1].
         maps: layer name -> map (h, w) of one image, first layer first: what `jaxplain.naflow`
@@ -66,4 +68,5 @@ def flow_row(image: np.ndarray, maps: Mapping[str, np.ndarray]) -> dict[str, np.
     >>> list(flow_row(image, {"layer1": np.eye(4), "layer2": np.eye(2)}))
     ['layer2', 'layer1']
     """
-    return {name: overlay(image, maps[name]) for name in reversed(maps)}
+    return {name: overlay(image, np.minimum(maps[name], np.percentile(maps[name], 99)))
+            for name in reversed(maps)}  # fmt: skip

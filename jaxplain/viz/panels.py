@@ -74,7 +74,8 @@ def panel(
             (left / size[0], 1 - top / size[1], cell / size[0], height / size[1])
         )
         axes.imshow(picture, aspect="auto", interpolation="antialiased")
-        axes.set_title(title, fontsize=9, fontweight=weight, pad=4)
+        points = min(9, 9 * 14 * cell / max(len(title), 1))  # about 14 letters an inch
+        axes.set_title(title, fontsize=points, fontweight=weight, pad=4)
         axes.set_axis_off()
 
     for i, (label, items) in enumerate(lines):
