@@ -40,10 +40,34 @@ class FixationStudy(NamedTuple):
     Attributes:
       table: a `Row` a method, the smallest mean absolute error first; prints as a table.
       per_image: method -> score -> ``(N,)``, in the order of the images.
+      failures: (id, reason) of images that could not be read; the caller's.
     """
 
     table: Table
     per_image: dict[str, dict[str, np.ndarray]]
+    failures: tuple[tuple[str, str], ...] = ()
+
+    def markdown(self) -> str:
+        """The means over images, a row a method."""
+        names = [field.replace("_", "-").upper() for field in Row._fields[1:]]
+        lines = [f"| method | {' | '.join(names)} |", f"| --- |{' ---: |' * len(names)}"]
+        for name, *values in self.table:
+            lines.append(f"| {name} | {' | '.join(f'{v:.3f}' for v in values)} |")
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as JSON values."""
+        methods = {
+            row.method: {
+                "mean": dict(zip(Row._fields[1:], row[1:], strict=True)),
+                "per_image": {k: v.tolist() for k, v in self.per_image[row.method].items()},
+            }
+            for row in self.table
+        }
+        return {
+            "protocol": "human fixations", "failures": [list(f) for f in self.failures],
+            "methods": methods,
+        }  # fmt: skip
 
 
 def fixated_pixels(truth: jax.Array, share: float = 0.2) -> jax.Array:

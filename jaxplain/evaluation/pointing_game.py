@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -20,9 +20,10 @@ import numpy as np
 
 from jaxplain import data
 from jaxplain.evaluation import pointing
+from jaxplain.evaluation.asking import Explainer, Question, Questions, percent
 from jaxplain.postprocess import resize
 
-__all__ = ["BLUR", "PointingMethod", "PointingTable", "pointing_game", "questions"]
+__all__ = ["BLUR", "PointingMethod", "PointingTable", "pointing_game"]
 
 #: Standard deviation of the blur of pixel-level maps, in max(H, W) (section 6.1.1).
 BLUR = 0.02
@@ -39,27 +40,8 @@ class PointingMethod:
       blur: whether its maps are blurred by ``BLUR``, as the paper does with Grad, Deconv and LRP.
     """
 
-    explain: Callable[[jax.Array, jax.Array], jax.Array]
+    explain: Explainer
     blur: bool = False
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Question:
-    """A class to be found in an image.
-
-    Attributes:
-      item: the image.
-      label: the class.
-      difficult: whether it is in the difficult subset.
-      boxes: ``(n, 4)`` of the class's objects; mask: bool ``(H, W)`` of them all. One of them is
-        None.
-    """
-
-    item: data.Item
-    label: int
-    difficult: bool
-    boxes: np.ndarray | None
-    mask: np.ndarray | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -82,19 +64,20 @@ class PointingTable:
     not_asked: Mapping[str, int]
 
     def markdown(self) -> str:
-        """The paper's Table 1: mean accuracy in per cent, all and difficult."""
+        """The paper's Table 1: mean accuracy over classes in per cent, and hits / questions."""
         everything, hard = self.results["Center"]
         lines = [
             "| method | all | difficult |",
             "| --- | ---: | ---: |",
             *(
-                f"| {name} | {_percent(a.mean)} | {_percent(d.mean)} |"
+                f"| {name} | {_cell(a)} | {_cell(d)} |"
                 for name, (a, d) in self.results.items()
             ),
             "",
             f"{self.images} images; {int(everything.trials.sum())} questions about "
             f"{int((everything.trials > 0).sum())} classes, {int(hard.trials.sum())} of them "
-            f"difficult ({int((hard.trials > 0).sum())} classes); hits on {self.region}.",
+            f"difficult ({int((hard.trials > 0).sum())} classes). Mean accuracy over classes in per "
+            f"cent (hits / questions); hits on {self.region}.",
         ]
         return "\n".join(lines)
 
@@ -121,30 +104,6 @@ class PointingTable:
                 name: {"all": one(a), "difficult": one(d)} for name, (a, d) in self.results.items()
             },
         }  # fmt: skip
-
-
-def questions(item: data.Item) -> Iterator[Question]:
-    """The classes that are asked for in an image.
-
-    A class whose objects are all marked as difficult is left out; otherwise all its objects count,
-    the ones marked as difficult too. Masks are used where the record has them, boxes elsewhere.
-    """
-    record = item.record
-    if record.boxes is None and record.masks is None:
-        raise ValueError(f"record {record.id} has neither boxes nor masks; pointing needs them")
-    present = np.unique(record.labels)
-    for label in present:
-        own = record.labels == label
-        if record.difficult[own].all():
-            continue
-        if record.masks is not None:
-            masks = record.masks[own]
-            area, boxes, mask = masks.sum(), None, masks.any(0)
-        else:
-            boxes, mask = record.boxes[own], None
-            area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1).sum()
-        hard = bool(pointing.is_difficult(area, math.prod(record.size), len(present)))
-        yield Question(item, int(label), hard, boxes, mask)
 
 
 def pointing_game(
@@ -179,43 +138,22 @@ def pointing_game(
     Raises:
       ValueError: records without boxes and masks, or some with masks and some without.
     """
-    failures: list[tuple[str, str]] = []
-    not_asked: dict[str, int] = {}
-    seen = {"images": 0}
+    asked = Questions(source, prepare, signals, batch_size=batch_size, indices=indices,
+                      workers=workers, progress=progress)  # fmt: skip
     tally = _Tally(["Center", *methods], len(source.class_names))
-    chosen = None if indices is None else list(indices)
-
-    def asked() -> Iterator[Question]:
-        for item in data.load(source, prepare, indices=chosen, workers=workers):
-            if item.error is not None:
-                failures.append((item.error.record, item.error.reason))
-                continue
-            seen["images"] += 1
-            if progress is not None:
-                progress(seen["images"])
-            for question in questions(item):
-                if signals[question.label].any():
-                    yield question
-                else:
-                    name = source.class_names[question.label]
-                    not_asked[name] = not_asked.get(name, 0) + 1
-
-    for group in _groups(asked(), batch_size):
-        # The last question is repeated, so that a small group has no program of its own.
-        full = group + [group[-1]] * (batch_size - len(group))
-        x = to_input(jnp.asarray(np.stack([q.item.pixels for q in full])))
-        signal = jnp.asarray(np.stack([signals[q.label] for q in full]))
-        regions = _regions(full)
-        sizes = np.array([q.item.record.size for q in full])
+    for group in asked:
+        x = to_input(group.pixels)
+        regions = _regions(group.full)
+        sizes = np.array([q.item.record.size for q in group.full])
         points = [pointing.centre(sizes)]
         for method in methods.values():
-            maps = method.explain(x, signal)
+            maps = method.explain(x, group.signals)
             points.append(_points(maps, *_enlarge(maps.shape[-2:], sizes, method.blur)))
         hits = _hits(jnp.stack(points), *regions)
-        tally.add(group, np.asarray(hits)[:, : len(group)], regions[0] is None)
+        tally.add(group.questions, np.asarray(hits)[:, : len(group.questions)], regions[0] is None)
     return PointingTable(
-        tuple(source.class_names), tally.region(), seen["images"], tuple(failures),
-        tally.results(), dict(sorted(not_asked.items())),
+        tuple(source.class_names), "masks" if tally.masks else "boxes", asked.images,
+        tuple(asked.failures), tally.results(), dict(sorted(asked.not_asked.items())),
     )  # fmt: skip
 
 
@@ -227,23 +165,15 @@ class _Tally:
         self.labels: list[int] = []
         self.hard: list[bool] = []
         self.hits: list[np.ndarray] = []
-        self.masks: set[bool] = set()
+        self.masks: bool | None = None
 
     def add(self, group: list[Question], hits: np.ndarray, masks: bool) -> None:
         self.labels += [q.label for q in group]
         self.hard += [q.difficult for q in group]
         self.hits.append(hits)
-        self.masks.add(masks)
-        if len(self.masks) > 1:
+        if self.masks not in (None, masks):
             raise ValueError("some records have masks and others none; use one kind of data set")
-
-    def region(self) -> str:
-        if not self.masks:
-            raise ValueError(
-                "there was no question to ask: no image could be read, or the network has no "
-                "output for any class in them"
-            )
-        return "masks" if self.masks == {True} else "boxes"
+        self.masks = masks
 
     def results(self) -> dict[str, tuple[pointing.PointingAccuracy, pointing.PointingAccuracy]]:
         labels, hard = np.array(self.labels), np.array(self.hard)
@@ -252,17 +182,6 @@ class _Tally:
             name: (count(hits), count(hits, counted=hard))
             for name, hits in zip(self.names, np.concatenate(self.hits, axis=1), strict=True)
         }
-
-
-def _groups(asked: Iterable[Question], batch_size: int) -> Iterator[list[Question]]:
-    """Questions about images of one shape, ``batch_size`` at a time."""
-    waiting: dict[tuple[int, ...], list[Question]] = {}
-    for question in asked:
-        shape = question.item.pixels.shape
-        waiting.setdefault(shape, []).append(question)
-        if len(waiting[shape]) == batch_size:
-            yield waiting.pop(shape)
-    yield from waiting.values()
 
 
 def _padded(sizes: np.ndarray) -> tuple[int, int]:
@@ -336,8 +255,8 @@ def _hits(points: jax.Array, boxes: Any, valid: Any, masks: Any) -> jax.Array:
     return pointing.on_boxes(points, boxes, valid)
 
 
-def _percent(value: Any) -> str:
-    return "-" if math.isnan(value) else f"{100 * float(value):.1f}"
+def _cell(result: pointing.PointingAccuracy) -> str:
+    return f"{percent(result.mean)} ({int(result.hits.sum())} / {int(result.trials.sum())})"
 
 
 def _finite(value: Any) -> float | None:

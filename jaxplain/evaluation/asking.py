@@ -1,0 +1,167 @@
+"""The questions that a data set asks of a map, in groups that go through the network together.
+
+A question is an image and one of its classes: where is it? Images of one shape are explained
+together, so that few programs are compiled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxplain import data
+from jaxplain.evaluation import localisation, pointing
+
+__all__ = ["Explainer", "Group", "Question", "Questions", "boxes_of", "percent", "questions"]
+
+#: Images ``(B, h, w, 3)`` and signals over the outputs ``(B, N)`` to maps ``(B, h', w')``.
+Explainer = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Question:
+    """A class to be found in an image.
+
+    Attributes:
+      item: the image.
+      label: the class.
+      difficult: whether it is in the difficult subset.
+      boxes: ``(n, 4)`` of the class's objects; mask: bool ``(H, W)`` of them all. One of them is
+        None.
+    """
+
+    item: data.Item
+    label: int
+    difficult: bool
+    boxes: np.ndarray | None
+    mask: np.ndarray | None
+
+
+def questions(item: data.Item) -> Iterator[Question]:
+    """The classes that are asked for in an image.
+
+    A class whose objects are all marked as difficult is left out; otherwise all its objects count,
+    the ones marked as difficult too. Masks are used where the record has them, boxes elsewhere.
+    """
+    record = item.record
+    if record.boxes is None and record.masks is None:
+        raise ValueError(f"record {record.id} has neither boxes nor masks; the protocol needs them")
+    present = np.unique(record.labels)
+    for label in present:
+        own = record.labels == label
+        if record.difficult[own].all():
+            continue
+        if record.masks is not None:
+            masks = record.masks[own]
+            area, boxes, mask = masks.sum(), None, masks.any(0)
+        else:
+            boxes, mask = record.boxes[own], None
+            area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1).sum()
+        hard = bool(pointing.is_difficult(area, math.prod(record.size), len(present)))
+        yield Question(item, int(label), hard, boxes, mask)
+
+
+def boxes_of(question: Question) -> np.ndarray:
+    """The boxes ``(n, 4)`` of the class's objects; around their masks where there are no boxes."""
+    record = question.item.record
+    own = record.labels == question.label
+    if record.boxes is not None:
+        return record.boxes[own]
+    return np.asarray(localisation.tightest_box(record.masks[own]))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Group:
+    """Questions about images of one shape.
+
+    Attributes:
+      questions: at most the batch size.
+      full: the same, the last one repeated up to the batch size, so that a small group has no
+        program of its own.
+      pixels: uint8 ``(B, h, w, 3)`` of ``full``.
+      signals: ``(B, N)`` of ``full``.
+    """
+
+    questions: list[Question]
+    full: list[Question]
+    pixels: jax.Array
+    signals: jax.Array
+
+
+class Questions:
+    """All questions that a data set asks of a network. Iterate once; then see what was left out.
+
+    Args:
+      source: records with boxes or masks.
+      prepare: a record to uint8 pixels ``(h, w, 3)`` of one of few shapes.
+      signals: ``(classes, N)``, what a class is to the network's outputs, see `data.cue_signals`.
+        Classes with a row of zeros are not asked for.
+      batch_size: questions in a group.
+      indices: which records; None for all.
+      workers: processes that read; 0 for threads.
+      progress: called with the number of images read so far.
+
+    Attributes:
+      images: how many were read.
+      failures: (id, reason) of those that could not be.
+      not_asked: class -> how many questions were left out as the network has no output for it.
+    """
+
+    def __init__(
+        self, source: data.Source, prepare: Callable[[data.Record], np.ndarray],
+        signals: np.ndarray, *, batch_size: int = 8, indices: Iterable[int] | None = None,
+        workers: int = 0, progress: Callable[[int], None] | None = None,
+    ):  # fmt: skip
+        self.source, self.prepare, self.signals = source, prepare, signals
+        self.batch_size, self.workers, self.progress = batch_size, workers, progress
+        self.indices = None if indices is None else list(indices)
+        self.images = 0
+        self.failures: list[tuple[str, str]] = []
+        self.not_asked: dict[str, int] = {}
+
+    def __iter__(self) -> Iterator[Group]:
+        waiting: dict[tuple[int, ...], list[Question]] = {}
+        count = 0
+        for count, question in enumerate(self._asked(), 1):
+            shape = question.item.pixels.shape
+            waiting.setdefault(shape, []).append(question)
+            if len(waiting[shape]) == self.batch_size:
+                yield self._group(waiting.pop(shape))
+        yield from map(self._group, waiting.values())
+        if not count:
+            raise ValueError(
+                "there was no question to ask: no image could be read, or the network has no "
+                "output for any class in them"
+            )
+
+    def _asked(self) -> Iterator[Question]:
+        items = data.load(self.source, self.prepare, indices=self.indices, workers=self.workers)
+        for item in items:
+            if item.error is not None:
+                self.failures.append((item.error.record, item.error.reason))
+                continue
+            self.images += 1
+            if self.progress is not None:
+                self.progress(self.images)
+            for question in questions(item):
+                if self.signals[question.label].any():
+                    yield question
+                else:
+                    name = self.source.class_names[question.label]
+                    self.not_asked[name] = self.not_asked.get(name, 0) + 1
+
+    def _group(self, own: list[Question]) -> Group:
+        full = own + [own[-1]] * (self.batch_size - len(own))
+        pixels = jnp.asarray(np.stack([q.item.pixels for q in full]))
+        return Group(own, full, pixels, jnp.asarray(np.stack([self.signals[q.label] for q in full])))
+
+
+def percent(value: Any) -> str:
+    """A fraction in per cent, for a table; '-' for NaN."""
+    return "-" if math.isnan(value) else f"{100 * float(value):.1f}"

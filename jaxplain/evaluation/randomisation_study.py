@@ -1,0 +1,196 @@
+"""The sanity check over images and methods (Adebayo et al. 2018): a runner of `randomisations`.
+
+Each method explains the class that the trained network predicts, first with the trained network,
+then with parameters randomised layer by layer; how alike the two maps are is the result. A method
+whose maps stay alike does not explain what the network has learned.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jaxplain import postprocess
+from jaxplain.evaluation import sanity, similarity
+
+__all__ = ["MEASURES", "MODES", "SanityStudy", "randomisation_study", "top_modules"]
+
+MEASURES = ("rank_correlation", "ssim", "hog")
+MODES = ("cascading", "independent")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SanityStudy:
+    """What the check came to.
+
+    Attributes:
+      layers: from the top down.
+      images: how many maps each value is the mean of.
+      similarity: mode -> method -> measure -> ``(layers, images)``.
+      failures: (id, reason) of images that could not be read; the caller's.
+    """
+
+    layers: tuple[str, ...]
+    images: int
+    similarity: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]]
+    failures: tuple[tuple[str, str], ...] = ()
+
+    def markdown(self) -> str:
+        """A table a mode: the mean over images of each measure.
+
+        For cascading randomisation: with the first (top) layer, half of the layers and all of them
+        random; for independent: the mean over the layers, and the lowest.
+        """
+        last = len(self.layers) - 1
+        parts = []
+        for mode, methods in self.similarity.items():
+            if mode == "cascading":
+                at = dict.fromkeys([0, last // 2, last])
+                heads = [f"down to {self.layers[i]}" for i in at]
+                columns = [lambda v, i=i: v.mean(1)[i] for i in at]
+            else:
+                heads = ["mean over layers", "lowest"]
+                columns = [lambda v: v.mean(), lambda v: v.mean(1).min()]
+            lines = [
+                f"{mode.capitalize()} randomisation: rank correlation / SSIM / HOG",
+                "",
+                f"| method | {' | '.join(heads)} |",
+                f"| --- |{' ---: |' * len(heads)}",
+            ]
+            for name, measures in methods.items():
+                cells = (
+                    " / ".join(f"{float(pick(measures[m])):.2f}" for m in MEASURES)
+                    for pick in columns
+                )
+                lines.append(f"| {name} | {' | '.join(cells)} |")
+            parts.append("\n".join(lines))
+        return "\n\n".join([*parts, f"Mean over {self.images} images; 1 is no change."])
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as JSON values; the values of the images apart."""
+        return {
+            "protocol": "parameter randomisation", "layers": list(self.layers),
+            "images": self.images, "failures": [list(f) for f in self.failures],
+            "similarity": jax.tree.map(lambda v: v.tolist(), _plain(self.similarity)),
+        }  # fmt: skip
+
+
+def top_modules(module: nnx.Module, x: jax.Array) -> list[str]:
+    """The topmost submodules that hold parameters, the one nearest to the output first.
+
+    Coarser than `sanity.parameter_layers`: a block counts as one layer, as in the paper's figures.
+
+    Example:
+      >>> net = nnx.Sequential(nnx.Conv(3, 4, (3, 3), rngs=nnx.Rngs(0)), lambda x: x.mean((1, 2)),
+      ...                      nnx.Linear(4, 2, rngs=nnx.Rngs(1)))
+      >>> top_modules(net, jnp.zeros((1, 8, 8, 3)))
+      ['layers.2', 'layers.0']
+    """
+    names = []
+    for path in sanity.parameter_layers(module, x):
+        parts = path.split(".")
+        # A list of blocks is no block: `layers.2`, `stage1.0`.
+        count = next((i for i, p in enumerate(parts[1:], 2) if not p.isdigit()), len(parts) + 1) - 1
+        names.append(".".join(parts[:count]))
+    return list(dict.fromkeys(names))
+
+
+def randomisation_study(
+    module: nnx.Module,
+    x: jax.Array,
+    methods: Mapping[str, Callable[[nnx.Module, jax.Array, jax.Array], jax.Array]],
+    key: jax.Array,
+    *,
+    layers: Sequence[str] | None = None,
+    modes: Sequence[str] = MODES,
+    batch_size: int = 8,
+    progress: Callable[[int], None] | None = None,
+) -> SanityStudy:
+    """Compares the maps of a network with those of the same network with random parameters.
+
+    Maps are resized to the images bilinearly and divided by their maximum before they are compared
+    (SSIM's data range is 1).
+
+    Args:
+      module: the trained network, images to logits.
+      x: images ``(N, H, W, C)`` as it expects them.
+      methods: name -> (network, images, classes ``(B,)``) to maps ``(B, h, w)``, evidence positive;
+        of signed maps pass the absolute value or the positive part.
+      key: of the random parameters.
+      layers: what is randomised, in this order; None for `top_modules`.
+      modes: of ``MODES``: each layer on top of those before, or alone.
+      batch_size: images at once.
+      progress: called with the number of randomised networks done.
+
+    Returns:
+      A `SanityStudy`.
+
+    Raises:
+      ValueError: no method, no image, or an unknown mode or layer. TypeError: no NNX module.
+
+    Reference: Adebayo et al., *Sanity checks for saliency maps*, NeurIPS 2018.
+    """
+    x = jnp.asarray(x)
+    if not methods or not len(x):
+        raise ValueError("the sanity check needs at least one method and one image")
+    unknown = [mode for mode in modes if mode not in MODES]
+    if unknown or not modes:
+        raise ValueError(f"modes must be of {', '.join(MODES)}, not {unknown or 'none'}")
+    layers = top_modules(module, x[:1]) if layers is None else list(layers)
+    starts = range(0, len(x), batch_size)
+    batches = [x[np.minimum(np.arange(i, i + batch_size), len(x) - 1)] for i in starts]
+    classes = [module(b).argmax(-1) for b in batches]
+
+    def maps(network: nnx.Module, explain: Callable) -> list[jax.Array]:
+        return [
+            _normalised(explain(network, b, c), x.shape[1:3])
+            for b, c in zip(batches, classes, strict=True)
+        ]
+
+    trained = {name: maps(module, explain) for name, explain in methods.items()}
+    found: dict = {}
+    done = 0
+    for mode in modes:
+        values: dict = {name: {m: [] for m in MEASURES} for name in methods}
+        copies = sanity.randomisations(
+            module, x[:1], key, cascading=mode == "cascading", layers=layers
+        )
+        for _, other in copies:
+            for name, explain in methods.items():
+                rows = [
+                    jax.device_get(_compare(a, b))
+                    for a, b in zip(trained[name], maps(other, explain), strict=True)
+                ]
+                for m in MEASURES:
+                    values[name][m].append(np.concatenate([row[m] for row in rows])[: len(x)])
+            done += 1
+            if progress is not None:
+                progress(done)
+        found[mode] = {
+            name: {m: np.stack(rows) for m, rows in own.items()} for name, own in values.items()
+        }
+    return SanityStudy(tuple(layers), len(x), found)
+
+
+@jax.jit
+def _compare(a: jax.Array, b: jax.Array) -> dict[str, jax.Array]:
+    return {
+        "rank_correlation": similarity.rank_correlation(a, b),
+        "ssim": similarity.ssim(a, b),
+        "hog": similarity.hog_similarity(a, b),
+    }
+
+
+def _normalised(maps: jax.Array, shape: tuple[int, int]) -> jax.Array:
+    maps = postprocess.resize(maps.astype(jnp.float32), shape)
+    return postprocess.normalise_max(postprocess.positive(maps))
+
+
+def _plain(value: Any) -> Any:
+    return {k: _plain(v) for k, v in value.items()} if isinstance(value, Mapping) else value

