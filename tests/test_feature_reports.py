@@ -213,7 +213,8 @@ def test_comparison_errors(capsys):
 def test_the_commands_data(tmp_path, listed):
     """Maps as pictures, or lists of fixations, beside the photographs."""
     Image = pytest.importorskip("PIL.Image")
-    from benchmarks.fixations import load
+    from jaxplain import data
+    from jaxplain._cli_evaluate.fixations import load
     from jaxplain.models import ModelConfig
 
     (tmp_path / "images").mkdir()
@@ -227,7 +228,9 @@ def test_the_commands_data(tmp_path, listed):
         density[10:20, 55:65] = 200
         Image.fromarray(density).save(tmp_path / "looked" / "a.png")
     config = ModelConfig("net", 32, (0.0,), (255.0,))
-    x, truth, points = load(tmp_path / "images", tmp_path / "looked", config)
+    source = data.Fixations(tmp_path / "images", tmp_path / "looked")
+    x, truth, points, failures = load(source, range(1), config)
+    assert failures == ()
     assert x.shape == (1, 32, 32, 3) and truth.shape == (1, 32, 32)
     row, column = np.unravel_index(np.asarray(truth[0]).argmax(), (32, 32))
     assert abs(row - 8) <= 2 and abs(column - 24) <= 2
