@@ -142,6 +142,56 @@ def test_classes_that_are_all_difficult_are_left_out(folder):
     assert left_out and kept
 
 
+@pytest.mark.parametrize("masks", [False, True])
+def test_borders_by_hand(masks):
+    """The maximum is the one bright pixel; images are played at their own size."""
+    box = [20, 20, 30, 30]  # the pixels 20 to 29
+    cases = [  # (bright pixel, box, hit)
+        ((20, 43), box, True), ((20, 44), box, False),  # 14 and 15 pixels
+        ((39, 40), box, True), ((38, 41), box, False),  # 14.87, the last below 15, and 15
+        ((25, 25), box, True), (None, box, False),  # constant: the first pixel counts
+        (None, [14, 0, 20, 5], True), (None, [15, 0, 20, 5], False),
+        ((59, 59), [45, 45, 60, 60], True), ((0, 59), [59, 14, 60, 20], True),
+        ((0, 59), [59, 15, 60, 20], False), ((5, 5), [5, 5, 5, 9], False),  # an empty box
+    ]  # fmt: skip
+    records = []
+    for i, (bright, corners, _) in enumerate(cases):
+        image = np.full((60, 60, 3), 9, np.uint8)
+        if bright is not None:
+            image[bright] = 200
+        # A class of which all is marked as difficult is not asked for, and makes no other harder.
+        boxes = np.float32([corners, [0, 0, 60, 60]])
+        regions = data.boxes_to_masks(boxes, (60, 60)) if masks else None
+        records.append(data.Record.make(image, f"{i}", [0, 1], boxes, regions, [False, True]))
+
+    class Source(list):
+        name, class_names = "cases", ("a", "b")
+
+    def play(records):
+        return pointing_game(
+            Source(records), lambda r: r.image, lambda p: p.astype(jnp.float32),
+            np.eye(2, dtype=np.float32), {"pixel": PointingMethod(lambda x, s: x[..., 0])},
+            batch_size=len(cases),
+        )  # fmt: skip
+
+    everything, hard = play(records).results["pixel"]
+    assert everything.trials.tolist() == [len(cases), 0]
+    assert everything.hits.tolist() == [sum(hit for _, _, hit in cases), 0]
+    # Difficult: small, and with another class present, be it one that is not asked for.
+    assert hard.trials.tolist() == [len(cases), 0]
+    for record, (bright, corners, hit) in zip(records, cases, strict=True):
+        assert play([record]).results["pixel"][0].hits[0] == hit, (bright, corners)
+    bare = data.Record.make(records[0].image, "bare", [0])
+    with pytest.raises(ValueError, match="bare has neither boxes nor masks"):
+        play([bare])
+    other = data.Record.make(records[0].image, "other", [0], [box], None if masks else
+                             data.boxes_to_masks([box], (60, 60)))  # fmt: skip
+    with pytest.raises(ValueError, match="some records have masks and others none"):
+        play([records[0]] * len(cases) + [other])
+    with pytest.raises(ValueError, match="there was no question"):
+        play([data.Record.make(records[0].image, "none", [1], [box], None, [True])])
+
+
 def test_command(folder, tmp_path, monkeypatch, capsys):
     from flax import nnx
 
