@@ -19,7 +19,7 @@ class Programs:
     A program is compiled ahead of its calls, so that no call can compile.
 
     Attributes:
-      compiled: how many there are; seconds: that compiling them took.
+      compiled: how many there are; spans: when each was compiled, (start, end).
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Programs:
         self._lowered: dict[tuple, tuple[Any, list]] = {}
         self._compiled: dict[tuple, tuple[Any, list]] = {}
         self._weights: dict[int, tuple[Any, jax.Array]] = {}
-        self.seconds = 0.0
+        self.spans: list[tuple[float, float]] = []
 
     @property
     def compiled(self) -> int:
@@ -57,7 +57,7 @@ class Programs:
             lowered, weights = self._lower(*key)
             self._compiled[key] = lowered.compile(), self._place(weights)
             del self._lowered[key]
-            self.seconds += time.perf_counter() - start
+            self.spans.append((start, time.perf_counter()))
         program, weights = self._compiled[key]
         arguments = jax.device_put((pixels, labels), self._split)
         asked = time.perf_counter()

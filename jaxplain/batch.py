@@ -41,7 +41,7 @@ class RunSummary:
       failures: (id, reason) of records that have none.
       seconds: that this run took.
       compile_seconds: of these, spent on compiling.
-      compute_seconds: of these, during which a compiled program was at work.
+      compute_seconds: of the others, during which a compiled program was at work.
       programs: how many were compiled, one for each shape of a batch.
     """
 
@@ -156,11 +156,17 @@ def explain_dataset(
     with _Writing(writer, progress, len(stream.share)) as writing:
         if not state["complete"]:
             _run(stream, prepare, workers, batch_size, shard_size, programs, writing)
-    return RunSummary(
-        writer.records, writer.records - before,
-        tuple((name, reason) for _, name, reason in writer.manifest["failures"]),
-        time.perf_counter() - start, programs.seconds, writing.compute_seconds, programs.compiled,
-    )  # fmt: skip
+    spent = sum(end - begin for begin, end in programs.spans)
+    at_once = sum(
+        max(0.0, min(end, ready) - max(begin, asked))
+        for begin, end in programs.spans
+        for asked, ready in writing.spans
+    )
+    computed = sum(ready - asked for asked, ready in writing.spans) - at_once
+    failures = tuple((name, reason) for _, name, reason in writer.manifest["failures"])
+    seconds = time.perf_counter() - start
+    return RunSummary(writer.records, writer.records - before, failures, seconds, spent, computed,
+                      programs.compiled)  # fmt: skip
 
 
 def _run(
@@ -315,11 +321,11 @@ class _Work:
 
 
 class _Writing:
-    """The thread that waits for results and writes them."""
+    """The thread that waits for results and writes them; ``spans`` are when each was computed."""
 
     def __init__(self, writer: MapsWriter, progress: Any, total: int):
         self.writer, self.progress, self.total = writer, progress, total
-        self.compute_seconds = 0.0
+        self.spans: list[tuple[float, float]] = []
         self._shown = -1
         # One batch is computed, one waits here, one is ready to be put: the device is never idle.
         self._queue: queue.Queue[_Work | None] = queue.Queue(maxsize=1)
@@ -345,16 +351,14 @@ class _Writing:
             raise self._failure
 
     def _loop(self) -> None:
-        idle_since = 0.0
         while (work := self._queue.get()) is not None:
             if self._stopped or self._failure is not None:
                 continue  # so that no `put` waits for ever
             try:
                 if work.batch is not None:
                     results = jax.block_until_ready(work.results)
-                    ready = time.perf_counter()
-                    self.compute_seconds += ready - max(work.dispatched, idle_since)
-                    idle_since = ready
+                    idle_since = self.spans[-1][1] if self.spans else 0.0
+                    self.spans.append((max(work.dispatched, idle_since), time.perf_counter()))
                     self._write(work, jax.tree.map(np.asarray, results))
                 if work.reached is not None:
                     self.writer.finish(**work.reached)

@@ -49,7 +49,7 @@ def _evaluate(
     protocol: common.Protocol, error: Callable[[str], Exception], arguments: argparse.Namespace
 ) -> None:
     try:
-        common.check(arguments, protocol)
+        common.check(arguments, protocol.extra)
         result = protocol.run(arguments)
         print(f"{result.title}\n\n{result.table.markdown()}")
         for record, reason in result.table.failures:

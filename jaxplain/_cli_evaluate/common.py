@@ -91,9 +91,12 @@ def add_options(parser: argparse.ArgumentParser, protocol: Protocol) -> None:
     protocol.options(parser)
 
 
-def check(arguments: argparse.Namespace, protocol: Protocol) -> None:
-    """Finds what is wrong before anything is loaded; ``arguments.methods`` becomes a list."""
-    known = [*METHODS, *protocol.extra]
+def check(arguments: argparse.Namespace, extra: tuple[str, ...] = ()) -> None:
+    """Finds what is wrong before anything is loaded; ``arguments.methods`` becomes a list.
+
+    ``extra`` are methods besides those of the table.
+    """
+    known = [*METHODS, *extra]
     chosen = [canonical(name) for name in arguments.methods.split(",") if name.strip()]
     if not chosen:
         raise ValueError("no method given")

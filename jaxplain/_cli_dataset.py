@@ -1,0 +1,125 @@
+"""The command `jaxplain explain-dataset`: maps of every image of a data set."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxplain._cli_evaluate import common
+from jaxplain._methods import METHODS
+
+
+def add_commands(commands: Any, error: Callable[[str], Exception]) -> None:
+    """Adds the command; what the user got wrong is raised as ``error(sentence)``."""
+    parser = commands.add_parser(
+        "explain-dataset",
+        help="write the maps of every image of a data set",
+        description="Explains every image of a data set and writes the maps to a folder, which "
+        "jaxplain.data.open_maps reads. Run the same command again after an interruption, and it "
+        "goes on from where it was.",
+    )
+    add = parser.add_argument
+    add("--data", required=True, metavar="NAME|FOLDER",
+        help="a data set of TFDS, such as voc/2007; or a folder: VOCdevkit/VOC2007, COCO, "
+        "ImageNet, CUB_200_2011, or any folder of images")  # fmt: skip
+    add("--split", metavar="NAME", help="such as test or val2017; default: the data set's usual "
+        "one, or all images of a folder")  # fmt: skip
+    add("--data-dir", metavar="FOLDER", help="where TFDS keeps its data")
+    add("--model", required=True, metavar="NAME|FILE",
+        help="network, see 'jaxplain models'; or a file of weights")  # fmt: skip
+    add("--network", metavar="NAME", help="the network that a file is for")
+    add("--methods", default="c-mwp", metavar="A,B,C",
+        help=f"default: %(default)s; known: {', '.join(METHODS)}")  # fmt: skip
+    add("--layer", metavar="NAME", help="layer of the methods that take one; default: their own")
+    add("--class", dest="classes", action="append", metavar="NAME|INDEX|labels",
+        help="class to explain in every image, by name or index, may be repeated; or 'labels', "
+        "what each image is annotated with; default: each image's top class")  # fmt: skip
+    common.add_aspect(parser, 224)
+    add("--batch-size", type=int, default=8, metavar="N",
+        help="images at once, on all devices together; default: %(default)s")  # fmt: skip
+    add("--shard-size", type=int, default=256, metavar="N",
+        help="images in a file, the most that an interruption can lose; default: %(default)s")  # fmt: skip
+    add("--limit", type=int, metavar="N", help="take the first N images only")
+    add("--workers", type=int, default=0, metavar="N",
+        help="processes that read images; default: 0, threads")  # fmt: skip
+    add("--distributed", action="store_true",
+        help="this is one of several processes (jax.distributed.initialize finds the others from "
+        "the cluster's environment); each explains its share")  # fmt: skip
+    add("--output", type=Path, required=True, metavar="FOLDER", help="write the maps there")
+    parser.set_defaults(command=lambda arguments: _explain(arguments, error))
+
+
+def _explain(arguments: argparse.Namespace, error: Callable[[str], Exception]) -> None:
+    try:
+        summary = _run(arguments)
+    except (ImportError, OSError, ValueError, NotImplementedError) as problem:
+        raise error(str(problem)) from None
+    for record, reason in summary.failures:
+        print(f"left out: {record}: {reason}", file=sys.stderr)
+    # Compilation is over after the first batch of each shape, and tells nothing about a long run.
+    working = summary.seconds - summary.compile_seconds
+    print(f"{arguments.output}: maps of {summary.records} images, {summary.explained} of them now "
+          f"in {summary.seconds:.0f} s: {summary.compile_seconds:.0f} s to compile "
+          f"{summary.programs} programs, the device at work for "
+          f"{100 * summary.compute_seconds / working:.0f} % of the rest")  # fmt: skip
+
+
+def _run(arguments: argparse.Namespace) -> Any:
+    common.check(arguments)
+    if arguments.distributed:
+        import jax
+
+        jax.distributed.initialize()
+    import jaxplain
+    from jaxplain import data
+    from jaxplain._progress import Progress
+
+    source, indices = common.open_data(arguments)
+    # Dense layers slide over the whole image, whatever its aspect.
+    network = common.load_network(arguments, fully_convolutional=True)
+    config = network.config
+    return jaxplain.explain_dataset(
+        network,
+        source,
+        arguments.output,
+        {name: _method(name, arguments, config) for name in arguments.methods},
+        prepare=common.Aspect(arguments, config),
+        to_input=lambda pixels: data.normalise(pixels, config),
+        targets=_targets(arguments.classes, source, config),
+        batch_size=arguments.batch_size,
+        shard_size=arguments.shard_size,
+        indices=indices,
+        workers=arguments.workers,
+        about={
+            "model": config.name, "split": arguments.split, "layer": arguments.layer,
+            "short": arguments.short, "multiple": arguments.multiple,
+        },
+        progress=Progress("images"),
+    )  # fmt: skip
+
+
+def _method(name: str, arguments: argparse.Namespace, config: Any) -> common.Explain:
+    explain = common.explainer(name, arguments, config)
+    if METHODS[name].function != "cam":
+        return explain
+    pooled = common.load_network(arguments)  # CAM is defined by a pool over the image, of any size
+    return lambda network, x, targets: explain(pooled, x, targets)
+
+
+def _targets(classes: Sequence[str] | None, source: Any, config: Any) -> Any:
+    from jaxplain import models
+
+    if classes is None:
+        return None
+    if "labels" in classes:
+        if len(classes) > 1:
+            raise ValueError("--class labels cannot be combined with other classes")
+        if not source.class_names:
+            raise ValueError(f"--class labels: {source.name} has no labels; name classes, or none")
+        return common.cues(source, config)
+    count = len(config.class_names) or config.outputs
+    names = config.class_names or [f"class {i}" for i in range(count)]
+    return [models.class_index(text.replace("_", " "), names, count) for text in classes]
