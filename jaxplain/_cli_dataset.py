@@ -122,4 +122,5 @@ def _targets(classes: Sequence[str] | None, source: Any, config: Any) -> Any:
         return common.cues(source, config)
     count = len(config.class_names) or config.outputs
     names = config.class_names or [f"class {i}" for i in range(count)]
-    return [models.class_index(text.replace("_", " "), names, count) for text in classes]
+    chosen = (models.class_index(text.replace("_", " "), names, count) for text in classes)
+    return list(dict.fromkeys(chosen))
