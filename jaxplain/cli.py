@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from jaxplain import _cli_evaluate, _cli_explain, _cli_models
+from jaxplain import _cli_dataset, _cli_evaluate, _cli_explain, _cli_models
 from jaxplain._cli_common import CliError
 
 
@@ -61,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     _cli_explain.add_commands(commands)
     _cli_models.add_commands(commands, CliError)
     _cli_evaluate.add_commands(commands, CliError)
+    _cli_dataset.add_commands(commands, CliError)
     return parser
 
 
