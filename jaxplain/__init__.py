@@ -29,8 +29,8 @@ _LAZY = ("data", "evaluation", "models", "viz", "weights_convert")  # not needed
 
 __all__ = [
     "RuleSet", "UnknownLayerError", "UnsupportedOperationError", "capture", "core", "coverage",
-    "explain_dataset", "explainers", "feedback_localise", "layers", "localise", "postprocess",
-    "rules", "split", "tag", "trace", "with_rules",
+    "explain_dataset", "explainers", "feedback_localise", "finetune", "layers", "localise",
+    "postprocess", "rules", "split", "tag", "trace", "with_rules",
     *explainers.__all__, *_LAZY,
 ]
 
@@ -38,4 +38,6 @@ __all__ = [
 def __getattr__(name: str):
     if name in _LAZY:
         return importlib.import_module(f"jaxplain.{name}")
+    if name == "finetune":
+        return importlib.import_module("jaxplain.finetuning").finetune
     raise AttributeError(f"module 'jaxplain' has no attribute {name!r}")

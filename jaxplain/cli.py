@@ -14,7 +14,14 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from jaxplain import _cli_dataset, _cli_evaluate, _cli_explain, _cli_models
+from jaxplain import (
+    _cli_benchmark,
+    _cli_dataset,
+    _cli_evaluate,
+    _cli_explain,
+    _cli_finetune,
+    _cli_models,
+)
 from jaxplain._cli_common import CliError
 
 
@@ -62,6 +69,8 @@ def _parser() -> argparse.ArgumentParser:
     _cli_models.add_commands(commands, CliError)
     _cli_evaluate.add_commands(commands, CliError)
     _cli_dataset.add_commands(commands, CliError)
+    _cli_finetune.add_commands(commands, CliError)
+    _cli_benchmark.add_commands(commands, CliError)
     return parser
 
 

@@ -115,6 +115,8 @@ print(bridge.backends_are_initialized())
 
 def test_base_install_is_lean():
     extras = PROJECT["project"]["optional-dependencies"]
-    assert set(extras) == {"zoo", "viz", "localise", "data", "data-prepare", "all", "test"}
+    assert set(extras) == {
+        "zoo", "viz", "localise", "data", "data-prepare", "finetune", "benchmark", "all", "test"
+    }  # fmt: skip
     base = {line.split(">")[0] for line in PROJECT["project"]["dependencies"]}
     assert base == {"jax", "flax", "numpy"}

@@ -12,8 +12,9 @@ from jaxplain._methods import METHODS
 #: The methods of Zhang et al. 2018, Table 1. "Deconv" there is guided backprop's rule.
 _METHODS = ("gradient", "guided-backprop", "lrp", "cam", "mwp", "c-mwp")
 #: Explained at the image, and sparse: their maps are blurred, as the paper's Grad, Deconv, LRP are.
-_BLURRED = {"gradient", "input-x-gradient", "smooth-grad", "integrated-gradients", "feedback",
-            "guided-backprop", "deconvnet", "c-deconvnet", "guided-grad-cam", "lrp", "full-grad"}  # fmt: skip
+BLURRED = {"gradient", "input-x-gradient", "smooth-grad", "integrated-gradients", "feedback",
+           "guided-backprop", "deconvnet", "c-deconvnet", "guided-grad-cam", "lrp",
+           "full-grad"}  # fmt: skip
 
 
 def _run(arguments: argparse.Namespace) -> common.Result:
@@ -30,7 +31,7 @@ def _run(arguments: argparse.Namespace) -> common.Result:
         # CAM is defined by a pool over the whole image, of any size.
         own = common.load_network(arguments) if METHODS[name].function == "cam" else network
         methods[METHODS[name].title] = evaluation.pointing_game.PointingMethod(
-            functools.partial(explain, own), name in _BLURRED
+            functools.partial(explain, own), name in BLURRED
         )
     table = evaluation.pointing_game.pointing_game(
         source,

@@ -1,0 +1,1 @@
+"""A benchmark that needs no download: `jaxplain benchmark`."""
