@@ -26,6 +26,7 @@ import numpy as np
 import jaxplain
 from jaxplain import data
 from jaxplain._programs import Programs
+from jaxplain.data.maps import read_manifests
 from jaxplain.data.maps_writer import MapsWriter
 
 __all__ = ["RunSummary", "explain_dataset"]
@@ -75,7 +76,8 @@ def explain_dataset(
     Run it again with the same arguments, and it goes on from the last finished shard; the files are
     then the same, bit for bit, as without the interruption (on the same machine: compilers differ).
     `data.open_maps` reads them. A record that cannot be read, or that has no label to explain, is
-    listed in the manifest and left out.
+    listed in the manifest and left out. Under `jax.distributed` it returns when all processes have
+    finished.
 
     Args:
       fn: the network, images to scores ``(B, N)`` or a score map ``(B, h, w, N)``.
@@ -156,6 +158,9 @@ def explain_dataset(
     with _Writing(writer, progress, len(stream.share)) as writing:
         if not state["complete"]:
             _run(stream, prepare, workers, batch_size, shard_size, programs, writing)
+    # When the first process ends, JAX gives the others five minutes more; so none ends early.
+    while sum(manifest["complete"] for manifest in read_manifests(writer.folder)) < process[1]:
+        time.sleep(0.2)
     spent = sum(end - begin for begin, end in programs.spans)
     at_once = sum(
         max(0.0, min(end, ready) - max(begin, asked))

@@ -72,6 +72,8 @@ def _fork(folder, process, processes, port):
         if processes > 1:
             jax.distributed.initialize(f"127.0.0.1:{port}", processes, process)
         run(folder)
+        if processes > 1:
+            jax.distributed.shutdown()  # as at the end of every program; forks have to say it
         status = 0
     except BaseException:
         sys.excepthook(*sys.exc_info())
