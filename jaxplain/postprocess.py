@@ -96,7 +96,8 @@ def resize(
     for axis, (size, target) in ((-2, (h, height)), (-1, (w, width))):
         if size == target:
             continue
-        matrix = jnp.asarray(_weights(size, target, method, align_corners, antialias), maps.dtype)
+        matrix = resize_matrix(size, target, method, align_corners, antialias)
+        matrix = jnp.asarray(matrix, maps.dtype)
         # HIGHEST: accelerators would otherwise round the operands to bfloat16 or TF32.
         maps = jnp.moveaxis(
             jnp.tensordot(maps, matrix, axes=((axis,), (1,)), precision=jax.lax.Precision.HIGHEST),
@@ -267,8 +268,8 @@ PRESETS: Mapping[str, Callable[[jax.Array, tuple[int, int]], jax.Array]] = Mappi
 
 
 @functools.lru_cache(maxsize=256)
-def _weights(
-    size: int, target: int, method: str, align_corners: bool, antialias: bool
+def resize_matrix(
+    size: int, target: int, method: str, align_corners: bool = False, antialias: bool = False
 ) -> np.ndarray:
     """The (target, size) interpolation matrix, in float64; each row adds up to one."""
     if align_corners:

@@ -108,7 +108,8 @@ def check(arguments: argparse.Namespace, extra: tuple[str, ...] = ()) -> None:
     at_layer = [name for name in chosen if name in METHODS and METHODS[name].at_layer]
     if arguments.layer is not None and not at_layer:
         raise ValueError("--layer has no effect: none of these methods is explained at a layer")
-    for option in ("batch_size", "limit", "short", "multiple", "held_out", "steps", "patch", "flips"):
+    for option in ("batch_size", "limit", "short", "multiple", "held_out", "steps", "patch",
+                   "flips"):  # fmt: skip
         value = getattr(arguments, option, None)
         if value is not None and value < 1:
             raise ValueError(f"--{option.replace('_', '-')} must be positive")
@@ -217,7 +218,7 @@ def progress(total: int, what: str = "images") -> Callable[[int], None] | None:
 def read_images(
     source: Any, indices: range, config: Any, arguments: argparse.Namespace
 ) -> tuple[jax.Array, tuple[tuple[str, str], ...]]:
-    """The images as the network sees them, stretched to its square; and (id, reason) of failures."""
+    """The images as the network sees them, stretched to its square; (id, reason) of failures."""
     import jax.numpy as jnp
     import numpy as np
 

@@ -5,16 +5,22 @@ Explainers come in only as arguments; nothing here knows a method.
 
 from jaxplain.evaluation import (
     faithfulness,
+    faithfulness_study,
+    fixation_study,
     fixations,
     localisation,
+    localisation_study,
+    phrase_study,
     phrases,
     pointing,
     pointing_game,
+    randomisation_study,
     sanity,
     similarity,
 )
 
 __all__ = [
-    "faithfulness", "fixations", "localisation", "phrases", "pointing", "pointing_game", "sanity",
-    "similarity",
+    "faithfulness", "faithfulness_study", "fixation_study", "fixations", "localisation",
+    "localisation_study", "phrase_study", "phrases", "pointing", "pointing_game",
+    "randomisation_study", "sanity", "similarity",
 ]  # fmt: skip

@@ -7,6 +7,7 @@ together, so that few programs are compiled.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -16,9 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxplain import data
+from jaxplain.core import Graph, trace
+from jaxplain.core.model import Model
 from jaxplain.evaluation import localisation, pointing
 
-__all__ = ["Explainer", "Group", "Question", "Questions", "boxes_of", "percent", "questions"]
+__all__ = ["Explainer", "Group", "Question", "Questions", "boxes_of", "percent", "predicted",
+           "questions"]  # fmt: skip
 
 #: Images ``(B, h, w, 3)`` and signals over the outputs ``(B, N)`` to maps ``(B, h', w')``.
 Explainer = Callable[[jax.Array, jax.Array], jax.Array]
@@ -159,7 +163,25 @@ class Questions:
     def _group(self, own: list[Question]) -> Group:
         full = own + [own[-1]] * (self.batch_size - len(own))
         pixels = jnp.asarray(np.stack([q.item.pixels for q in full]))
-        return Group(own, full, pixels, jnp.asarray(np.stack([self.signals[q.label] for q in full])))
+        signals = jnp.asarray(np.stack([self.signals[q.label] for q in full]))
+        return Group(own, full, pixels, signals)
+
+
+def predicted(fn: Callable, x: jax.Array) -> jax.Array:
+    """The class of the highest score, ``(B,)``; of a score map its mean. One compiled program.
+
+    Example:
+      >>> predicted(lambda x: x.mean((1, 2)), jnp.eye(3)[:2, None, None]).tolist()
+      [0, 1]
+    """
+    model = trace(fn, x)
+    return _predicted(model.graph, model.constants, x)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _predicted(graph: Graph, constants: list, x: jax.Array) -> jax.Array:
+    scores = Model(graph, constants).forward(x)[0]
+    return scores.mean(tuple(range(1, scores.ndim - 1))).argmax(-1)
 
 
 def percent(value: Any) -> str:

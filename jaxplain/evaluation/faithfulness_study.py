@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxplain import postprocess
 from jaxplain.evaluation import faithfulness
+from jaxplain.evaluation.asking import predicted
 
 __all__ = ["CURVES", "RANDOM", "FaithfulnessStudy", "faithfulness_study"]
 
@@ -46,14 +47,15 @@ class FaithfulnessStudy:
     def markdown(self) -> str:
         """A row a method: means over images, with their standard errors."""
         lines = [
-            "| method | insertion (higher is better) | deletion (lower) | pixel-flipping (higher) |",
+            "| method | insertion, higher is better | deletion, lower | pixel-flipping, higher |",
             "| --- | ---: | ---: | ---: |",
         ]
         for name in self.values["insertion"]:
             cells = (_mean(self.values[curve][name]) for curve in CURVES)
             lines.append(f"| {name} | {' | '.join(cells)} |")
-        lines += ["", f"{self.images} images; mean and standard error. Insertion and deletion: area "
-                  "under the probability; pixel-flipping: mean drop of the logit (AOPC)."]  # fmt: skip
+        lines += ["", f"{self.images} images; mean and standard error. Insertion and deletion: "
+                  "area under the probability; pixel-flipping: mean drop of the logit "
+                  "(AOPC)."]  # fmt: skip
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
@@ -95,8 +97,8 @@ def faithfulness_study(
       x: images ``(N, H, W, C)``, 0 being the mean colour.
       methods: name -> images and classes ``(B,)`` to maps ``(B, h, w)``; they are resized
         bilinearly, and ranked as they are: negative evidence last.
-      steps: of insertion and deletion; patch, flips: of pixel-flipping (squares of ``patch`` pixels,
-        ``flips`` of them).
+      steps: of insertion and deletion; patch, flips: of pixel-flipping (squares of ``patch``
+        pixels, ``flips`` of them).
       batch_size: images at once.
       progress: called with the number of batches done.
 
@@ -120,7 +122,7 @@ def faithfulness_study(
     for number, start in enumerate(range(0, len(x), batch_size), 1):
         rows = np.minimum(np.arange(start, start + batch_size), len(x) - 1)
         images, count = x[rows], min(batch_size, len(x) - start)
-        classes = fn(images).argmax(-1)
+        classes = predicted(fn, images)
         for name in names:
             if name == RANDOM:
                 maps = jax.random.uniform(jax.random.key(start), images.shape[:3])

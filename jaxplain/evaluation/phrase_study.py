@@ -82,7 +82,8 @@ class PhraseTable:
             lines.append(f"| {name} | {' | '.join(cells)} |")
         lines += ["", f"{self.images} images; {self.asked} phrases, {self.small} of them small "
                   f"instances; {self.unknown} more have no word that the network knows. Per cent; "
-                  f"all / small instances. Gamma was chosen on {self.held_out} other phrases."]  # fmt: skip
+                  f"all / small instances. Gamma was chosen on {self.held_out} other "
+                  "phrases."]  # fmt: skip
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
@@ -101,7 +102,7 @@ class PhraseTable:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Phrase:
-    """A phrase that was localised; ``answers``: method -> what `_judge` found of it, a gamma each."""
+    """A phrase that was localised; ``answers``: method -> what `_judge` found, a gamma each."""
 
     text: str
     groups: tuple[str, ...]

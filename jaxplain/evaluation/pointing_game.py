@@ -21,7 +21,7 @@ import numpy as np
 from jaxplain import data
 from jaxplain.evaluation import pointing
 from jaxplain.evaluation.asking import Explainer, Question, Questions, percent
-from jaxplain.postprocess import resize
+from jaxplain.postprocess import resize_matrix
 
 __all__ = ["BLUR", "PointingMethod", "PointingTable", "pointing_game"]
 
@@ -76,8 +76,8 @@ class PointingTable:
             "",
             f"{self.images} images; {int(everything.trials.sum())} questions about "
             f"{int((everything.trials > 0).sum())} classes, {int(hard.trials.sum())} of them "
-            f"difficult ({int((hard.trials > 0).sum())} classes). Mean accuracy over classes in per "
-            f"cent (hits / questions); hits on {self.region}.",
+            f"difficult ({int((hard.trials > 0).sum())} classes). Mean accuracy over classes in "
+            f"per cent (hits / questions); hits on {self.region}.",
         ]
         return "\n".join(lines)
 
@@ -222,8 +222,7 @@ def _enlarge(shape: tuple[int, int], sizes: np.ndarray, blur: bool) -> tuple[np.
 @functools.lru_cache(maxsize=1024)
 def _matrix(size: int, target: int, sigma: float) -> np.ndarray:
     """Bicubic resizing of a line of pixels, and a Gaussian blur of ``sigma`` pixels after it."""
-    with jax.ensure_compile_time_eval():
-        matrix = np.asarray(resize(jnp.eye(size), (target, size), "bicubic"))
+    matrix = resize_matrix(size, target, "bicubic").astype(np.float32)
     radius = math.ceil(4 * sigma)
     if radius == 0:
         return matrix

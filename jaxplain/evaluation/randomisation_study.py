@@ -18,6 +18,7 @@ from flax import nnx
 
 from jaxplain import postprocess
 from jaxplain.evaluation import sanity, similarity
+from jaxplain.evaluation.asking import predicted
 
 __all__ = ["MEASURES", "MODES", "SanityStudy", "randomisation_study", "top_modules"]
 
@@ -145,7 +146,7 @@ def randomisation_study(
     layers = top_modules(module, x[:1]) if layers is None else list(layers)
     starts = range(0, len(x), batch_size)
     batches = [x[np.minimum(np.arange(i, i + batch_size), len(x) - 1)] for i in starts]
-    classes = [module(b).argmax(-1) for b in batches]
+    classes = [predicted(module, b) for b in batches]
 
     def maps(network: nnx.Module, explain: Callable) -> list[jax.Array]:
         return [
