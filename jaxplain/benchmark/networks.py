@@ -13,9 +13,8 @@ from jaxplain.core import tag
 from jaxplain.models import ModelConfig
 from jaxplain.models.config import cam_layers
 from jaxplain.models.googlenet import Inception, Unit
-from jaxplain.models.layers import Conv, WindowDense, global_avg_pool, max_pool
+from jaxplain.models.layers import BatchNorm, Conv, WindowDense, global_avg_pool, max_pool
 from jaxplain.models.resnet import LAYOUTS, BasicBlock
-from jaxplain.models.layers import BatchNorm
 
 __all__ = ["INPUT_SIZE", "NETWORKS", "SmallGoogLeNet", "SmallResNet", "SmallVGG"]
 
@@ -35,7 +34,7 @@ def _config(
 
 
 class SmallVGG(nnx.Module):
-    """Four stages of one or two 3 x 3 convolutions and a max pool; three dense layers."""
+    """Three stages of one or two 3 x 3 convolutions and a max pool; three dense layers."""
 
     def __init__(self, class_names: tuple[str, ...], *, rngs: nnx.Rngs):
         self.config = _config("small VGG", "pool2", "relu3_2", "relu7", class_names)
@@ -90,25 +89,22 @@ class SmallResNet(nnx.Module):
 
 
 class SmallGoogLeNet(nnx.Module):
-    """Two convolutions, three inception modules with a pool between, and a global average pool."""
+    """Two convolutions with pools, two inception modules, and a global average pool."""
 
     def __init__(self, class_names: tuple[str, ...], *, rngs: nnx.Rngs):
-        self.config = _config("small GoogLeNet", "inception_3a", "inception_4b", "pool5", class_names)
+        self.config = _config("small GoogLeNet", "pool2", "inception_3b", "pool5", class_names)
         options = dict(norm=True, dtype=None, rngs=rngs)
         self.conv1 = Unit(3, 16, 3, padding=1, **options)
         self.conv2 = Unit(16, 32, 3, padding=1, **options)
-        self.inception_3a = Inception(32, (16, 16, 32, 8, 16, 16), 5, **options)
-        self.inception_4a = Inception(80, (16, 24, 48, 8, 16, 16), 5, **options)
-        self.inception_4b = Inception(96, (32, 32, 64, 8, 16, 16), 5, **options)
+        self.inception_3a = Inception(32, (32, 32, 64, 8, 16, 16), 5, **options)
+        self.inception_3b = Inception(128, (32, 32, 64, 8, 16, 16), 5, **options)
         self.fc = nnx.Linear(128, len(class_names), rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = tag(max_pool(tag(self.conv1(x), "conv1"), 2, 2), "pool1")
-        x = tag(self.conv2(x), "conv2")
+        x = tag(max_pool(tag(self.conv2(x), "conv2"), 2, 2), "pool2")
         x = tag(self.inception_3a(x), "inception_3a")
-        x = tag(max_pool(x, 2, 2), "pool3")
-        for name in ("inception_4a", "inception_4b"):
-            x = tag(getattr(self, name)(x), name)
+        x = tag(self.inception_3b(x), "inception_3b")
         return self.fc(tag(global_avg_pool(x), "pool5"))
 
 
