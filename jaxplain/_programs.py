@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,7 +20,7 @@ class Programs:
     A program is compiled ahead of its calls, so that no call can compile.
 
     Attributes:
-      compiled: how many there are; spans: when each was compiled, (start, end).
+      compiled: how many there are; spans: (start, end) of what tracing and compiling took.
     """
 
     def __init__(
@@ -53,11 +54,10 @@ class Programs:
         """
         key = (pixels.shape[1:3], labels.shape[1])
         if key not in self._compiled:
-            start = time.perf_counter()
             lowered, weights = self._lower(*key)
-            self._compiled[key] = lowered.compile(), self._place(weights)
+            with self._timed():
+                self._compiled[key] = lowered.compile(), self._place(weights)
             del self._lowered[key]
-            self.spans.append((start, time.perf_counter()))
         program, weights = self._compiled[key]
         arguments = jax.device_put((pixels, labels), self._split)
         asked = time.perf_counter()
@@ -75,28 +75,38 @@ class Programs:
             found.update(np.ascontiguousarray(value).tobytes())
         return found.hexdigest()[:16]
 
+    @contextlib.contextmanager
+    def _timed(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.spans.append((start, time.perf_counter()))
+
     def _lower(self, shape: tuple[int, int], width: int) -> tuple[Any, list]:
         key = (shape, width)
         if key not in self._lowered:
-            pixels = jax.ShapeDtypeStruct((self.batch_size, *shape, 3), np.uint8)
-            labels = jax.ShapeDtypeStruct((self.batch_size, width), np.int32)
-            # What the network closes over becomes an argument: compiled in, it would be in every
-            # program, and slow to compile.
-            closed, like = jax.make_jaxpr(self._explain, return_shape=True)(pixels, labels)
-            tree = jax.tree.structure(like)
-
-            def program(weights: list, pixels: jax.Array, labels: jax.Array) -> Any:
-                leaves = jax.core.eval_jaxpr(closed.jaxpr, weights, pixels, labels)
-                return jax.tree.unflatten(tree, leaves)
-
-            jitted = jax.jit(
-                program,
-                in_shardings=(self._everywhere, self._split, self._split),
-                out_shardings=self._split,
-            )
-            weights = [jnp.asarray(value) for value in closed.consts]
-            self._lowered[key] = jitted.lower(weights, pixels, labels), weights
+            with self._timed():
+                self._lowered[key] = self._trace(shape, width)
         return self._lowered[key]
+
+    def _trace(self, shape: tuple[int, int], width: int) -> tuple[Any, list]:
+        pixels = jax.ShapeDtypeStruct((self.batch_size, *shape, 3), np.uint8)
+        labels = jax.ShapeDtypeStruct((self.batch_size, width), np.int32)
+        # What the network closes over becomes an argument: compiled in, it would be in every
+        # program, and slow to compile.
+        closed, like = jax.make_jaxpr(self._explain, return_shape=True)(pixels, labels)
+        tree = jax.tree.structure(like)
+
+        def program(weights: list, pixels: jax.Array, labels: jax.Array) -> Any:
+            leaves = jax.core.eval_jaxpr(closed.jaxpr, weights, pixels, labels)
+            return jax.tree.unflatten(tree, leaves)
+
+        jitted = jax.jit(
+            program,
+            in_shardings=(self._everywhere, self._split, self._split),
+            out_shardings=self._split,
+        )
+        weights = [jnp.asarray(value) for value in closed.consts]
+        return jitted.lower(weights, pixels, labels), weights
 
     def _place(self, weights: list) -> list:
         for value in weights:

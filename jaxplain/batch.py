@@ -41,7 +41,7 @@ class RunSummary:
       explained: how many of them this run explained; the others were there before.
       failures: (id, reason) of records that have none.
       seconds: that this run took.
-      compile_seconds: of these, spent on compiling.
+      compile_seconds: of these, spent on tracing and compiling.
       compute_seconds: of the others, during which a compiled program was at work.
       programs: how many were compiled, one for each shape of a batch.
     """
