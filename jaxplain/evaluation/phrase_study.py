@@ -231,13 +231,12 @@ def _localise(
         truth[i, : len(mine)], valid[i, : len(mine)] = mine, True
     small = phrases.is_small(truth, shape[0] * shape[1], valid)
     x = to_input(jnp.asarray(item.pixels)[None])
+    maps = {name: explain(x, jnp.asarray(signals))[0] for name, explain in methods.items()}
+    # As large as a method's maps: one program less.
+    sizes = [m.shape for m in maps.values()] or [(signals.shape[1], 2, 2)]
     answers: dict[str, Any] = {}
-    for name in (UNIFORM, *methods):
-        if name == UNIFORM:
-            maps = jnp.ones((signals.shape[1], 2, 2))
-        else:
-            maps = methods[name](x, jnp.asarray(signals))[0]
-        judged = jax.device_get(_judge(maps, shares, padded, there, truth, valid, shape))
+    for name, own_maps in {UNIFORM: jnp.ones(sizes[0]), **maps}.items():
+        judged = jax.device_get(_judge(own_maps, shares, padded, there, truth, valid, shape))
         answers[name] = [
             [(hits[g], scores[g][stays[g]], right[g][stays[g]]) for g in range(len(phrases.GAMMAS))]
             for hits, scores, right, stays in zip(*judged, strict=True)
@@ -262,10 +261,10 @@ def _judge(maps, shares, boxes, there, truth, valid, shape) -> tuple[jax.Array, 
         right = phrases.match(boxes, scores, truth, valid=stays, truth_valid=valid)
         return hits, scores, right, stays
 
-    scores = [phrases.score_boxes(means, jnp.broadcast_to(boxes, (len(shares), *boxes.shape)), g)
-              for g in phrases.GAMMAS.tolist()]  # fmt: skip
+    every = jnp.broadcast_to(boxes, (len(shares), *boxes.shape))
+    scores = jax.vmap(lambda g: phrases.score_boxes(means, every, g), out_axes=1)(phrases.GAMMAS)
     over_gammas = jax.vmap(one, (0, None, None, None))
-    return jax.vmap(over_gammas)(jnp.stack(scores, axis=1), truth, valid, whole)
+    return jax.vmap(over_gammas)(scores, truth, valid, whole)
 
 
 def _scores(found: Sequence[_Phrase], name: str, g: int) -> Scores:
