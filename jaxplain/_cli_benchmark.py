@@ -18,8 +18,9 @@ def add_commands(commands: Any, error: Callable[[str], Exception]) -> None:
         "the shape of VGG, ResNet and GoogLeNet on it, and prints the pointing game's table of "
         "every method. Needs no download.",
     )
-    parser.add_argument("--quick", action="store_true",
-                        help="fewer images and methods: two minutes instead of fifteen")  # fmt: skip
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer images and methods: two minutes, not fifteen"
+    )
     parser.add_argument(
         "--output", type=Path, default=Path("benchmark"), metavar="FOLDER",
         help="write benchmark.json, .md and .png there, and keep the training's checkpoints, from "

@@ -30,7 +30,8 @@ def add_commands(commands: Any, error: Callable[[str], Exception]) -> None:
         help="folder to make for the new network; until it is done, FOLDER.checkpoint keeps the "
         "training's state, from which a second run goes on")  # fmt: skip
     add("--loss", choices=("sigmoid", "softmax"), default="sigmoid",
-        help="sigmoid for several classes to an image, softmax for one; default: %(default)s")  # fmt: skip
+        help="sigmoid for several classes to an image, softmax for one; "
+        "default: %(default)s")  # fmt: skip
     add("--no-flips", action="store_true", help="do not train on mirrored images")
     add("--no-crops", action="store_true", help="do not train on the corners of images")
     for name, kind, default in (("learning-rate", float, 0.01), ("batch-size", int, 64),

@@ -42,7 +42,8 @@ class SmallVGG(nnx.Module):
         self.counts = (1, 2, 2)
         for stage, (count, channels) in enumerate(zip(self.counts, (16, 32, 64)), 1):
             for i in range(1, count + 1):
-                setattr(self, f"conv{stage}_{i}", Conv(inputs, channels, 3, padding=1, bias=False, rngs=rngs))
+                conv = Conv(inputs, channels, 3, padding=1, bias=False, rngs=rngs)
+                setattr(self, f"conv{stage}_{i}", conv)
                 setattr(self, f"norm{stage}_{i}", BatchNorm(channels, rngs=rngs))
                 inputs = channels
         self.fc6 = WindowDense(4, 4, inputs, 128, rngs=rngs)

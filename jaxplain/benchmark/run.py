@@ -107,11 +107,14 @@ class Result:
             cells = []
             for table in self.tables.values():
                 means = table.results.get(method)
-                cells += ["-", "-"] if means is None else [f"{100 * float(m.mean):.1f}" for m in means]
+                cells += [f"{100 * float(m.mean):.1f}" for m in means] if means else ["-", "-"]
             lines.append(f"| {method} | " + " | ".join(cells) + " |")
         everything, hard = first.results["Center"]
         precision = ", ".join(f"{n} {100 * p:.1f} %" for n, p in self.precision.items())
-        heads = ", ".join(f"{n} {100 * a:.1f} ({100 * b:.1f}) %" for n, (a, b) in self.heads.items())
+        heads = ", ".join(
+            f"{n} {100 * ours:.1f} ({100 * theirs:.1f}) %"
+            for n, (ours, theirs) in self.heads.items()
+        )
         lines += [
             "",
             f"{first.images} images, {int(everything.trials.sum())} questions, "
