@@ -312,6 +312,7 @@ def images():
 def test_randomisation_of_maps_that_do_and_do_not_use_the_network(images):
     net, key = Net(), jax.random.key(1)
 
+    @nnx.jit
     def filtered(network, x, classes):
         hidden = jax.nn.relu(network.conv(x))
         return jnp.einsum("bhwc,cb->bhw", hidden, jnp.abs(network.head.kernel[...][:, classes]))
@@ -319,6 +320,12 @@ def test_randomisation_of_maps_that_do_and_do_not_use_the_network(images):
     methods = {"edges": lambda network, x, classes: jnp.abs(x[..., 0]), "filtered": filtered}
     study = randomisation_study.randomisation_study(net, images, methods, key, batch_size=2)
     assert study.layers == ("head", "conv") and study.images == 3
+
+    @jax.jit
+    def compare(a, b):
+        scaled = [m / m.max((1, 2), keepdims=True) for m in (a, b)]
+        return similarity.rank_correlation(a, b), similarity.ssim(*scaled)
+
     for mode, methods_found in study.similarity.items():
         for values in methods_found["edges"].values():
             np.testing.assert_allclose(values, 1, atol=1e-5)
@@ -327,12 +334,10 @@ def test_randomisation_of_maps_that_do_and_do_not_use_the_network(images):
         copies = sanity.randomisations(net, images, key, cascading=mode == "cascading")
         for i, (_, other) in enumerate(copies):
             after = filtered(other, images, classes)
-            expected = similarity.rank_correlation(before, after)
-            got = methods_found["filtered"]["rank_correlation"][i]
-            np.testing.assert_allclose(got, expected, atol=1e-4)
-            scaled = [m / m.max((1, 2), keepdims=True) for m in (before, after)]
-            got = methods_found["filtered"]["ssim"][i]
-            np.testing.assert_allclose(got, similarity.ssim(*scaled), atol=1e-4)
+            for measure, expected in zip(("rank_correlation", "ssim"), compare(before, after),
+                                         strict=True):  # fmt: skip
+                got = methods_found["filtered"][measure][i]
+                np.testing.assert_allclose(got, expected, atol=1e-4)
     assert study.similarity["cascading"]["filtered"]["ssim"][-1].mean() < 0.9
     text = study.markdown()
     assert "Cascading" in text and "Independent" in text
@@ -356,10 +361,14 @@ def test_faithfulness_is_that_of_each_image(images):
     maps = postprocess.resize(best(images, None), (SIZE, SIZE))
     for curve, options in (("insertion", {"steps": 6}), ("deletion", {"steps": 6}),
                            ("pixel_flipping", {"patch": 16, "steps": 4})):  # fmt: skip
-        expected = getattr(faithfulness, curve)(net, images, maps, classes, **options)
-        np.testing.assert_allclose(study.scores[curve]["best"], expected.scores, atol=1e-5)
-        value = getattr(expected, faithfulness_study.CURVES[curve])
-        np.testing.assert_allclose(study.values[curve]["best"], value, atol=1e-5)
+        run = getattr(faithfulness, curve)
+        for i, j in ((0, 1), (2, 2)):  # by twos: the programs that the study has compiled
+            two = np.array([i, j])
+            expected = run(net, images[two], maps[two], classes[two], **options)
+            got = study.scores[curve]["best"][two]
+            np.testing.assert_allclose(got, expected.scores, atol=1e-5)
+            value = getattr(expected, faithfulness_study.CURVES[curve])
+            np.testing.assert_allclose(study.values[curve]["best"][two], value, atol=1e-5)
         assert study.values[curve][faithfulness_study.RANDOM].shape == (3,)
     assert study.markdown().count("±") == 6 and json.dumps(study.to_json())
     with pytest.raises(ValueError, match="at least one method"):
@@ -491,8 +500,8 @@ def test_sanity_command(folders, tmp_path, monkeypatch, capsys):
 
 
 def test_faithfulness_command(folders, tmp_path, monkeypatch):
-    text, written = run("faithfulness", folders / "cub", monkeypatch, tmp_path, Net(), "--methods",
-                        "gradient", "--steps", "4", "--flips", "3", "--batch-size", "3")  # fmt: skip
+    options = ["--methods", "gradient", "--steps", "4", "--flips", "3", "--batch-size", "3"]
+    text, written = run("faithfulness", folders / "cub", monkeypatch, tmp_path, Net(), *options)
     assert "| Random order |" in text and written["images"] == 3
     assert len(written["curves"]["deletion"]["methods"]["Gradient"]["scores"]) == 5
 
