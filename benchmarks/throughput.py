@@ -66,8 +66,8 @@ def main() -> None:
         # What the engine has compiled is not compiled again for the second measurement.
         jax.config.update("jax_compilation_cache_dir", f"{folder}/compiled")
         run = jaxplain.explain_dataset(
-            network, source, f"{folder}/maps", {"c-MWP": explain}, prepare=prepare, to_input=to_input,
-            batch_size=arguments.batch_size,
+            network, source, f"{folder}/maps", {"c-MWP": explain}, prepare=prepare,
+            to_input=to_input, batch_size=arguments.batch_size,
         )  # fmt: skip
         working = run.seconds - run.compile_seconds
         print(f"{run.records} images in {run.seconds:.1f} s, of which {run.compile_seconds:.1f} s "

@@ -41,7 +41,8 @@ def add_commands(commands: Any, error: Callable[[str], Exception]) -> None:
     add("--batch-size", type=int, default=8, metavar="N",
         help="images at once, on all devices together; default: %(default)s")  # fmt: skip
     add("--shard-size", type=int, default=256, metavar="N",
-        help="images in a file, the most that an interruption can lose; default: %(default)s")  # fmt: skip
+        help="images in a file, the most that an interruption can lose; "
+        "default: %(default)s")  # fmt: skip
     add("--limit", type=int, metavar="N", help="take the first N images only")
     add("--workers", type=int, default=0, metavar="N",
         help="processes that read images; default: 0, threads")  # fmt: skip

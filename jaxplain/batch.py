@@ -90,8 +90,8 @@ def explain_dataset(
         `data.aspect_shape`; each shape compiles a program. With ``workers`` it must be picklable.
       to_input: pixels ``(B, h, w, 3)`` to the network's input, see `data.normalise`.
       targets: None for the top class of each image; classes to explain for every image; or
-        float32 ``(C, N)``, a signal at the outputs for each class of the source (`data.cue_signals`):
-        then an image's own labels are explained, those whose signal is not 0.
+        float32 ``(C, N)``, a signal at the outputs for each class of the source
+        (`data.cue_signals`): then an image's own labels are explained, those whose signal is not 0.
       batch_size: records that are explained at once; a multiple of the number of local devices.
       shard_size: a shard is finished when it has this many records or more.
       indices: which records, in this order; None for all.

@@ -54,7 +54,7 @@ def same(one, other):
     assert filecmp.cmpfiles(one, other, names, shallow=False) == (names, [], [])
 
 
-# -- in this process, on its eight devices ----------------------------------------------------------
+# -- in this process, on its eight devices ---------------------------------------------------------
 
 SHAPES = ((4, 6), (6, 4))
 HEAD = np.random.default_rng(5).normal(size=(3, 5)).astype(np.float32)
@@ -125,7 +125,8 @@ def test_maps_of_top_classes_are_the_explainers_own(tmp_path):
         top = int(network(record.image[None] / np.float32(255))[0].argmax())
         assert one.targets.shape == () and one.targets == top
         assert list(one.maps) == ["both/first", "both/one", "gradient"]
-        np.testing.assert_allclose(one.maps["both/first"], expected(record, HEAD[:, top]), atol=1e-6)
+        wanted = expected(record, HEAD[:, top])
+        np.testing.assert_allclose(one.maps["both/first"], wanted, atol=1e-6)
         red = record.image[..., 0] / np.float32(255)
         np.testing.assert_allclose(one.maps["both/one"], red, rtol=1e-6)
         if record.size == (4, 6):
@@ -233,7 +234,7 @@ def test_a_folder_of_another_number_of_processes_is_an_error(tmp_path):
         ({"targets": [5]}, "class 5 is out of range: the network has the classes 0 to 4"),
         ({"targets": [0.5]}, "targets must be None"),
         ({"targets": np.eye(2, 5)}, "has the label [23], but targets has signals for 2 classes"),
-        ({"methods": {"flat": lambda fn, x, t: x.mean((1, 2, 3))}}, r"flat: maps must .* not \(8,\)"),
+        ({"methods": {"flat": lambda fn, x, t: x.mean((1, 2, 3))}}, r"maps must .* not \(8,\)"),
     ],
 )  # fmt: skip
 def test_wrong_arguments(tmp_path, wrong, words):
