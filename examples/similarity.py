@@ -1,8 +1,8 @@
 """What makes two pictures similar? NAFlow's maps of embedding networks (Liao et al. 2024, III-C).
 
 `python -m examples.similarity` trains four embeddings from scratch (the two small ones take some
-two minutes of processor time, the residual ones more) and draws `similarity.jpg`: for each network
-two pictures, each compared with itself and with another picture of its class. A picture is one of
+two minutes of processor time, the residual ones ten each) and draws `similarity_NETWORK.jpg` of
+each: two pictures, compared with themselves and with another picture of their class. A picture is one of
 scikit-learn's handwritten digits in a random colour, size and place before a piece of
 `cat_and_cup.jpg`. The networks have the objectives they were published with: instance
 discrimination (Wu et al. 2018) never sees a class, only single digits in changing surroundings;
@@ -21,6 +21,7 @@ import dataclasses
 import importlib.resources
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -39,7 +40,7 @@ from jaxplain.models.resnet import l2_normalise
 
 SIZE = 48  # of the pictures; ResNet's last features are then 2 x 2
 CLASSES = 5  # the digits 0 to 4
-INSTANCES = 100  # digits that instance discrimination tells apart
+INSTANCES = 64  # digits that instance discrimination tells apart
 UNSEEN = 200  # digits kept for the sheet and its figures
 LAYERS = {
     "resnet18_npid": ("layer4.1", "layer3.1", "layer2.1", "layer1.1"),
@@ -166,13 +167,14 @@ class Recipe(NamedTuple):
     objective: Callable
     title: str
     steps: int
+    rate: float = 2e-3
 
 
 RECIPES = {
     "conv4net": Recipe(Prototypes, "Conv4Net, prototypes", 60),
     "conv64f": Recipe(Prototypes, "Conv64F, prototypes", 60),
-    "resnet18_npid": Recipe(InstanceDiscrimination, "ResNet-18, instance discrimination", 80),
-    "resnet50_ms": Recipe(MultiSimilarity, "ResNet-50, multi-similarity", 40),
+    "resnet18_npid": Recipe(InstanceDiscrimination, "ResNet-18, instance discrimination", 120),
+    "resnet50_ms": Recipe(MultiSimilarity, "ResNet-50, multi-similarity", 40, 3e-4),
 }
 
 
@@ -192,7 +194,8 @@ def train(name: str, recipe: Recipe, digits: Digits) -> tuple[nnx.Module, models
     # The running statistics must keep up with a training of a few hundred steps.
     network.set_attributes(BatchNorm, momentum=0.9)
     objective = recipe.objective(entry.outputs)
-    rate = optax.warmup_cosine_decay_schedule(0, 2e-3, recipe.steps // 10, recipe.steps)
+    rate = optax.warmup_cosine_decay_schedule(
+        0, recipe.rate, recipe.steps // 10, recipe.steps)
     optimizer = nnx.Optimizer(network, optax.adamw(rate, weight_decay=1e-3), wrt=nnx.Param)
 
     @nnx.jit
@@ -238,8 +241,8 @@ def examine(network: nnx.Module, config: models.ModelConfig, digits: Digits) -> 
 # ---- the sheet ----------------------------------------------------------------------------------
 
 
-class Part(NamedTuple):
-    """One network's part of the sheet.
+class Comparison(NamedTuple):
+    """What is drawn of one network.
 
     Attributes:
       title: stands above it.
@@ -256,41 +259,39 @@ class Part(NamedTuple):
     cosines: np.ndarray
 
 
-def compare(title, network, config, layers, pairs) -> Part:
+def compare(title, network, config, layers, pairs) -> Comparison:
     x = jnp.concatenate([models.preprocess(p, config, crop=False) for pair in pairs for p in pair])
     picture, other = jnp.repeat(x[::2], 2, axis=0), x  # a, a, b, b
     reference = other.at[::2].set(x[::2])  # a, a', b, b'
-    maps = jaxplain.naflow_similarity(network, picture, reference, layers=layers)
+    solver = jaxplain.LeastSquares(tolerance=1e-2, damping=0.3)  # as `jaxplain explain` does
+    maps = jaxplain.naflow_similarity(network, picture, reference, layers=layers, solver=solver)
     e = embed(network, x)
     cosines = (e[::2] * e[1::2]).sum(-1)
-    return Part(title, layers, pairs, jax.device_get(maps), np.asarray(cosines))
+    return Comparison(title, layers, pairs, jax.device_get(maps), np.asarray(cosines))
 
 
-def sheet(parts: Sequence[Part], cell: float = 0.9) -> Figure:
-    """All parts below each other, a row for each picture."""
-    columns = 2 + 2 * max(len(part.layers) for part in parts)
-    rows = [len(part.pairs) for part in parts]
-    figure = Figure((cell * columns, sum(cell * 1.22 * n + 0.45 for n in rows)))
-    blocks = figure.subfigures(len(parts), 1, height_ratios=[1.22 * cell * n + 0.45 for n in rows],
-                               squeeze=False)[:, 0]
-    for block, part, count in zip(blocks, parts, rows, strict=True):
-        block.suptitle(part.title, x=0.01, ha="left", fontsize=7)
-        axes = block.subplots(count, columns, squeeze=False)
-        top = 1 - 0.55 / (1.22 * cell * count + 0.45)
-        block.subplots_adjust(0.01, 0.01, 0.99, top, wspace=0.06, hspace=0.2)
-        for i, (picture, other) in enumerate(part.pairs):
-            cells = [("against itself", picture)]
-            cells += [(n, viz.overlay(picture, part.maps[n][2 * i])) for n in part.layers]
-            cells += [(f"against: cos {part.cosines[i]:.2f}", other)]
-            cells += [(n, viz.overlay(picture, part.maps[n][2 * i + 1])) for n in part.layers]
-            for axis, (title, image) in zip(axes[i], cells, strict=True):
-                axis.imshow(image, interpolation="bilinear")
-                axis.set_title(title, fontsize=6, pad=2)
-                axis.set_axis_off()
+def sheet(part: Comparison, cell: float = 0.9) -> Figure:
+    """A row for each picture: against itself on the left, against the other on the right."""
+    columns, count = 2 + 2 * len(part.layers), len(part.pairs)
+    height = 1.22 * cell * count + 0.45
+    figure = Figure((cell * columns, height))
+    figure.suptitle(part.title, x=0.01, ha="left", fontsize=7)
+    axes = figure.subplots(count, columns, squeeze=False)
+    figure.subplots_adjust(0.01, 0.01, 0.99, 1 - 0.55 / height, wspace=0.06, hspace=0.2)
+    for i, (picture, other) in enumerate(part.pairs):
+        cells = []
+        for k, (title, image) in enumerate((("against itself", picture),
+                                            (f"against: cos {part.cosines[i]:.2f}", other))):
+            maps = {n: part.maps[n][2 * i + k] for n in reversed(part.layers)}
+            cells += [(title, image), *viz.flow_row(picture, maps).items()]
+        for axis, (title, image) in zip(axes[i], cells, strict=True):
+            axis.imshow(image, interpolation="bilinear")
+            axis.set_title(title, fontsize=6, pad=2)
+            axis.set_axis_off()
     return figure
 
 
-def trained_part(name: str) -> Part:
+def trained(name: str) -> Comparison:
     digits, recipe = Digits(seed=0), RECIPES[name]
     start = time.process_time()
     network, config = train(name, recipe, digits)
@@ -313,11 +314,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--images", action="append", nargs=2, metavar=("PICTURE", "OTHER"),
                         help="two pictures to compare")
     parser.add_argument("--train", nargs="*", default=list(RECIPES), choices=list(RECIPES))
-    parser.add_argument("--out", default="similarity.jpg")
+    parser.add_argument("--out", type=Path, default=Path(), metavar="FOLDER",
+                        help="where to write the pictures; default: here")
     options = parser.parse_args(arguments)
     if bool(options.weights) != bool(options.images):
         parser.error("--weights and --images belong together: give both, or neither to train")
-    parts = []
     if options.weights:
         pairs = [tuple(np.asarray(Image.open(p).convert("RGB")) for p in pair)
                  for pair in options.images]
@@ -325,12 +326,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if name not in LAYERS:
                 parser.error(f"--weights takes {', '.join(LAYERS)} and =FILE, not {name!r}")
             network = models.from_pretrained(file, network=name)
-            parts.append(compare(name, network, network.config, LAYERS[name], pairs))
-            viz.save(sheet(parts), options.out, dpi=130)
+            draw(compare(name, network, network.config, LAYERS[name], pairs), name, options.out)
     else:
         for name in options.train:
-            parts.append(trained_part(name))
-            viz.save(sheet(parts), options.out, dpi=130)  # each part as soon as it is there
+            draw(trained(name), name, options.out)
+
+
+def draw(part: Comparison, name: str, folder: Path) -> None:
+    viz.save(sheet(part), folder / f"similarity_{name}.jpg", dpi=130)
 
 
 if __name__ == "__main__":

@@ -141,10 +141,9 @@ def test_a_sheet_of_the_users_weights_and_pictures(tmp_path, capsys):
     np.savez(weights, **foreign("conv4net"))
     for i, file in enumerate(files):
         Image.fromarray(np.random.default_rng(i).integers(0, 256, (30, 40, 3), np.uint8)).save(file)
-    out = tmp_path / "sheet.png"
-    call = ["--weights", f"conv4net={weights}", "--images", *map(str, files), "--out", str(out)]
-    similarity.main(call)
-    with Image.open(out) as picture:
+    call = ["--weights", f"conv4net={weights}", "--images", *map(str, files)]
+    similarity.main([*call, "--out", str(tmp_path)])
+    with Image.open(tmp_path / "similarity_conv4net.jpg") as picture:
         assert picture.width > 1000 and np.asarray(picture).std() > 10
     for wrong, message in ((call[:2], "belong together"),
                            (["--weights", "vgg16=x", *call[2:]], "--weights takes resnet18_npid")):
