@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 import jaxplain
-from jaxplain import cli, models
+from jaxplain import _cli_explain, models
 
 CATS = ("tabby cat", "a cat having a striped coat", "Egyptian Mau")
 
@@ -17,7 +17,7 @@ def network():
 
 @pytest.fixture(scope="module")
 def photo():
-    with Image.open(cli.example_photo()) as file:
+    with Image.open(_cli_explain.example_photo()) as file:
         return np.asarray(file.convert("RGB"))
 
 
@@ -28,7 +28,7 @@ def x(network, photo):
 
 def test_the_file_is_small_and_square(photo):
     assert photo.shape == (448, 448, 3)
-    assert cli.example_photo().stat().st_size < 80_000
+    assert _cli_explain.example_photo().stat().st_size < 80_000
 
 
 def test_both_objects_are_the_two_top_classes(network, x):
