@@ -2,7 +2,7 @@
 
 `python -m examples.similarity` trains four embeddings from scratch (the two small ones take some
 two minutes of processor time, the residual ones ten each) and draws `similarity_NETWORK.jpg` of
-each: two pictures, compared with themselves and with another picture of their class. A picture is one of
+each: two pictures, compared with themselves and with another of their class. A picture is one of
 scikit-learn's handwritten digits in a random colour, size and place before a piece of
 `cat_and_cup.jpg`. The networks have the objectives they were published with: instance
 discrimination (Wu et al. 2018) never sees a class, only single digits in changing surroundings;
