@@ -42,7 +42,7 @@ REFUSED = {
         if name.startswith(("vgg", "squeezenet", "conv")) or name.endswith(("_npid", "_ms"))
         or name in ("alexnet", "bvlc_alexnet", "caffenet", "cnn_s")
     },
-    **{("feedback", name): "the network has no ReLU or ReLU6" for name in ("conv4net",)},
+    **{("feedback", name): "the network has no ReLU or ReLU6" for name in ("conv4net", "conv64f")},
 }
 # Networks that are made of the same operations as another, only deeper or padded differently.
 TWINS = {
