@@ -23,12 +23,22 @@ class CliError(Exception):
     """Something the user can put right; its text is the one line that they see."""
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """``--model`` and ``--network``, for `load_model`."""
-    parser.add_argument("--model", default=DEFAULT_MODEL, metavar="NAME|FILE",
-                        help="network, see 'jaxplain models', or a file of weights; "
-                        "default: %(default)s")  # fmt: skip
+def add_model_options(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    """``--model`` and ``--network``; the model must be named if there is no default."""
+    text = "network, see 'jaxplain models'; or a file of weights"
+    text += "" if default is None else "; default: %(default)s"
+    parser.add_argument("--model", required=default is None, default=default, metavar="NAME|FILE",
+                        help=text)  # fmt: skip
     parser.add_argument("--network", metavar="NAME", help="the network that a file is for")
+
+
+def add_data_options(parser: argparse.ArgumentParser, text: str) -> None:
+    """``--data``, of which ``text`` says what it can be, ``--split`` and ``--data-dir``."""
+    add = parser.add_argument
+    add("--data", required=True, metavar="NAME|FOLDER", help=text)
+    add("--split", metavar="NAME", help="such as test or val2017; default: the data set's usual "
+        "one, or all images of a folder")  # fmt: skip
+    add("--data-dir", metavar="FOLDER", help="where TFDS keeps its data")
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
@@ -46,10 +56,6 @@ def load_model(name: str, network: str | None = None):
     """The network of a name, folder, file or repository."""
     with extra("zoo"):
         from jaxplain import models
-    known = models.list_models()
-    if name not in known and not name.startswith("hf:") and not Path(name).exists():
-        raise CliError(f"unknown model {name!r}{suggest(name, known)}")
-    with extra("zoo"):
         try:  # says itself what it does, if that takes a while
             return models.from_pretrained(name, network=network)
         except (OSError, ValueError) as error:

@@ -8,8 +8,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxplain._cli_common import add_data_options, add_model_options
 from jaxplain._cli_evaluate import common
 from jaxplain._methods import METHODS
+from jaxplain.core import UnsupportedOperationError
 
 
 def add_commands(commands: Any, error: Callable[[str], Exception]) -> None:
@@ -22,15 +24,11 @@ def add_commands(commands: Any, error: Callable[[str], Exception]) -> None:
         "goes on from where it was.",
     )
     add = parser.add_argument
-    add("--data", required=True, metavar="NAME|FOLDER",
-        help="a data set of TFDS, such as voc/2007; or a folder: VOCdevkit/VOC2007, COCO, "
-        "ImageNet, CUB_200_2011, or any folder of images")  # fmt: skip
-    add("--split", metavar="NAME", help="such as test or val2017; default: the data set's usual "
-        "one, or all images of a folder")  # fmt: skip
-    add("--data-dir", metavar="FOLDER", help="where TFDS keeps its data")
-    add("--model", required=True, metavar="NAME|FILE",
-        help="network, see 'jaxplain models'; or a file of weights")  # fmt: skip
-    add("--network", metavar="NAME", help="the network that a file is for")
+    add_data_options(
+        parser, "a data set of TFDS, such as voc/2007; or a folder: VOCdevkit/VOC2007, COCO, "
+        "ImageNet, CUB_200_2011, or any folder of images",
+    )  # fmt: skip
+    add_model_options(parser)
     add("--methods", default="c-mwp", metavar="A,B,C",
         help=f"default: %(default)s; known: {', '.join(METHODS)}")  # fmt: skip
     add("--layer", metavar="NAME", help="layer of the methods that take one; default: their own")
@@ -56,7 +54,7 @@ def add_commands(commands: Any, error: Callable[[str], Exception]) -> None:
 def _explain(arguments: argparse.Namespace, error: Callable[[str], Exception]) -> None:
     try:
         summary = _run(arguments)
-    except (ImportError, OSError, ValueError, NotImplementedError) as problem:
+    except (ImportError, OSError, ValueError, UnsupportedOperationError) as problem:
         raise error(str(problem)) from None
     for record, reason in summary.failures:
         print(f"left out: {record}: {reason}", file=sys.stderr)
@@ -82,11 +80,13 @@ def _run(arguments: argparse.Namespace) -> Any:
     # Dense layers slide over the whole image, whatever its aspect.
     network = common.load_network(arguments, fully_convolutional=True)
     config = network.config
+    explainers = common.explainers(arguments, network, fully_convolutional=True)
     return jaxplain.explain_dataset(
         network,
         source,
         arguments.output,
-        {name: _method(name, arguments, config) for name in arguments.methods},
+        {name: lambda _, x, targets, explain=explain: explain(x, targets)
+         for name, explain in explainers.items()},
         prepare=common.Aspect(arguments, config),
         to_input=lambda pixels: data.normalise(pixels, config),
         targets=_targets(arguments.classes, source, config),
@@ -100,14 +100,6 @@ def _run(arguments: argparse.Namespace) -> Any:
         },
         progress=Progress("images"),
     )  # fmt: skip
-
-
-def _method(name: str, arguments: argparse.Namespace, config: Any) -> common.Explain:
-    explain = common.explainer(name, arguments, config)
-    if METHODS[name].function != "cam":
-        return explain
-    pooled = common.load_network(arguments)  # CAM is defined by a pool over the image, of any size
-    return lambda network, x, targets: explain(pooled, x, targets)
 
 
 def _targets(classes: Sequence[str] | None, source: Any, config: Any) -> Any:

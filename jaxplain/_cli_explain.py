@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxplain._cli_common import (
+    DEFAULT_MODEL,
     CliError,
     add_model_options,
     check_output,
@@ -19,7 +20,8 @@ from jaxplain._cli_common import (
     step,
     suggest,
 )
-from jaxplain._methods import DEFAULT, METHODS, OTHERS, Method, canonical
+from jaxplain._methods import DEFAULT, METHODS, OTHERS, canonical, explainer
+from jaxplain.core import UnsupportedOperationError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,7 +49,7 @@ def add_commands(commands: Any) -> None:
         "image", nargs="?", metavar="IMAGE",
         help="an image file; default: a photo of a cat and a cup",
     )  # fmt: skip
-    add_model_options(explain)
+    add_model_options(explain, DEFAULT_MODEL)
     explain.add_argument(
         "--methods", default=",".join(DEFAULT), metavar="A,B,C",
         help=f"methods, or 'all'; default: %(default)s; known: {', '.join(_KNOWN)}",
@@ -70,7 +72,7 @@ def add_commands(commands: Any) -> None:
         "layers", help="list a network's layers",
         description="Lists a network's layers with shapes.",
     )  # fmt: skip
-    add_model_options(layers)
+    add_model_options(layers, DEFAULT_MODEL)
     layers.set_defaults(command=_layers)
 
 
@@ -105,8 +107,9 @@ def _explain(arguments: argparse.Namespace) -> None:
                 if name in _DRAW:
                     rows |= _DRAW[name](model, x, targets, labels, drawn, arguments.layer)
                     continue
-                maps = _maps(name, method, model, x, targets, arguments)
-            except (NotImplementedError, ValueError, OSError) as error:
+                maps = _maps(name, model, x, targets, arguments)
+            # What a network does not allow, a method says in these words; OSError: of --fit.
+            except (UnsupportedOperationError, ValueError, OSError) as error:
                 if not every:
                     raise CliError(f"{method.title}: {error}") from None
                 print(f"{method.title} left out: {' '.join(str(error).split())}", file=sys.stderr)
@@ -205,24 +208,17 @@ def _labels(targets: Sequence[int], names: Sequence[str], probabilities: np.ndar
     return labels
 
 
-def _maps(name: str, method: Method, model, x, targets: Sequence[int], arguments) -> np.ndarray:
+def _maps(name: str, model, x, targets: Sequence[int], arguments) -> np.ndarray:
     """One map a class, (K, h, w), on the host; one forward pass for all of them."""
     import jax
     import numpy as np
 
     import jaxplain
 
-    options = dict(method.options)
-    if name == "fitted-cam":
-        options["fit"] = _fit(model, arguments.fit)
-    elif method.at_layer:
-        layer = arguments.layer
-        options["layer"] = model.config.layer(method.function) if layer is None else layer
-    if method.random:
-        options["key"] = jax.random.key(0)
-    explainer = getattr(jaxplain, method.function)
+    more = {"fit": _fit(model, arguments.fit)} if name == "fitted-cam" else {}
     try:
-        maps = explainer(model, x, jax.numpy.asarray([targets]), **options)
+        explain = explainer(name, model.config, arguments.layer, **more)
+        maps = explain(model, x, jax.numpy.asarray([targets]))
     except jaxplain.UnknownLayerError as error:
         raise CliError(str(error)) from None
     return np.asarray(maps[0], np.float32)

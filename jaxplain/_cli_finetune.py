@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from jaxplain._cli_common import add_model_options
+
 
 def add_commands(commands: Any, error: Callable[[str], Exception]) -> None:
     """Adds the command; what the user got wrong is raised as ``error(sentence)``."""
@@ -25,7 +27,7 @@ def add_commands(commands: Any, error: Callable[[str], Exception]) -> None:
     add("--validation-split", required=True, metavar="NAME",
         help="that tells when to stop, such as val")  # fmt: skip
     add("--data-dir", metavar="FOLDER", help="where TFDS keeps its data")
-    add("--model", required=True, metavar="NAME|FOLDER", help="network, see 'jaxplain models'")
+    add_model_options(parser)
     add("--output", type=Path, required=True, metavar="FOLDER",
         help="folder to make for the new network; until it is done, FOLDER.checkpoint keeps the "
         "training's state, from which a second run goes on")  # fmt: skip
@@ -58,7 +60,8 @@ def _finetune(arguments: argparse.Namespace, error: Callable[[str], Exception]) 
         )
         checkpoint = arguments.output.with_name(f"{arguments.output.name}.checkpoint")
         result = finetune(
-            models.from_pretrained(arguments.model), train, validation, loss=arguments.loss,
+            models.from_pretrained(arguments.model, network=arguments.network),
+            train, validation, loss=arguments.loss,
             flips=not arguments.no_flips, crops=not arguments.no_crops,
             learning_rate=arguments.learning_rate, batch_size=arguments.batch_size,
             epochs=arguments.epochs, patience=arguments.patience, checkpoint=checkpoint,

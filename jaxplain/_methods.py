@@ -1,11 +1,11 @@
 """The methods that the command line knows: one table of name, function call and way of drawing.
 
-The names of the table are data; nothing here imports JAX, so that `jaxplain --help` can list them.
+The table is data, and JAX is not imported for it, so that `jaxplain --help` can list the names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,6 +62,12 @@ OTHERS: Mapping[str, Method] = {
     "pfv": Method("PFV", "pfv", "heat", at_layer=True),
 }
 
+#: Explained at the image, and sparse: the pointing game blurs their maps, as its paper does.
+BLURRED = frozenset({
+    "gradient", "input-x-gradient", "smooth-grad", "integrated-gradients", "feedback",
+    "guided-backprop", "deconvnet", "c-deconvnet", "guided-grad-cam", "lrp", "full-grad",
+})  # fmt: skip
+
 #: What `jaxplain explain` shows when it is not told otherwise.
 DEFAULT = ("mwp", "c-mwp", "grad-cam", "guided-backprop", "lrp")
 
@@ -98,3 +104,23 @@ def canonical(name: str) -> str:
     """
     name = name.strip().lower().replace("_", "-")
     return ALIASES.get(name, name)
+
+
+def explainer(name: str, config: Any, layer: str | None = None, **more: Any) -> Callable:
+    """A method as a function (network, images, targets) to maps.
+
+    It is explained at the network's default layer, which ``config`` knows, or at ``layer``;
+    ``more`` are further options.
+    """
+    import jax
+
+    import jaxplain
+
+    method = METHODS[name] if name in METHODS else OTHERS[name]
+    options = {**method.options, **more}
+    if method.at_layer:
+        options["layer"] = config.layer(method.function) if layer is None else layer
+    if method.random:
+        options["key"] = jax.random.key(0)
+    explain = getattr(jaxplain, method.function)
+    return lambda network, x, targets: explain(network, x, targets, **options)

@@ -72,7 +72,3 @@ def _parser() -> argparse.ArgumentParser:
     _cli_finetune.add_commands(commands, CliError)
     _cli_benchmark.add_commands(commands, CliError)
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

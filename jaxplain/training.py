@@ -126,7 +126,9 @@ def train(
     history = {"training": [], "validation": []}
     keeper = None
     if checkpoint is not None:
-        settings = [loss, size, seed]
+        # An optimiser is functions; what they compute stands for it.
+        moments = jax.make_jaxpr(optimiser.update)(parameters, state.optimiser, parameters)
+        settings = [loss, size, seed, str(moments)]
         keeper = _Keeper(Path(checkpoint), settings, [start, x, targets, held_x, held_targets])
         state, history = keeper.newest(state, history)
     while True:

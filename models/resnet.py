@@ -65,7 +65,7 @@ class Projection(nnx.Module):
 
 
 class _Block(nnx.Module):
-    """What both sorts of block share: ``relu(branch(x) + shortcut(x))``."""
+    """What both sorts of block share: ``relu(branch(x) + shortcut(x))``. Each has its ``branch``."""
 
     expansion = 1
 
@@ -75,9 +75,6 @@ class _Block(nnx.Module):
             self.downsample = Projection(inputs, outputs, stride, **options)
         else:
             self.downsample = None
-
-    def branch(self, x: jax.Array) -> jax.Array:
-        raise NotImplementedError
 
     def __call__(self, x: jax.Array) -> jax.Array:
         shortcut = x if self.downsample is None else self.downsample(x)

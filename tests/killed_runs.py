@@ -1,9 +1,10 @@
 """A script for test_explain_dataset.py: runs that are killed, and one that is not.
 
 `python killed_runs.py FOLDER --processes 1 --kills 10` explains 200 images to FOLDER/whole without
-interruption, and to FOLDER/killed with SIGKILL at random moments and a new start after each. Runs
-are forks of this process, which has imported everything and started nothing: that spares each
-the seconds of the imports.
+interruption, and to FOLDER/killed with SIGKILL at random moments and a new start after each. The
+last images never come in a run that is to be killed, so it cannot end before, on any machine.
+Runs are forks of this process, which has imported everything and started nothing: that spares
+each the seconds of the imports.
 """
 
 import argparse
@@ -33,11 +34,16 @@ BROKEN = (17, 101)
 class Images:
     name, class_names = "random", ()
 
+    def __init__(self, held):
+        self.held = held
+
     def __len__(self):
         return IMAGES
 
     def __getitem__(self, index):
         time.sleep(0.002)  # as a disk takes
+        while index >= IMAGES - self.held:
+            time.sleep(1)
         if index in BROKEN:
             raise data.UnreadableRecordError(f"image {index}", "it is broken")
         rng = np.random.default_rng(index)
@@ -45,8 +51,8 @@ class Images:
         return data.Record.make(image, f"image {index}")
 
 
-def run(folder, kernel=1.0):
-    weights = kernel * np.random.default_rng(0).normal(size=(3, 3, 3, 4)).astype(np.float32)
+def run(folder, held):
+    weights = np.random.default_rng(0).normal(size=(3, 3, 3, 4)).astype(np.float32)
     head = jnp.asarray(np.random.default_rng(1).normal(size=(4, 5)), jnp.float32)
 
     def network(x):
@@ -56,14 +62,14 @@ def run(folder, kernel=1.0):
         return jax.nn.relu(x).mean((1, 2)) @ head
 
     return jaxplain.explain_dataset(
-        network, Images(), folder,
+        network, Images(held), folder,
         {"gradient": functools.partial(jaxplain.gradient, reduce="sum")},
         prepare=lambda record: record.image, to_input=lambda pixels: pixels / jnp.float32(255),
         batch_size=BATCH, shard_size=SHARD,
     )  # fmt: skip
 
 
-def _fork(folder, process, processes, port):
+def _fork(folder, process, processes, port, held):
     pid = os.fork()
     if pid:
         return pid
@@ -71,7 +77,7 @@ def _fork(folder, process, processes, port):
     try:
         if processes > 1:
             jax.distributed.initialize(f"127.0.0.1:{port}", processes, process)
-        run(folder)
+        run(folder, held)
         if processes > 1:
             jax.distributed.shutdown()  # as at the end of every program; forks have to say it
         status = 0
@@ -82,11 +88,11 @@ def _fork(folder, process, processes, port):
         os._exit(status)
 
 
-def _start(folder, processes):
+def _start(folder, processes, held=0):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    return [_fork(folder, k, processes, port) for k in range(processes)]
+    return [_fork(folder, k, processes, port, held) for k in range(processes)]
 
 
 def _finished(folder):
@@ -106,9 +112,9 @@ def main():
     killed, rng = arguments.folder / "killed", random.Random(0)
     shards, wasted = _finished(arguments.folder / "whole"), 0
     for k in range(arguments.kills):
-        pids = _start(killed, arguments.processes)
+        pids = _start(killed, arguments.processes, held=arguments.processes)  # an image each
         # Each run is left alone until some more shards are there, and a random while after that.
-        goal = shards * k // (arguments.kills + 1) + rng.randrange(2)
+        goal = (shards - 4 * arguments.processes) * k // arguments.kills + rng.randrange(2)
         while _finished(killed) < goal:
             if any(os.waitpid(pid, os.WNOHANG)[0] for pid in pids):
                 sys.exit(f"run {k} ended before it was killed")

@@ -160,6 +160,11 @@ def convnet(params: Params) -> Callable[[jax.Array], jax.Array]:
     return fn
 
 
+def normal(seed, *shape, scale=1.0):
+    """A NumPy array, that JAX reads in the precision of the test."""
+    return np.random.default_rng(seed).normal(size=shape) * scale
+
+
 def images(seed: int, batch: int = 2, size: int = 8, low: float = 0.0, high: float = 1.0):
     """Uniform random images (batch, size, size, 3), float64 in NumPy."""
     return np.random.default_rng(seed).uniform(low, high, (batch, size, size, 3))

@@ -8,33 +8,25 @@ import nets
 import numpy as np
 import pytest
 
-import jaxplain
-from jaxplain._methods import METHODS
+from jaxplain._methods import METHODS, explainer
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
 TARGETS = jnp.asarray([[0, 3], [2, 1]])
 
 
-def explainer(name, dtype):
+def compiled(name, dtype):
     """Images to maps of two classes an image, under jit."""
-    method = METHODS[name]
     fn = nets.convnet({k: jnp.asarray(v, dtype) for k, v in nets.convnet_params(5).items()})
-    options = dict(method.options)
-    if method.at_layer:
-        options["layer"] = "act1"
-    if method.random:
-        options["key"] = jax.random.key(0)
-    if name == "rise":
-        options["masks"] = 32
-    explain = getattr(jaxplain, method.function)
-    return jax.jit(lambda x, targets: explain(fn, x, targets, **options))
+    more = {"masks": 32} if name == "rise" else {}
+    explain = explainer(name, None, "act1", **more)
+    return jax.jit(lambda x, targets: explain(fn, x, targets))
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_batches_classes_jit_and_bfloat16(name):
     x = jnp.asarray(nets.images(8), jnp.float32)
-    explain = explainer(name, jnp.float32)
+    explain = compiled(name, jnp.float32)
     maps = np.asarray(explain(x, TARGETS))
     assert maps.shape[:2] == (2, 2) and maps.ndim == 4 and min(maps.shape[2:]) > 1
     assert np.isfinite(maps).all() and maps.any()
@@ -43,7 +35,7 @@ def test_batches_classes_jit_and_bfloat16(name):
     if not METHODS[name].random:
         turned = np.asarray(explain(x[::-1], TARGETS[::-1, ::-1]))[::-1, ::-1]
         assert nets.relative_error(maps, turned) < 1e-4
-    half = explainer(name, jnp.bfloat16)(x.astype(jnp.bfloat16), TARGETS)
+    half = compiled(name, jnp.bfloat16)(x.astype(jnp.bfloat16), TARGETS)
     assert half.dtype == jnp.bfloat16 and half.shape == maps.shape
     half = np.asarray(half, np.float32)
     assert np.isfinite(half).all()

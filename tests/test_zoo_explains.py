@@ -14,7 +14,8 @@ from flax import nnx
 import jaxplain
 from jaxplain import core
 from jaxplain import weights_convert as wc
-from jaxplain._methods import METHODS
+from jaxplain._methods import METHODS, explainer
+from jaxplain.core import UnsupportedOperationError
 from jaxplain.core.model import Model
 from jaxplain.core.rules import BoundOp
 from jaxplain.models.layers import WindowDense
@@ -120,19 +121,14 @@ def test_every_method(name):
     assert len(flow) > 1 and len(layers) > 1 and colours.shape[0] == 1 and colours.shape[3] == 3
     for maps in (*flow.values(), *layers.values()):
         assert len(maps.shape) == 3 and min(maps.shape[1:]) > 1
-    for method in METHODS.values():
-        options = dict(method.options)
-        if method.at_layer:
-            options["layer"] = config.layer(method.function)
-        if method.random:
-            options["key"] = jax.random.key(0)
+    for key, method in METHODS.items():
 
-        def run(s, x, method=method, options=options):
-            return getattr(jaxplain, method.function)(nnx.merge(graph, s), x, 1, **options)
+        def run(s, x, explain=explainer(key, config)):
+            return explain(nnx.merge(graph, s), x, 1)
 
         call = method.function, name
         if call in REFUSED:
-            with pytest.raises((ValueError, NotImplementedError), match=REFUSED[call]):
+            with pytest.raises((ValueError, UnsupportedOperationError), match=REFUSED[call]):
                 jax.eval_shape(run, state, image)
             continue
         shape = jax.eval_shape(run, state, image).shape

@@ -60,7 +60,8 @@ class Archive:
         try:
             with zipfile.ZipFile(path) as archive:
                 members = archive.infolist()
-        # zipfile lets through whatever its parsing of a damaged directory stumbles over.
+        # zipfile lets through whatever its parsing of a damaged directory stumbles over, and says
+        # NotImplementedError of a version of the format that the damage makes up.
         except (
             zipfile.BadZipFile, OSError, ValueError, struct.error, NotImplementedError
         ) as error:  # fmt: skip
@@ -114,6 +115,8 @@ class Archive:
         try:
             with zipfile.ZipFile(self._path) as archive, archive.open(member) as stream:
                 content = stream.read(member.file_size)  # never more than was declared
+        # Besides zipfile's own: NotImplementedError of a compression that it does not know,
+        # RuntimeError of an encrypted member.
         except (
             zipfile.BadZipFile, OSError, EOFError, ValueError, struct.error, zlib.error,
             NotImplementedError, RuntimeError,

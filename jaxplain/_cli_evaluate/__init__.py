@@ -24,6 +24,7 @@ from jaxplain._cli_evaluate import (
     pointing,
     sanity,
 )
+from jaxplain.core import UnsupportedOperationError
 
 PROTOCOLS = (pointing, localisation, feedback, phrases, fixations, sanity, faithfulness)
 
@@ -56,7 +57,7 @@ def _evaluate(
             print(f"could not be read: {record}: {reason}", file=sys.stderr)
         if arguments.output is not None:
             _write(arguments, protocol.name, result)
-    except (ImportError, OSError, ValueError, NotImplementedError) as problem:
+    except (ImportError, OSError, ValueError, UnsupportedOperationError) as problem:
         raise error(str(problem)) from None
 
 

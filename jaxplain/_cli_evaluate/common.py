@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import difflib
-import sys
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxplain._methods import METHODS, canonical
+from jaxplain._cli_common import add_data_options, add_model_options, suggest
+from jaxplain._methods import METHODS, canonical, explainer
+from jaxplain._progress import Progress
 
 if TYPE_CHECKING:
     import jax
     import numpy as np
     from matplotlib.figure import Figure
-
-#: (network, images, targets) to maps ``(B, h, w)``, or with K signals an image ``(B, K, h, w)``.
-Explain = Callable[[Any, "jax.Array", Any], "jax.Array"]
 
 
 @dataclass(frozen=True)
@@ -69,13 +67,8 @@ class Protocol:
 def add_options(parser: argparse.ArgumentParser, protocol: Protocol) -> None:
     """The options of all protocols, then the protocol's own."""
     add = parser.add_argument
-    add("--data", required=True, metavar="NAME|FOLDER", help=protocol.data)
-    add("--split", metavar="NAME", help="such as test or val2017; default: the data set's usual "
-        "one, or all annotated images of a folder")  # fmt: skip
-    add("--data-dir", metavar="FOLDER", help="where TFDS keeps its data")
-    add("--model", required=True, metavar="NAME|FILE",
-        help="network, see 'jaxplain models'; or a file of weights")  # fmt: skip
-    add("--network", metavar="NAME", help="the network that a file is for")
+    add_data_options(parser, protocol.data)
+    add_model_options(parser)
     add("--methods", default=",".join(protocol.methods), metavar="A,B,C",
         help="default: %(default)s")  # fmt: skip
     add("--layer", metavar="NAME", help="layer of the methods that take one; default: their own")
@@ -102,8 +95,7 @@ def check(arguments: argparse.Namespace, extra: tuple[str, ...] = ()) -> None:
         raise ValueError("no method given")
     for name in chosen:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=3) or known
-            raise ValueError(f"unknown method {name!r}; known: {', '.join(near)}")
+            raise ValueError(f"unknown method {name!r}{suggest(name, known)}")
     arguments.methods = list(dict.fromkeys(chosen))
     at_layer = [name for name in chosen if name in METHODS and METHODS[name].at_layer]
     if arguments.layer is not None and not at_layer:
@@ -145,25 +137,17 @@ def cues(source: Any, config: Any) -> np.ndarray:
     return data.cue_signals(source.class_names, count, config.class_names)
 
 
-def explainer(name: str, arguments: argparse.Namespace, config: Any) -> Explain:
-    """A method with its options, at its layer of the network or at ``--layer``."""
-    import jax
-
-    import jaxplain
-
-    method = METHODS[name]
-    explain = getattr(jaxplain, method.function)
-    options: dict[str, Any] = dict(method.options)
-    if method.at_layer:
-        own = config.layer(method.function)
-        options["layer"] = own if arguments.layer is None else arguments.layer
-    if method.random:
-        options["key"] = jax.random.key(0)
-
-    def maps(network: Any, x: jax.Array, targets: Any) -> jax.Array:
-        return explain(network, x, targets, **options)
-
-    return maps
+def explainers(
+    arguments: argparse.Namespace, network: Any, *, fully_convolutional: bool = False
+) -> dict[str, Callable[[jax.Array, Any], jax.Array]]:
+    """Method -> images and targets to maps, for the methods and the layer that were asked for."""
+    found = {}
+    for name in arguments.methods:
+        # CAM is defined by a pool over the whole image, of any size.
+        pooled = fully_convolutional and METHODS[name].function == "cam"
+        own = load_network(arguments) if pooled else network
+        found[name] = functools.partial(explainer(name, network.config, arguments.layer), own)
+    return found
 
 
 class Stretched:
@@ -203,16 +187,10 @@ def add_aspect(parser: argparse.ArgumentParser, short: int) -> None:
     )  # fmt: skip
 
 
-def progress(total: int, what: str = "images") -> Callable[[int], None] | None:
-    """Shows how many are done; None where nobody looks."""
-    if not sys.stderr.isatty():
-        return None
-
-    def show(done: int) -> None:
-        end = "\n" if done == total else ""
-        print(f"\r\033[K{done} of {total} {what}", end=end, file=sys.stderr, flush=True)
-
-    return show
+def progress(total: int, what: str = "images") -> Callable[[int], None]:
+    """Shows how many of so many are done."""
+    show = Progress(what)
+    return lambda done: show(done, total)
 
 
 def read_images(

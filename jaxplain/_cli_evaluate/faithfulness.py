@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
 from typing import Any
 
 from jaxplain._cli_evaluate import common
@@ -18,10 +17,8 @@ def _run(arguments: argparse.Namespace) -> common.Result:
     network = common.load_network(arguments)
     config = network.config
     x, failures = common.read_images(source, indices, config, arguments)
-    methods = {
-        METHODS[name].title: functools.partial(common.explainer(name, arguments, config), network)
-        for name in arguments.methods
-    }
+    explainers = common.explainers(arguments, network)
+    methods = {METHODS[name].title: explain for name, explain in explainers.items()}
     found = study.faithfulness_study(
         network, x, methods, steps=arguments.steps, patch=arguments.patch, flips=arguments.flips,
         batch_size=arguments.batch_size,

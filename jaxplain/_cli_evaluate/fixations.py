@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxplain._cli_evaluate import common
-from jaxplain._methods import METHODS
+from jaxplain._methods import METHODS, explainer
 
 _CENTRE, _EMPTY = "centre baseline", "empty map"
 
@@ -45,7 +45,7 @@ def _methods(network: Any, arguments: argparse.Namespace) -> dict[str, Callable]
             title, method = own[name]
             methods[title] = method
         else:
-            explain = common.explainer(name, arguments, network.config)
+            explain = explainer(name, network.config, arguments.layer)
             methods[METHODS[name].title] = lambda x, explain=explain: explain(network, x, None)
     # People look at little of an image, so that the MAE favours maps of almost nothing.
     return methods | {

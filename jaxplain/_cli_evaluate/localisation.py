@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import functools
 from typing import Any
 
 from jaxplain._cli_evaluate import common
@@ -23,10 +22,8 @@ def prepared(arguments: argparse.Namespace) -> tuple[Any, Any, dict[str, Any], A
         batch_size=arguments.batch_size, indices=indices, workers=arguments.workers,
         progress=common.progress(len(indices)),
     )  # fmt: skip
-    methods = {
-        METHODS[name].title: functools.partial(common.explainer(name, arguments, config), network)
-        for name in arguments.methods
-    }
+    explainers = common.explainers(arguments, network)
+    methods = {METHODS[name].title: explain for name, explain in explainers.items()}
     return asked, lambda pixels: data.normalise(pixels, config), methods, (
         f"{config.name} on {source.name}")  # fmt: skip
 

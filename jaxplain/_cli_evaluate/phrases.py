@@ -23,11 +23,8 @@ def _run(arguments: argparse.Namespace) -> common.Result:
     network = common.load_network(arguments, fully_convolutional=True)
     config = network.config
     words = Words(config.class_names, table)
-    methods = {}
-    for name in arguments.methods:
-        own = common.load_network(arguments) if METHODS[name].function == "cam" else network
-        explain = common.explainer(name, arguments, config)
-        methods[METHODS[name].title] = functools.partial(explain, own)
+    explainers = common.explainers(arguments, network, fully_convolutional=True)
+    methods = {METHODS[name].title: explain for name, explain in explainers.items()}
     held_out = max(1, len(indices) // 10) if arguments.held_out is None else arguments.held_out
     found = study.phrase_study(
         source,

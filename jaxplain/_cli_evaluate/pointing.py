@@ -7,14 +7,10 @@ import functools
 from typing import Any
 
 from jaxplain._cli_evaluate import common
-from jaxplain._methods import METHODS
+from jaxplain._methods import BLURRED, METHODS
 
 #: The methods of Zhang et al. 2018, Table 1. "Deconv" there is guided backprop's rule.
 _METHODS = ("gradient", "guided-backprop", "lrp", "cam", "mwp", "c-mwp")
-#: Explained at the image, and sparse: their maps are blurred, as the paper's Grad, Deconv, LRP are.
-BLURRED = {"gradient", "input-x-gradient", "smooth-grad", "integrated-gradients", "feedback",
-           "guided-backprop", "deconvnet", "c-deconvnet", "guided-grad-cam", "lrp",
-           "full-grad"}  # fmt: skip
 
 
 def _run(arguments: argparse.Namespace) -> common.Result:
@@ -25,14 +21,11 @@ def _run(arguments: argparse.Namespace) -> common.Result:
     # 6.1.1).
     network = common.load_network(arguments, fully_convolutional=True)
     config = network.config
-    methods = {}
-    for name in arguments.methods:
-        explain = common.explainer(name, arguments, config)
-        # CAM is defined by a pool over the whole image, of any size.
-        own = common.load_network(arguments) if METHODS[name].function == "cam" else network
-        methods[METHODS[name].title] = evaluation.pointing_game.PointingMethod(
-            functools.partial(explain, own), name in BLURRED
-        )
+    methods = {
+        METHODS[name].title: evaluation.pointing_game.PointingMethod(explain, name in BLURRED)
+        for name, explain in
+        common.explainers(arguments, network, fully_convolutional=True).items()
+    }  # fmt: skip
     table = evaluation.pointing_game.pointing_game(
         source,
         common.Aspect(arguments, config),

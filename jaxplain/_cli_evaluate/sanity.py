@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 from jaxplain._cli_evaluate import common
-from jaxplain._methods import METHODS
+from jaxplain._methods import METHODS, explainer
 
 
 def _run(arguments: argparse.Namespace) -> common.Result:
@@ -21,7 +22,7 @@ def _run(arguments: argparse.Namespace) -> common.Result:
     x, failures = common.read_images(source, indices, network.config, arguments)
     methods = {
         METHODS[name].title: functools.partial(
-            _evidence, common.explainer(name, arguments, network.config), METHODS[name].style
+            _evidence, explainer(name, network.config, arguments.layer), METHODS[name].style
         )
         for name in arguments.methods
     }
@@ -37,7 +38,7 @@ def _run(arguments: argparse.Namespace) -> common.Result:
     return common.Result(title, table, lambda: _draw(table, title))
 
 
-def _evidence(explain: common.Explain, style: str, network: Any, x: Any, classes: Any) -> Any:
+def _evidence(explain: Callable, style: str, network: Any, x: Any, classes: Any) -> Any:
     """Maps that are drawn as heat count where they are positive, others by their size."""
     import jax.numpy as jnp
 

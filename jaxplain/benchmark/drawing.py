@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from jaxplain import data, viz
-from jaxplain._methods import METHODS
+from jaxplain._methods import METHODS, explainer
 from jaxplain.benchmark import run
 from jaxplain.benchmark.digits import CLASSES, SIZE, ClutteredDigits
 from jaxplain.postprocess import resize
@@ -41,7 +41,7 @@ def examples(networks: Mapping[str, nnx.Module], count: int = 3) -> Figure:
         x = data.normalise(pixels, network.config)
         for name in _METHODS:
             method = METHODS[name]
-            maps = np.asarray(run.explainer(method)(network, x, signals))
+            maps = np.asarray(explainer(name, network.config)(network, x, signals))
             for line, (record, _), one in zip(axes, rows, maps, strict=True):
                 large = np.asarray(resize(one, (SIZE, SIZE), "bicubic"))
                 line[column].imshow(viz.overlay(record.image, large, method.style))

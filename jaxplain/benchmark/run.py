@@ -18,8 +18,7 @@ from flax import nnx
 
 import jaxplain
 from jaxplain import data
-from jaxplain._cli_evaluate.pointing import BLURRED
-from jaxplain._methods import METHODS, Method
+from jaxplain._methods import BLURRED, METHODS, explainer
 from jaxplain.benchmark.digits import CLASSES, ClutteredDigits
 from jaxplain.benchmark.networks import INPUT_SIZE, NETWORKS
 from jaxplain.evaluation.classification import mean_average_precision
@@ -27,8 +26,8 @@ from jaxplain.evaluation.last_layer import LastLayer, last_layer_inputs
 from jaxplain.evaluation.pointing_game import PointingMethod, PointingTable, pointing_game
 from jaxplain.training import train_network
 
-__all__ = ["FULL", "QUICK", "Size", "Result", "arrays", "benchmark", "explainer",
-           "new_head", "small_image", "train_small", "write"]  # fmt: skip
+__all__ = ["FULL", "QUICK", "Size", "Result", "arrays", "benchmark", "new_head", "small_image",
+           "train_small", "write"]  # fmt: skip
 
 #: RISE's 1000 masks take minutes a network; on images of 32 x 32 these say as much.
 _OPTIONS = {"rise": {"masks": 200}}
@@ -271,10 +270,11 @@ def _point(
     players, undefined = {}, {}
     example = jnp.zeros((1, INPUT_SIZE, INPUT_SIZE, 3))
     for name in methods:
-        explain = functools.partial(explainer(METHODS[name]), network)
+        explain = explainer(name, network.config, **_OPTIONS.get(name, {}))
+        explain = functools.partial(explain, network)
         try:
             jax.eval_shape(explain, example, jnp.zeros((1, len(CLASSES))))
-        except (ValueError, NotImplementedError) as error:
+        except (ValueError, jaxplain.UnsupportedOperationError) as error:
             undefined[METHODS[name].title] = str(error)
             continue
         players[METHODS[name].title] = PointingMethod(explain, name in BLURRED)
@@ -283,20 +283,6 @@ def _point(
         np.eye(len(CLASSES), dtype=np.float32), players, batch_size=16,
     )  # fmt: skip
     return table, undefined
-
-
-def explainer(method: Method) -> Callable[[nnx.Module, jax.Array, jax.Array], jax.Array]:
-    """A method as a function of network, images and signals, with its options for small images."""
-    function = getattr(jaxplain, method.function)
-    options = {**method.options, **_OPTIONS.get(method.function, {})}
-    if method.random:
-        options["key"] = jax.random.key(0)
-
-    def maps(network: nnx.Module, x: jax.Array, signals: jax.Array) -> jax.Array:
-        own = {"layer": network.config.layer(method.function)} if method.at_layer else {}
-        return function(network, x, signals, **options, **own)
-
-    return maps
 
 
 def write(folder: str | os.PathLike[str], title: str, result: Result) -> None:

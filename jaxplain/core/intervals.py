@@ -10,8 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxplain.core import _compat
-
 INF = math.inf
 
 

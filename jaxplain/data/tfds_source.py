@@ -64,7 +64,7 @@ class TFDS:
             raise ValueError(f"{name} has no split {split!r}; it has {known}.")
         try:
             self._rows = builder.as_data_source(split)
-        except NotImplementedError as error:
+        except NotImplementedError as error:  # TFDS's word for formats without random access
             raise ValueError(
                 f"{name} in {data_dir} is stored as {builder.info.file_format.value}, which has no "
                 "random access; prepare it again with file_format='array_record', or convert it "

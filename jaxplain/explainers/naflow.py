@@ -26,7 +26,7 @@ feature maps (Eq. 16). The map of a layer is ``sum_c alpha_l * BPFM_l`` (Eq. 2).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp

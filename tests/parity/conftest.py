@@ -9,11 +9,11 @@ import importlib.util
 if any(importlib.util.find_spec(p) is None for p in ("torch", "torchvision", "timm")):
     collect_ignore_glob = ["test_*.py"]
 else:
-    import torch
+    from torch import library
 
     # The CPU build of torch lacks torchvision's compiled operators, but its import names these.
     for _operator in ("nms", "qnms"):
-        torch.library.define(
+        library.define(
             f"torchvision::{_operator}",
             "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
         )
