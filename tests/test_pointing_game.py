@@ -108,9 +108,11 @@ def test_table_equals_the_protocol_written_out(folder, masks):
     signals[0, 0] = signals[2, 2] = 1  # bicycles cannot be asked for
     methods = {"coarse": PointingMethod(explain), "fine": PointingMethod(at_pixels, blur=True)}
     played = WithMasks(source) if masks else source
+    done = []
     table = pointing_game(played, prepare, lambda p: p.astype(jnp.float32) / 255, signals, methods,
-                          batch_size=3)  # fmt: skip
+                          batch_size=3, progress=done.append)  # fmt: skip
     assert table.region == ("masks" if masks else "boxes") and table.images == 16
+    assert done == sorted(done) and 0 < done[0] < done[-1] == 16
     for name, method in methods.items():
         answers = play_slowly(source, signals, method.explain, method.blur, masks)
         everything, hard = table.results[name]

@@ -18,8 +18,8 @@ __all__ = ["CLASSES", "SIZE", "ClutteredDigits"]
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 #: Side of an image. A photograph's size, so that the pointing game's 15 pixels mean what they mean.
 SIZE = 320
-_SIDES = (0.3, 0.6)  # of the digits, before their margins are cut off; of the image's side
-_COUNTS = (0.3, 0.4, 0.3)  # how often there are one, two or three digits
+_SIDES = (0.22, 0.45)  # of the digits, before their margins are cut off; of the image's side
+_COUNTS = (0.2, 0.2, 0.2, 0.2, 0.2)  # how often there are one to five digits
 
 
 class ClutteredDigits:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -109,7 +109,7 @@ class Questions:
       batch_size: questions in a group.
       indices: which records; None for all.
       workers: processes that read; 0 for threads.
-      progress: called with the number of images read so far.
+      progress: called with the number of images that are done.
 
     Attributes:
       images: how many were read.
@@ -137,12 +137,21 @@ class Questions:
             waiting.setdefault(shape, []).append(question)
             if len(waiting[shape]) == self.batch_size:
                 yield self._group(waiting.pop(shape))
-        yield from map(self._group, waiting.values())
+                self._tell(waiting)
+        for shape in list(waiting):
+            self._tell(waiting)
+            yield self._group(waiting.pop(shape))
+        self._tell(waiting)
         if not count:
             raise ValueError(
                 "there was no question to ask: no image could be read, or the network has no "
                 "output for any class in them"
             )
+
+    def _tell(self, waiting: Mapping[Any, list[Question]]) -> None:
+        if self.progress is not None:
+            unfinished = {q.item.index for group in waiting.values() for q in group}
+            self.progress(self.images + len(self.failures) - len(unfinished))
 
     def _asked(self) -> Iterator[Question]:
         items = data.load(self.source, self.prepare, indices=self.indices, workers=self.workers)
@@ -151,8 +160,6 @@ class Questions:
                 self.failures.append((item.error.record, item.error.reason))
                 continue
             self.images += 1
-            if self.progress is not None:
-                self.progress(self.images)
             for question in questions(item):
                 if self.signals[question.label].any():
                     yield question

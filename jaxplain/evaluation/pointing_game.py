@@ -130,7 +130,7 @@ def pointing_game(
       batch_size: questions that are explained at once.
       indices: which records; None for all.
       workers: processes that read; 0 for threads.
-      progress: called with the number of images read so far.
+      progress: called with the number of images that are done.
 
     Returns:
       A ``PointingTable``, with the baseline that points at the centre.

@@ -12,6 +12,7 @@ import numpy as np
 from jax import lax
 
 from jaxplain.core import Graph, Model, trace
+from jaxplain.core.hoist import hoist
 
 
 def run(impl: Callable, fn: Callable, x: jax.Array, targets: Any, *, layer: Any = None,
@@ -139,7 +140,7 @@ def over_targets(one: Callable[[jax.Array], Any], scores: jax.Array, targets: ja
     if not several:
         return one(signal)
     results = jax.vmap(one)(signal) if class_chunk is None else lax.map(
-        one, signal, batch_size=class_chunk)
+        hoist(one, signal[0]), signal, batch_size=class_chunk)
     return jax.tree.map(lambda r: jnp.moveaxis(r, 0, 1), results)
 
 

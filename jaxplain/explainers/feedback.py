@@ -31,6 +31,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxplain.core import Graph, Model, UnsupportedOperationError, _compat
+from jaxplain.core.hoist import hoist
 from jaxplain.explainers._common import check_option, over_targets, run
 from jaxplain.explainers.gradients import Reduce, check_reduce, reduce_channels
 from jaxplain.rules.gradient_rules import RELUS, guided_rules
@@ -221,9 +222,9 @@ def _feedback(model, x, targets, step_size, *, layers, class_chunk, steps, mode,
         trajectory = _compat.zeros_like_varying(
             (len(x), steps + 1), jnp.promote_types(seed.dtype, jnp.float32), x)
         changed = ~_compat.zeros_like_varying((), bool, x)
+        start = 0, opened, opened, trajectory, changed
         i, gates, before, trajectory, changed = lax.stop_gradient(lax.while_loop(
-            lambda carry: carry[-1] & (carry[0] < steps), sweep,
-            (0, opened, opened, trajectory, changed)))
+            lambda carry: carry[-1] & (carry[0] < steps), hoist(sweep, start), start))
 
         # Eq. 8 with the states of the last sweep: its gates forward, the final ones backward.
         _, pull = jax.vjp(lambda image: evaluate(model, image, _given, before, gates)[0], x)

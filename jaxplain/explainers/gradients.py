@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxplain.core import _compat
+from jaxplain.core.hoist import hoist
 from jaxplain.explainers._common import check_baseline, over_targets, run
 from jaxplain.rules import gradient_rules
 
@@ -245,7 +246,7 @@ def _smooth_grad(model, x, targets, key, *, layers, class_chunk, samples, noise,
         shapes = jax.eval_shape(lambda v: model.pullback(v, layers)[2](seed), x)
         zero = {name: _compat.zeros_like_varying(shapes[name].shape, shapes[name].dtype, x)
                 for name in layers}  # fmt: skip
-        total, _ = jax.lax.scan(sample, zero, keys)
+        total, _ = jax.lax.scan(hoist(sample, zero, keys[0]), zero, keys)
         return {name: reduce_channels(total[name] / samples, reduce) for name in layers}
 
     return over_targets(one, scores, targets, class_chunk)
@@ -322,7 +323,7 @@ def _integrated_gradients(model, x, targets, baseline, *, layers, class_chunk, s
             return {name: total[name] + weight * signal[name] for name in layers}, None
 
         zero = {name: jnp.zeros_like(x) for name in layers}
-        total, _ = jax.lax.scan(step, zero, (nodes, weights))
+        total, _ = jax.lax.scan(hoist(step, zero, (nodes[0], weights[0])), zero, (nodes, weights))
         return {name: reduce_channels((x - start) * total[name], reduce) for name in layers}
 
     return over_targets(one, scores, targets, class_chunk)
