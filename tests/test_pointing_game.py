@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from jaxplain import cli, data, models, postprocess
+from jaxplain.evaluation import asking
 from jaxplain.evaluation.pointing_game import PointingMethod, pointing_game
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -242,3 +243,23 @@ def test_command_says_what_is_wrong(folder, capsys):
         assert said in capsys.readouterr().err
     assert cli.main(["evaluate", "pointing", "--data", "nowhere", "--model", "vgg16"]) == 2
     assert "no folder nowhere" in capsys.readouterr().err
+
+
+def test_programs_are_dropped_before_linux_runs_out_of_maps(folder, tmp_path, monkeypatch):
+    def play():
+        signals = np.eye(20, 4, dtype=np.float32)
+        pointing_game(data.VOC(folder), prepare, lambda p: p.astype(jnp.float32) / 255, signals,
+                      {"coarse": PointingMethod(explain)}, batch_size=3)  # fmt: skip
+
+    cleared = []
+    monkeypatch.setattr(jax, "clear_caches", lambda: cleared.append(1))
+    play()
+    assert not cleared
+    monkeypatch.setattr(asking, "_MAP_LIMIT", tmp_path / "limit")
+    (tmp_path / "limit").write_text("10\n")
+    play()
+    assert cleared
+    monkeypatch.setattr(asking, "_MAPS", tmp_path / "no Linux")
+    cleared.clear()
+    play()
+    assert not cleared

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -26,6 +27,8 @@ __all__ = ["Explainer", "Group", "Question", "Questions", "boxes_of", "percent",
 
 #: Images ``(B, h, w, 3)`` and signals over the outputs ``(B, N)`` to maps ``(B, h', w')``.
 Explainer = Callable[[jax.Array, jax.Array], jax.Array]
+
+_MAPS, _MAP_LIMIT = Path("/proc/self/maps"), Path("/proc/sys/vm/max_map_count")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -168,10 +171,25 @@ class Questions:
                     self.not_asked[name] = self.not_asked.get(name, 0) + 1
 
     def _group(self, own: list[Question]) -> Group:
+        _free_programs()
         full = own + [own[-1]] * (self.batch_size - len(own))
         pixels = jnp.asarray(np.stack([q.item.pixels for q in full]))
         signals = jnp.asarray(np.stack([self.signals[q.label] for q in full]))
         return Group(own, full, pixels, signals)
+
+
+def _free_programs() -> None:
+    """Drops compiled programs when Linux will soon map no more of them, for XLA crashes then.
+
+    On a CPU a large network's program takes hundreds of maps, for every shape and method.
+    """
+    try:
+        limit = int(_MAP_LIMIT.read_text())
+        used = _MAPS.read_text().count("\n")
+    except OSError:  # no Linux: no such limit
+        return
+    if used > limit / 2:
+        jax.clear_caches()
 
 
 def predicted(fn: Callable, x: jax.Array) -> jax.Array:
