@@ -1,7 +1,7 @@
 """A script for test_explain_dataset.py: runs that are killed, and one that is not.
 
-`python killed_runs.py FOLDER --processes 1 --kills 10` explains 200 images to FOLDER/whole without
-interruption, and to FOLDER/killed with SIGKILL at random moments and a new start after each. The
+`python killed_runs.py FOLDER --processes 1` explains 200 images to FOLDER/whole without
+interruption, and to FOLDER/killed with SIGKILL at ten random moments and a new start after each. The
 last images never come in a run that is to be killed, so it cannot end before, on any machine.
 Runs are forks of this process, which has imported everything and started nothing: that spares
 each the seconds of the imports.
@@ -26,7 +26,7 @@ from array_record.python import array_record_module  # noqa: F401
 import jaxplain
 from jaxplain import data
 
-IMAGES, SHARD, BATCH = 200, 10, 8
+IMAGES, SHARD, BATCH, KILLS = 200, 10, 8, 10
 SHAPES = ((8, 12), (12, 8))
 BROKEN = (17, 101)
 
@@ -103,7 +103,6 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--kills", type=int, default=10)
     arguments = parser.parse_args()
     jax.config.update("jax_disable_most_optimizations", True)
     for pid in _start(arguments.folder / "whole", arguments.processes):
@@ -111,10 +110,10 @@ def main():
             sys.exit("the run that nobody killed failed")
     killed, rng = arguments.folder / "killed", random.Random(0)
     shards, wasted = _finished(arguments.folder / "whole"), 0
-    for k in range(arguments.kills):
+    for k in range(KILLS):
         pids = _start(killed, arguments.processes, held=arguments.processes)  # an image each
         # Each run is left alone until some more shards are there, and a random while after that.
-        goal = (shards - 4 * arguments.processes) * k // arguments.kills + rng.randrange(2)
+        goal = (shards - 4 * arguments.processes) * k // KILLS + rng.randrange(2)
         while _finished(killed) < goal:
             if any(os.waitpid(pid, os.WNOHANG)[0] for pid in pids):
                 sys.exit(f"run {k} ended before it was killed")

@@ -50,7 +50,6 @@ import os, signal, sys
 import numpy as np
 from jaxplain.evaluation.last_layer import LastLayer
 
-
 def fit(checkpoint=None, progress=None, seed=0):
     rng = np.random.default_rng(0)
     features = rng.normal(size=(90, 12)).astype(np.float32)

@@ -6,11 +6,8 @@ import difflib
 from collections.abc import Iterable
 
 
-class UnsupportedOperationError(NotImplementedError):
-    """An operation on the path from input to output that the rules must handle and cannot.
-
-    As JAX says NotImplementedError of what it has no rule for, so callers can catch both as one.
-    """
+class UnsupportedOperationError(Exception):
+    """An operation on the path from input to output that the rules must handle and cannot."""
 
 
 class UnknownLayerError(ValueError):
