@@ -29,8 +29,9 @@ def accuracy(network: nnx.Module, files: list[Path], truth: np.ndarray) -> tuple
     first = five = 0
     for start in range(0, len(files), BATCH):
         batch = slice(start, start + BATCH)
-        x = jnp.concatenate([models.preprocess(Image.open(f), network.config)
-                             for f in files[batch]])
+        x = jnp.concatenate(
+            [models.preprocess(Image.open(f), network.config) for f in files[batch]]
+        )
         order = np.argsort(np.asarray(scores(state, x)), -1)[:, ::-1]
         first += int((order[:, 0] == truth[batch]).sum())
         five += int((order[:, :5] == truth[batch, None]).any(1).sum())
@@ -48,10 +49,15 @@ def main() -> None:
     truth = np.array([synsets.index(f.name.split("_")[0].split(".")[0]) for f in files])
     for text in arguments.networks:
         name, _, file = text.partition("=")
-        network = models.from_pretrained(file, network=name) if file else models.from_pretrained(name)
+        network = (
+            models.from_pretrained(file, network=name) if file else models.from_pretrained(name)
+        )
         first, five = accuracy(network, files, truth)
-        print(f"{name:24}{first / len(files):7.1%} top 1 {five / len(files):7.1%} top 5  "
-              f"({first} and {five} of {len(files)})", flush=True)
+        print(
+            f"{name:24}{first / len(files):7.1%} top 1 {five / len(files):7.1%} top 5  "
+            f"({first} and {five} of {len(files)})",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

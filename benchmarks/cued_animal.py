@@ -36,12 +36,18 @@ class Animal:
 
 #: Pictures of `images/demo` with their size in pixels (width, height) and two animals each.
 PICTURES: dict[str, tuple[tuple[int, int], tuple[Animal, Animal]]] = {
-    "feedbackcnn_elephant_zebra_1.jpg": ((325, 370), (
-        Animal("elephant", 386, (14, 22, 222, 208)), Animal("zebra", 340, (140, 158, 301, 340)))),
-    "feedbackcnn_elephant_zebra_2.jpg": ((640, 512), (
-        Animal("elephant", 386, (296, 40, 640, 458)), Animal("zebra", 340, (0, 200, 215, 402)))),
-    "gradcam_cat_dog.png": ((224, 224), (
-        Animal("dog", 243, (78, 13, 165, 148)), Animal("cat", 282, (45, 119, 200, 224)))),
+    "feedbackcnn_elephant_zebra_1.jpg": (
+        (325, 370),
+        (Animal("elephant", 386, (14, 22, 222, 208)), Animal("zebra", 340, (140, 158, 301, 340))),
+    ),
+    "feedbackcnn_elephant_zebra_2.jpg": (
+        (640, 512),
+        (Animal("elephant", 386, (296, 40, 640, 458)), Animal("zebra", 340, (0, 200, 215, 402))),
+    ),
+    "gradcam_cat_dog.png": (
+        (224, 224),
+        (Animal("dog", 243, (78, 13, 165, 148)), Animal("cat", 282, (45, 119, 200, 224))),
+    ),
 }
 
 #: Maps (B, K, h, w) of a network, images (B, H, W, C) and classes (B, K).
@@ -51,10 +57,10 @@ METHODS: dict[str, Callable] = {
     "DeconvNet (guided)": jaxplain.guided_backprop,
     "MWP": lambda fn, x, t: jaxplain.excitation_backprop(fn, x, t, layer="pool2"),
     "c-MWP": lambda fn, x, t: jaxplain.excitation_backprop(
-        fn, x, t, layer="pool2", contrastive=True),
+        fn, x, t, layer="pool2", contrastive=True
+    ),
     "Feedback": jaxplain.feedback,
-    "Feedback (soft)": lambda fn, x, t: jaxplain.feedback(
-        fn, x, t, mode="soft", step_size=1000.0),
+    "Feedback (soft)": lambda fn, x, t: jaxplain.feedback(fn, x, t, mode="soft", step_size=1000.0),
 }
 
 
@@ -71,8 +77,10 @@ def load(folder: Path, model) -> tuple[jax.Array, jax.Array, np.ndarray]:
         with Image.open(folder / "images" / "demo" / name) as file:
             picture = file.convert("RGB")
         if picture.size != (width, height):
-            raise ValueError(f"{name} must have {width} x {height} pixels, as its boxes, not "
-                             f"{picture.size[0]} x {picture.size[1]}")
+            raise ValueError(
+                f"{name} must have {width} x {height} pixels, as its boxes, not "
+                f"{picture.size[0]} x {picture.size[1]}"
+            )
         images.append(jaxplain.models.preprocess(picture, model.config, crop=False)[0])
         labels.append([animal.label for animal in animals])
         masks.append([_mask(animal.box, width, height, size) for animal in animals])
@@ -106,7 +114,8 @@ def others(masks: np.ndarray) -> np.ndarray:
 def googlenet(folder: Path):
     """BVLC GoogLeNet with the weights of the Caffe Model Zoo."""
     return jaxplain.models.from_pretrained(
-        folder / "weights" / "bvlc_googlenet.caffemodel", network="bvlc_googlenet")
+        folder / "weights" / "bvlc_googlenet.caffemodel", network="bvlc_googlenet"
+    )
 
 
 def _draw(path: str, folder: Path, maps: Mapping[str, np.ndarray]) -> None:
@@ -120,9 +129,12 @@ def _draw(path: str, folder: Path, maps: Mapping[str, np.ndarray]) -> None:
             with Image.open(folder / "images" / "demo" / name) as file:
                 picture = np.asarray(file.convert("RGB").resize((224, 224)))
             for k, animal in enumerate(animals):
-                overlays = {method: viz.overlay(picture, m[i, k].astype(np.float32),
-                                                "heat" if "MWP" in method else "gray")
-                            for method, m in maps.items()}
+                overlays = {
+                    method: viz.overlay(
+                        picture, m[i, k].astype(np.float32), "heat" if "MWP" in method else "gray"
+                    )
+                    for method, m in maps.items()
+                }
                 strip = Path(temporary, f"{i}{k}.png")
                 viz.save(viz.panel(picture, {animal.name: overlays}, max_columns=len(maps)), strip)
                 strips.append(Image.open(strip).convert("RGB"))
@@ -145,8 +157,11 @@ def main() -> None:
     folder = Path(value)
     model = googlenet(folder)
     x, labels, masks = load(folder, model)
-    titles = [f"{animal.name} {i + 1}" for i, (_, animals) in enumerate(PICTURES.values())
-              for animal in animals]
+    titles = [
+        f"{animal.name} {i + 1}"
+        for i, (_, animals) in enumerate(PICTURES.values())
+        for animal in animals
+    ]
     print(f"{'per cent':20}" + "".join(f"{title:>12}" for title in [*titles, "mean", "other"]))
 
     def show(name: str, maps: np.ndarray) -> None:

@@ -54,10 +54,10 @@ def programs(network: Network) -> dict[str, Callable[[], float]]:
         "forward": lambda: _flops(network, lambda fn, x, _: fn(x)),
         "gradient, input": lambda: _flops(network, explained(jaxplain.gradient, layer="input")),
         "MWP, input": lambda: _flops(network, explained(mwp, layer="input")),
-        "c-MWP, input": lambda: _flops(
-            network, explained(mwp, layer="input", contrastive=True)),
+        "c-MWP, input": lambda: _flops(network, explained(mwp, layer="input", contrastive=True)),
         f"MWP, input, {CLASSES} classes": lambda: _flops(
-            network, explained(mwp, layer="input"), targets=many),
+            network, explained(mwp, layer="input"), targets=many
+        ),
         f"MWP, {middle}": lambda: _flops(network, explained(mwp, layer=middle)),
         f"Grad-CAM, {last}": lambda: _flops(network, explained(jaxplain.grad_cam, layer=last)),
     }

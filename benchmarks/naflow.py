@@ -71,19 +71,24 @@ def measure(depth: int, solver: jaxplain.LeastSquares, size: int = IMAGE) -> Non
     for _ in range(2):
         start, used = time.perf_counter(), time.process_time()
         flow = jax.block_until_ready(
-            jaxplain.naflow(network, x, layers=layers, solver=solver, details=True))
+            jaxplain.naflow(network, x, layers=layers, solver=solver, details=True)
+        )
         times.append(time.perf_counter() - start)
         processor.append(time.process_time() - used)
-    print(f"\nResNet-{depth}, one image of {size} x {size}: {times[1]:.1f} s an image, "
-          f"{processor[1]:.1f} s of processor time; the first call took {times[0]:.1f} s\n"
-          f"{'layer':12}{'residual':>10}{'iterations':>12}")
+    print(
+        f"\nResNet-{depth}, one image of {size} x {size}: {times[1]:.1f} s an image, "
+        f"{processor[1]:.1f} s of processor time; the first call took {times[0]:.1f} s\n"
+        f"{'layer':12}{'residual':>10}{'iterations':>12}"
+    )
     for name in flow.maps:
         residual, steps = float(flow.residuals[name][0]), int(flow.iterations[name][0])
         print(f"{name:12}{residual:10.1e}{steps:12d}")
     worst = max(float(r[0]) for r in flow.residuals.values())
     finite = all(bool(jnp.isfinite(m).all()) for m in flow.maps.values())
-    print(f"worst residual {worst:.1e} (bound {RESIDUAL}), maps {'' if finite else 'NOT '}finite, "
-          f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
+    print(
+        f"worst residual {worst:.1e} (bound {RESIDUAL}), maps {'' if finite else 'NOT '}finite, "
+        f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB"
+    )
 
 
 def main() -> None:
@@ -93,8 +98,10 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=jaxplain.LeastSquares().iterations)
     parser.add_argument("--size", type=int, default=IMAGE)
     arguments = parser.parse_args()
-    print(f"jax {jax.__version__} on {jax.default_backend()}, {os.cpu_count()} cores, load "
-          f"{os.getloadavg()[0]:.1f} before")
+    print(
+        f"jax {jax.__version__} on {jax.default_backend()}, {os.cpu_count()} cores, load "
+        f"{os.getloadavg()[0]:.1f} before"
+    )
     solver = jaxplain.LeastSquares(tolerance=arguments.tolerance, iterations=arguments.iterations)
     for depth in arguments.depth:
         measure(depth, solver, arguments.size)

@@ -61,12 +61,19 @@ def vgg_features(folder: Path, count: int) -> np.ndarray:
     x = (np.stack(photos).astype(np.float32) - 118) / 58
     leaves, tree = jax.tree.flatten(VGG16.parameters)
     keys = jax.random.split(jax.random.key(0), len(leaves))
-    made = [jax.random.normal(k, s.shape) * (2 / np.prod(s.shape[:-1])) ** 0.5
-            if len(s.shape) == 4 else jnp.zeros(s.shape) for k, s in zip(keys, leaves, strict=True)]
+    made = [
+        jax.random.normal(k, s.shape) * (2 / np.prod(s.shape[:-1])) ** 0.5
+        if len(s.shape) == 4
+        else jnp.zeros(s.shape)
+        for k, s in zip(keys, leaves, strict=True)
+    ]
     parameters = jax.tree.unflatten(tree, made)
-    features = jax.jit(lambda p, x: jaxplain.capture(
-        lambda image: VGG16.apply(p, image), ["relu5_3"])(x)[1]["relu5_3"])
-    return np.concatenate([features(parameters, x[i:i + 4]) for i in range(0, count, 4)])
+    features = jax.jit(
+        lambda p, x: jaxplain.capture(lambda image: VGG16.apply(p, image), ["relu5_3"])(x)[1][
+            "relu5_3"
+        ]
+    )
+    return np.concatenate([features(parameters, x[i : i + 4]) for i in range(0, count, 4)])
 
 
 def measure(features: np.ndarray, counts: tuple[int, ...]) -> Table:
@@ -82,18 +89,35 @@ def measure(features: np.ndarray, counts: tuple[int, ...]) -> Table:
         chosen = min(costs, key=lambda name: costs[name].flops)
         found = {}
         for route in ROUTES:
-            compiled = jax.jit(lambda x, route=route: jaxplain.pfv(
-                network, x, layer="features", weight_layers=(), method=route).components
-            ).lower(x).compile()
+            compiled = (
+                jax.jit(
+                    lambda x, route=route: (
+                        jaxplain.pfv(
+                            network, x, layer="features", weight_layers=(), method=route
+                        ).components
+                    )
+                )
+                .lower(x)
+                .compile()
+            )
             seconds = []
             for _ in range(3):
                 start = time.perf_counter()
                 found[route] = np.asarray(compiled(x))
                 seconds.append(time.perf_counter() - start)
             temporary = compiled.memory_analysis().temp_size_in_bytes
-            difference = (np.abs(found[route] - found["svd"]).max() / np.abs(found["svd"]).max())
-            rows.append(Row(count, route, costs[route].flops / 1e9, temporary / 1e6, min(seconds),
-                            float(difference), "*" if route == chosen else ""))
+            difference = np.abs(found[route] - found["svd"]).max() / np.abs(found["svd"]).max()
+            rows.append(
+                Row(
+                    count,
+                    route,
+                    costs[route].flops / 1e9,
+                    temporary / 1e6,
+                    min(seconds),
+                    float(difference),
+                    "*" if route == chosen else "",
+                )
+            )
     return Table(rows)
 
 

@@ -41,7 +41,10 @@ def _array(*shape: int) -> jax.ShapeDtypeStruct:
 
 def _conv(x: jax.Array, weight: jax.Array, stride: int, padding: int) -> jax.Array:
     return lax.conv_general_dilated(
-        x, weight, (stride, stride), [(padding, padding)] * 2,
+        x,
+        weight,
+        (stride, stride),
+        [(padding, padding)] * 2,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
 
@@ -65,8 +68,11 @@ def _vgg16_parameters() -> dict[str, Any]:
         for i, width in enumerate(widths, start=1):
             p[f"conv{stage}_{i}"] = {"weight": _array(3, 3, inputs, width), "bias": _array(width)}
             inputs = width
-    for name, inputs, outputs in (("fc6", 7 * 7 * 512, 4096), ("fc7", 4096, 4096),
-                                  ("fc8", 4096, CLASSES)):
+    for name, inputs, outputs in (
+        ("fc6", 7 * 7 * 512, 4096),
+        ("fc7", 4096, 4096),
+        ("fc8", 4096, CLASSES),
+    ):
         p[name] = {"weight": _array(inputs, outputs), "bias": _array(outputs)}
     return p
 

@@ -60,28 +60,39 @@ def main() -> None:
     def to_input(pixels: jax.Array) -> jax.Array:
         return data.normalise(pixels, config)
 
-    print(f"jax {jax.__version__} on {jax.default_backend()}, {os.cpu_count()} cores, load "
-          f"{os.getloadavg()[0]:.1f} before")  # fmt: skip
+    print(
+        f"jax {jax.__version__} on {jax.default_backend()}, {os.cpu_count()} cores, load "
+        f"{os.getloadavg()[0]:.1f} before"
+    )
     with tempfile.TemporaryDirectory() as folder:
         # What the engine has compiled is not compiled again for the second measurement.
         jax.config.update("jax_compilation_cache_dir", f"{folder}/compiled")
         run = jaxplain.explain_dataset(
-            network, source, f"{folder}/maps", {"c-MWP": explain}, prepare=prepare,
-            to_input=to_input, batch_size=arguments.batch_size,
-        )  # fmt: skip
+            network,
+            source,
+            f"{folder}/maps",
+            {"c-MWP": explain},
+            prepare=prepare,
+            to_input=to_input,
+            batch_size=arguments.batch_size,
+        )
         working = run.seconds - run.compile_seconds
-        print(f"{run.records} images in {run.seconds:.1f} s, of which {run.compile_seconds:.1f} s "
-              f"compiled {run.programs} programs; {run.records / working:.2f} images a second\n"
-              f"a compiled program ran for {100 * run.compute_seconds / working:.1f} % of the "
-              f"other {working:.1f} s, load {os.getloadavg()[0]:.1f}")  # fmt: skip
+        print(
+            f"{run.records} images in {run.seconds:.1f} s, of which {run.compile_seconds:.1f} s "
+            f"compiled {run.programs} programs; {run.records / working:.2f} images a second\n"
+            f"a compiled program ran for {100 * run.compute_seconds / working:.1f} % of the "
+            f"other {working:.1f} s, load {os.getloadavg()[0]:.1f}"
+        )
         size = arguments.batch_size
         batches = [b.pixels for b in data.batches(data.load(source, prepare), size, [])]
         programs = Programs(
             network, {"c-MWP": explain}, to_input, None, None, size, jax.local_devices()
         )
         alone = compute_alone(programs, batches)
-    print(f"the same batches alone: {alone:.1f} s, {100 * alone / working:.1f} %, load "
-          f"{os.getloadavg()[0]:.1f}")  # fmt: skip
+    print(
+        f"the same batches alone: {alone:.1f} s, {100 * alone / working:.1f} %, load "
+        f"{os.getloadavg()[0]:.1f}"
+    )
 
 
 def compute_alone(programs: Programs, batches: list[np.ndarray]) -> float:

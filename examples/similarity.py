@@ -146,8 +146,9 @@ class MultiSimilarity(_OfClasses):
         def soft(scale, pairs):
             return jnp.log1p(jnp.sum(jnp.exp(scale * (s - self.threshold)), 1, where=pairs))
 
-        return (soft(-self.positive, alike) / self.positive
-                + soft(self.negative, other) / self.negative).mean()
+        return (
+            soft(-self.positive, alike) / self.positive + soft(self.negative, other) / self.negative
+        ).mean()
 
 
 class Prototypes(_OfClasses):
@@ -247,8 +248,11 @@ def _fit(name, call: Callable, module: nnx.Module, objective, batch: Callable, r
     for i in range(recipe.steps):
         values.append(step(module, objective, optimizer, *batch()))
         if i % 10 == 9:
-            print(f"{name}: step {i + 1} of {recipe.steps}, "
-                  f"loss {np.mean(jax.device_get(values[-10:])):.3f}", flush=True)
+            print(
+                f"{name}: step {i + 1} of {recipe.steps}, "
+                f"loss {np.mean(jax.device_get(values[-10:])):.3f}",
+                flush=True,
+            )
 
 
 @nnx.jit
@@ -264,9 +268,11 @@ def examine(network: nnx.Module, config: models.ModelConfig, digits: Digits) -> 
     same = labels[:, None] == labels
     alone = ~np.eye(len(labels), dtype=bool)
     nearest = labels[np.where(alone, s, -2).argmax(1)]
-    return (f"on digits it has not seen the nearest picture is of the same class in "
-            f"{(nearest == labels).mean():.0%} of cases (chance 20%), the mean cosine "
-            f"{s[same & alone].mean():.2f} within a class and {s[~same].mean():.2f} between two")
+    return (
+        f"on digits it has not seen the nearest picture is of the same class in "
+        f"{(nearest == labels).mean():.0%} of cases (chance 20%), the mean cosine "
+        f"{s[same & alone].mean():.2f} within a class and {s[~same].mean():.2f} between two"
+    )
 
 
 # ---- the sheet ----------------------------------------------------------------------------------
@@ -311,8 +317,9 @@ def sheet(part: Comparison, cell: float = 0.9) -> Figure:
     figure.subplots_adjust(0.01, 0.01, 0.99, 1 - 0.55 / height, wspace=0.06, hspace=0.2)
     for i, (picture, other) in enumerate(part.pairs):
         cells = []
-        for k, (title, image) in enumerate((("against itself", picture),
-                                            (f"against: cos {part.cosines[i]:.2f}", other))):
+        for k, (title, image) in enumerate(
+            (("against itself", picture), (f"against: cos {part.cosines[i]:.2f}", other))
+        ):
             maps = {n: part.maps[n][2 * i + k] for n in reversed(part.layers)}
             cells += [(title, image), *viz.flow_row(picture, maps).items()]
         for axis, (title, image) in zip(axes[i], cells, strict=True):
@@ -332,28 +339,46 @@ def trained(name: str) -> Comparison:
     pools = digits.by_class(unseen=True)
     pairs = [tuple(digits.draw(pools[label][i]) for i in (0, 1)) for label in (2, 4)]
     how = "the last layer, on random convolutions" if recipe.batches else "all of it, from scratch"
-    title = (f"{recipe.title} ({name}): trained for this picture on scikit-learn's digits, {how}, "
-             f"{recipe.steps} steps in {seconds:.0f} s of processor time;\n"
-             f"{found}")
+    title = (
+        f"{recipe.title} ({name}): trained for this picture on scikit-learn's digits, {how}, "
+        f"{recipe.steps} steps in {seconds:.0f} s of processor time;\n"
+        f"{found}"
+    )
     print(title, flush=True)
     return compare(title, network, config, LAYERS[name], pairs)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--weights", action="append", default=[], metavar="NETWORK=FILE",
-                        help="draw this network with the authors' weights; needs --images")
-    parser.add_argument("--images", action="append", nargs=2, metavar=("PICTURE", "OTHER"),
-                        help="two pictures to compare")
+    parser.add_argument(
+        "--weights",
+        action="append",
+        default=[],
+        metavar="NETWORK=FILE",
+        help="draw this network with the authors' weights; needs --images",
+    )
+    parser.add_argument(
+        "--images",
+        action="append",
+        nargs=2,
+        metavar=("PICTURE", "OTHER"),
+        help="two pictures to compare",
+    )
     parser.add_argument("--train", nargs="*", default=list(RECIPES), choices=list(RECIPES))
-    parser.add_argument("--out", type=Path, default=Path(), metavar="FOLDER",
-                        help="where to write the pictures; default: here")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path(),
+        metavar="FOLDER",
+        help="where to write the pictures; default: here",
+    )
     options = parser.parse_args(arguments)
     if bool(options.weights) != bool(options.images):
         parser.error("--weights and --images belong together: give both, or neither to train")
     if options.weights:
-        pairs = [tuple(np.asarray(Image.open(p).convert("RGB")) for p in pair)
-                 for pair in options.images]
+        pairs = [
+            tuple(np.asarray(Image.open(p).convert("RGB")) for p in pair) for pair in options.images
+        ]
         for name, _, file in (text.partition("=") for text in options.weights):
             if name not in LAYERS:
                 parser.error(f"--weights takes {', '.join(LAYERS)} and =FILE, not {name!r}")

@@ -28,10 +28,26 @@ except PackageNotFoundError:  # a source tree that was not installed
 _LAZY = ("data", "evaluation", "models", "viz", "weights_convert")  # not needed for explaining
 
 __all__ = [
-    "RuleSet", "UnknownLayerError", "UnsupportedOperationError", "capture", "core", "coverage",
-    "explain_dataset", "explainers", "feedback_localise", "finetune", "layers", "localise",
-    "postprocess", "rules", "split", "tag", "trace", "with_rules",
-    *explainers.__all__, *_LAZY,
+    "RuleSet",
+    "UnknownLayerError",
+    "UnsupportedOperationError",
+    "capture",
+    "core",
+    "coverage",
+    "explain_dataset",
+    "explainers",
+    "feedback_localise",
+    "finetune",
+    "layers",
+    "localise",
+    "postprocess",
+    "rules",
+    "split",
+    "tag",
+    "trace",
+    "with_rules",
+    *explainers.__all__,
+    *_LAZY,
 ]
 
 

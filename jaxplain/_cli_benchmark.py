@@ -22,10 +22,13 @@ def add_commands(commands: Any, error: Callable[[str], Exception]) -> None:
         "--quick", action="store_true", help="fewer images and methods: two minutes, not fifteen"
     )
     parser.add_argument(
-        "--output", type=Path, default=Path("benchmark"), metavar="FOLDER",
+        "--output",
+        type=Path,
+        default=Path("benchmark"),
+        metavar="FOLDER",
         help="write benchmark.json, .md and .png there, and keep the training's checkpoints, from "
         "which a second run goes on; default: %(default)s",
-    )  # fmt: skip
+    )
     parser.set_defaults(command=lambda arguments: _benchmark(arguments, error))
 
 
@@ -39,9 +42,10 @@ def _benchmark(arguments: argparse.Namespace, error: Callable[[str], Exception])
 
         size = run.QUICK if arguments.quick else run.FULL
         result, networks = run.benchmark(
-            size, checkpoint=folder / ("checkpoints-quick" if arguments.quick else "checkpoints"),
+            size,
+            checkpoint=folder / ("checkpoints-quick" if arguments.quick else "checkpoints"),
             say=lambda line: print(line, file=sys.stderr, flush=True),
-        )  # fmt: skip
+        )
         title = f"Pointing game on digits in clutter{' (quick form)' if arguments.quick else ''}"
         print(f"{title}\n\n{result.markdown()}")
         run.write(folder, title, result)

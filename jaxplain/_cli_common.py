@@ -27,8 +27,9 @@ def add_model_options(parser: argparse.ArgumentParser, default: str | None = Non
     """``--model`` and ``--network``; the model must be named if there is no default."""
     text = "network, see 'jaxplain models'; or a file of weights"
     text += "" if default is None else "; default: %(default)s"
-    parser.add_argument("--model", required=default is None, default=default, metavar="NAME|FILE",
-                        help=text)  # fmt: skip
+    parser.add_argument(
+        "--model", required=default is None, default=default, metavar="NAME|FILE", help=text
+    )
     parser.add_argument("--network", metavar="NAME", help="the network that a file is for")
 
 
@@ -36,8 +37,12 @@ def add_data_options(parser: argparse.ArgumentParser, text: str) -> None:
     """``--data``, of which ``text`` says what it can be, ``--split`` and ``--data-dir``."""
     add = parser.add_argument
     add("--data", required=True, metavar="NAME|FOLDER", help=text)
-    add("--split", metavar="NAME", help="such as test or val2017; default: the data set's usual "
-        "one, or all images of a folder")  # fmt: skip
+    add(
+        "--split",
+        metavar="NAME",
+        help="such as test or val2017; default: the data set's usual "
+        "one, or all images of a folder",
+    )
     add("--data-dir", metavar="FOLDER", help="where TFDS keeps its data")
 
 
@@ -48,7 +53,9 @@ def suggest(name: str, known: Iterable[str]) -> str:
     near += difflib.get_close_matches(name, known, n=4, cutoff=0.6)
     near = list(dict.fromkeys(near))[:4] or difflib.get_close_matches(name, known, n=4, cutoff=0.3)
     if near:
-        return f"; did you mean {' or '.join([', '.join(near[:-1]), near[-1]] if near[1:] else near)}?"
+        return (
+            f"; did you mean {' or '.join([', '.join(near[:-1]), near[-1]] if near[1:] else near)}?"
+        )
     return f"; known: {', '.join(known)}" if len(known) <= 30 else ""
 
 
@@ -56,6 +63,7 @@ def load_model(name: str, network: str | None = None):
     """The network of a name, folder, file or repository."""
     with extra("zoo"):
         from jaxplain import models
+
         try:  # says itself what it does, if that takes a while
             return models.from_pretrained(name, network=network)
         except (OSError, ValueError) as error:
@@ -134,5 +142,9 @@ def step(what: str) -> Iterator[None]:
         raise
     seconds = time.perf_counter() - start
     if live:
-        print(f"\r\033[K{what}: {seconds:.1f} s" if seconds > 1 else "\r\033[K",
-              end="\n" if seconds > 1 else "", file=sys.stderr, flush=True)  # fmt: skip
+        print(
+            f"\r\033[K{what}: {seconds:.1f} s" if seconds > 1 else "\r\033[K",
+            end="\n" if seconds > 1 else "",
+            file=sys.stderr,
+            flush=True,
+        )

@@ -25,28 +25,55 @@ def add_commands(commands: Any, error: Callable[[str], Exception]) -> None:
     )
     add = parser.add_argument
     add_data_options(
-        parser, "a data set of TFDS, such as voc/2007; or a folder: VOCdevkit/VOC2007, COCO, "
+        parser,
+        "a data set of TFDS, such as voc/2007; or a folder: VOCdevkit/VOC2007, COCO, "
         "ImageNet, CUB_200_2011, or any folder of images",
-    )  # fmt: skip
+    )
     add_model_options(parser)
-    add("--methods", default="c-mwp", metavar="A,B,C",
-        help=f"default: %(default)s; known: {', '.join(METHODS)}")  # fmt: skip
+    add(
+        "--methods",
+        default="c-mwp",
+        metavar="A,B,C",
+        help=f"default: %(default)s; known: {', '.join(METHODS)}",
+    )
     add("--layer", metavar="NAME", help="layer of the methods that take one; default: their own")
-    add("--class", dest="classes", action="append", metavar="NAME|INDEX|labels",
+    add(
+        "--class",
+        dest="classes",
+        action="append",
+        metavar="NAME|INDEX|labels",
         help="class to explain in every image, by name or index, may be repeated; or 'labels', "
-        "what each image is annotated with; default: each image's top class")  # fmt: skip
+        "what each image is annotated with; default: each image's top class",
+    )
     common.add_aspect(parser, 224)
-    add("--batch-size", type=int, default=8, metavar="N",
-        help="images at once, on all devices together; default: %(default)s")  # fmt: skip
-    add("--shard-size", type=int, default=256, metavar="N",
-        help="images in a file, the most that an interruption can lose; "
-        "default: %(default)s")  # fmt: skip
+    add(
+        "--batch-size",
+        type=int,
+        default=8,
+        metavar="N",
+        help="images at once, on all devices together; default: %(default)s",
+    )
+    add(
+        "--shard-size",
+        type=int,
+        default=256,
+        metavar="N",
+        help="images in a file, the most that an interruption can lose; default: %(default)s",
+    )
     add("--limit", type=int, metavar="N", help="take the first N images only")
-    add("--workers", type=int, default=0, metavar="N",
-        help="processes that read images; default: 0, threads")  # fmt: skip
-    add("--distributed", action="store_true",
+    add(
+        "--workers",
+        type=int,
+        default=0,
+        metavar="N",
+        help="processes that read images; default: 0, threads",
+    )
+    add(
+        "--distributed",
+        action="store_true",
         help="this is one of several processes (jax.distributed.initialize finds the others from "
-        "the cluster's environment); each explains its share")  # fmt: skip
+        "the cluster's environment); each explains its share",
+    )
     add("--output", type=Path, required=True, metavar="FOLDER", help="write the maps there")
     parser.set_defaults(command=lambda arguments: _explain(arguments, error))
 
@@ -60,10 +87,12 @@ def _explain(arguments: argparse.Namespace, error: Callable[[str], Exception]) -
         print(f"left out: {record}: {reason}", file=sys.stderr)
     # Compilation is over after the first batch of each shape, and tells nothing about a long run.
     working = summary.seconds - summary.compile_seconds
-    print(f"{arguments.output}: maps of {summary.records} images, {summary.explained} of them now "
-          f"in {summary.seconds:.0f} s: {summary.compile_seconds:.0f} s to compile "
-          f"{summary.programs} programs, the device at work for "
-          f"{100 * summary.compute_seconds / working:.0f} % of the rest")  # fmt: skip
+    print(
+        f"{arguments.output}: maps of {summary.records} images, {summary.explained} of them now "
+        f"in {summary.seconds:.0f} s: {summary.compile_seconds:.0f} s to compile "
+        f"{summary.programs} programs, the device at work for "
+        f"{100 * summary.compute_seconds / working:.0f} % of the rest"
+    )
 
 
 def _run(arguments: argparse.Namespace) -> Any:
@@ -85,8 +114,10 @@ def _run(arguments: argparse.Namespace) -> Any:
         network,
         source,
         arguments.output,
-        {name: lambda _, x, targets, explain=explain: explain(x, targets)
-         for name, explain in explainers.items()},
+        {
+            name: lambda _, x, targets, explain=explain: explain(x, targets)
+            for name, explain in explainers.items()
+        },
         prepare=common.Aspect(arguments, config),
         to_input=lambda pixels: data.normalise(pixels, config),
         targets=_targets(arguments.classes, source, config),
@@ -95,11 +126,14 @@ def _run(arguments: argparse.Namespace) -> Any:
         indices=indices,
         workers=arguments.workers,
         about={
-            "model": config.name, "split": arguments.split, "layer": arguments.layer,
-            "short": arguments.short, "multiple": arguments.multiple,
+            "model": config.name,
+            "split": arguments.split,
+            "layer": arguments.layer,
+            "short": arguments.short,
+            "multiple": arguments.multiple,
         },
         progress=Progress("images"),
-    )  # fmt: skip
+    )
 
 
 def _targets(classes: Sequence[str] | None, source: Any, config: Any) -> Any:

@@ -46,32 +46,52 @@ def add_commands(commands: Any) -> None:
         "their own.",
     )
     explain.add_argument(
-        "image", nargs="?", metavar="IMAGE",
+        "image",
+        nargs="?",
+        metavar="IMAGE",
         help="an image file; default: a photo of a cat and a cup",
-    )  # fmt: skip
+    )
     add_model_options(explain, DEFAULT_MODEL)
     explain.add_argument(
-        "--methods", default=",".join(DEFAULT), metavar="A,B,C",
+        "--methods",
+        default=",".join(DEFAULT),
+        metavar="A,B,C",
         help=f"methods, or 'all'; default: %(default)s; known: {', '.join(_KNOWN)}",
-    )  # fmt: skip
+    )
     explain.add_argument(
-        "--class", dest="classes", action="append", metavar="NAME|INDEX|topK",
+        "--class",
+        dest="classes",
+        action="append",
+        metavar="NAME|INDEX|topK",
         help="class to explain, by name or index, or the K most probable ones; may be repeated; "
         "default: top2",
-    )  # fmt: skip
-    explain.add_argument("--layer", metavar="NAME", help="layer of the methods that take one, see "
-                         "'jaxplain layers'; default: each method's own")  # fmt: skip
-    explain.add_argument("--fit", metavar="FOLDER", type=Path,
-                         help="photographs on which fitted-cam learns its weights, the more the "
-                         "better")  # fmt: skip
-    explain.add_argument("--output", default=DEFAULT_OUTPUT, metavar="FILE", type=Path,
-                         help="picture to write; default: %(default)s")  # fmt: skip
+    )
+    explain.add_argument(
+        "--layer",
+        metavar="NAME",
+        help="layer of the methods that take one, see "
+        "'jaxplain layers'; default: each method's own",
+    )
+    explain.add_argument(
+        "--fit",
+        metavar="FOLDER",
+        type=Path,
+        help="photographs on which fitted-cam learns its weights, the more the better",
+    )
+    explain.add_argument(
+        "--output",
+        default=DEFAULT_OUTPUT,
+        metavar="FILE",
+        type=Path,
+        help="picture to write; default: %(default)s",
+    )
     explain.set_defaults(command=_explain)
 
     layers = commands.add_parser(
-        "layers", help="list a network's layers",
+        "layers",
+        help="list a network's layers",
         description="Lists a network's layers with shapes.",
-    )  # fmt: skip
+    )
     add_model_options(layers, DEFAULT_MODEL)
     layers.set_defaults(command=_layers)
 
@@ -244,8 +264,11 @@ def _fit(model, folder: Path | None):
             )
 
     fit = jaxplain.fit_cam(model, batches(), layer=model.config.layer("cam"))
-    print(f"fitted on {len(files)} photographs: R^2 {float(np.median(fit.explained)):.2f} in the "
-          "median over classes, on these photographs themselves", file=sys.stderr)  # fmt: skip
+    print(
+        f"fitted on {len(files)} photographs: R^2 {float(np.median(fit.explained)):.2f} in the "
+        "median over classes, on these photographs themselves",
+        file=sys.stderr,
+    )
     return fit
 
 
@@ -267,8 +290,11 @@ def _draw_flow(model, x, targets, labels, drawn, layer) -> Rows:
     )
     for name, residual in flow.residuals.items():
         if residual[0] > solver.tolerance:
-            print(f"NAFlow: at {name} a residual of {float(residual[0]):.1e} is left after "
-                  f"{solver.iterations} iterations", file=sys.stderr)  # fmt: skip
+            print(
+                f"NAFlow: at {name} a residual of {float(residual[0]):.1e} is left after "
+                f"{solver.iterations} iterations",
+                file=sys.stderr,
+            )
     return {
         f"NAFlow: {label}": viz.flow_row(
             drawn, {name: np.asarray(m[0, k], np.float32) for name, m in flow.maps.items()}
@@ -283,8 +309,10 @@ def _draw_attention(model, x, targets, labels, drawn, layer) -> Rows:
     import jaxplain
     from jaxplain import viz
 
-    parts = ({n: np.asarray(m[0], np.float32) for n, m in maps.items()}
-             for maps in jaxplain.dense_attention(model, x))  # fmt: skip
+    parts = (
+        {n: np.asarray(m[0], np.float32) for n, m in maps.items()}
+        for maps in jaxplain.dense_attention(model, x)
+    )
     rows = viz.attention_rows(drawn, *parts)
     return {f"Dense Attention, {label}": row for label, row in rows.items()}
 
@@ -296,10 +324,14 @@ def _draw_features(model, x, targets, labels, drawn, layer) -> Rows:
     from jaxplain import viz
 
     found = jaxplain.pfv(model, x, layer=layer)
-    return {"PFV": {
-        "principal features": viz.feature_overlay(drawn, np.asarray(found.colours[0], np.float32)),
-        "activation weights": viz.overlay(drawn, np.asarray(found.weights[0], np.float32)),
-    }}  # fmt: skip
+    return {
+        "PFV": {
+            "principal features": viz.feature_overlay(
+                drawn, np.asarray(found.colours[0], np.float32)
+            ),
+            "activation weights": viz.overlay(drawn, np.asarray(found.weights[0], np.float32)),
+        }
+    }
 
 
 _DRAW = {"naflow": _draw_flow, "dense-attention": _draw_attention, "pfv": _draw_features}

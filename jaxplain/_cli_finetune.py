@@ -21,26 +21,51 @@ def add_commands(commands: Any, error: Callable[[str], Exception]) -> None:
         "the folder to --model of other commands.",
     )
     add = parser.add_argument
-    add("--data", required=True, metavar="NAME|FOLDER",
-        help="of TFDS, such as voc/2007; or a folder in the data set's own layout")  # fmt: skip
+    add(
+        "--data",
+        required=True,
+        metavar="NAME|FOLDER",
+        help="of TFDS, such as voc/2007; or a folder in the data set's own layout",
+    )
     add("--split", required=True, metavar="NAME", help="to train on, such as train")
-    add("--validation-split", required=True, metavar="NAME",
-        help="that tells when to stop, such as val")  # fmt: skip
+    add(
+        "--validation-split",
+        required=True,
+        metavar="NAME",
+        help="that tells when to stop, such as val",
+    )
     add("--data-dir", metavar="FOLDER", help="where TFDS keeps its data")
     add_model_options(parser)
-    add("--output", type=Path, required=True, metavar="FOLDER",
+    add(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
         help="folder to make for the new network; until it is done, FOLDER.checkpoint keeps the "
-        "training's state, from which a second run goes on")  # fmt: skip
-    add("--loss", choices=("sigmoid", "softmax"), default="sigmoid",
-        help="sigmoid for several classes to an image, softmax for one; "
-        "default: %(default)s")  # fmt: skip
+        "training's state, from which a second run goes on",
+    )
+    add(
+        "--loss",
+        choices=("sigmoid", "softmax"),
+        default="sigmoid",
+        help="sigmoid for several classes to an image, softmax for one; default: %(default)s",
+    )
     add("--no-flips", action="store_true", help="do not train on mirrored images")
     add("--no-crops", action="store_true", help="do not train on the corners of images")
-    for name, kind, default in (("learning-rate", float, 0.01), ("batch-size", int, 64),
-                                ("epochs", int, 100), ("patience", int, 5)):  # fmt: skip
+    for name, kind, default in (
+        ("learning-rate", float, 0.01),
+        ("batch-size", int, 64),
+        ("epochs", int, 100),
+        ("patience", int, 5),
+    ):
         add(f"--{name}", type=kind, default=default, metavar="N", help="default: %(default)s")
-    add("--workers", type=int, default=0, metavar="N",
-        help="processes that read images; default: 0, threads")  # fmt: skip
+    add(
+        "--workers",
+        type=int,
+        default=0,
+        metavar="N",
+        help="processes that read images; default: 0, threads",
+    )
     parser.set_defaults(command=lambda arguments: _finetune(arguments, error))
 
 
@@ -61,19 +86,28 @@ def _finetune(arguments: argparse.Namespace, error: Callable[[str], Exception]) 
         checkpoint = arguments.output.with_name(f"{arguments.output.name}.checkpoint")
         result = finetune(
             models.from_pretrained(arguments.model, network=arguments.network),
-            train, validation, loss=arguments.loss,
-            flips=not arguments.no_flips, crops=not arguments.no_crops,
-            learning_rate=arguments.learning_rate, batch_size=arguments.batch_size,
-            epochs=arguments.epochs, patience=arguments.patience, checkpoint=checkpoint,
-            workers=arguments.workers, progress=_progress if sys.stderr.isatty() else None,
-        )  # fmt: skip
+            train,
+            validation,
+            loss=arguments.loss,
+            flips=not arguments.no_flips,
+            crops=not arguments.no_crops,
+            learning_rate=arguments.learning_rate,
+            batch_size=arguments.batch_size,
+            epochs=arguments.epochs,
+            patience=arguments.patience,
+            checkpoint=checkpoint,
+            workers=arguments.workers,
+            progress=_progress if sys.stderr.isatty() else None,
+        )
         for record, reason in result.failures:
             print(f"could not be read: {record}: {reason}", file=sys.stderr)
         models.save_pretrained(result.network, arguments.output)
     except (ImportError, OSError, ValueError) as problem:
         raise error(str(problem)) from None
-    print(f"{len(result.losses)} epochs; mean average precision on {arguments.validation_split}: "
-          f"{100 * result.mean_average_precision:.1f} %\nwrote {arguments.output}")  # fmt: skip
+    print(
+        f"{len(result.losses)} epochs; mean average precision on {arguments.validation_split}: "
+        f"{100 * result.mean_average_precision:.1f} %\nwrote {arguments.output}"
+    )
 
 
 def _progress(what: str, done: int) -> None:

@@ -25,18 +25,29 @@ def add_commands(commands: Any, error: Callable[[str], Exception]) -> None:
     )
     convert.add_argument("network", metavar="ARCH", help="network, see 'jaxplain models'")
     convert.add_argument(
-        "file", metavar="FILE", type=Path,
+        "file",
+        metavar="FILE",
+        type=Path,
         help="weights: .pth, .pt, .th, .tar, .safetensors, .caffemodel, .h5, .keras or .npz",
-    )  # fmt: skip
+    )
     convert.add_argument(
-        "--output", metavar="DIR", type=Path,
+        "--output",
+        metavar="DIR",
+        type=Path,
         help="new folder to write (with --to safetensors: file, by default ARCH.safetensors); "
         "default: the cache, where the network's name finds it",
-    )  # fmt: skip
-    convert.add_argument("--to", choices=["orbax", "safetensors"], default="orbax",
-                         help="what to write; default: %(default)s")  # fmt: skip
-    convert.add_argument("--source", metavar="NAME", help="whose names the tensors have; "
-                         "default: the source that fits best")  # fmt: skip
+    )
+    convert.add_argument(
+        "--to",
+        choices=["orbax", "safetensors"],
+        default="orbax",
+        help="what to write; default: %(default)s",
+    )
+    convert.add_argument(
+        "--source",
+        metavar="NAME",
+        help="whose names the tensors have; default: the source that fits best",
+    )
     convert.set_defaults(command=lambda arguments: _convert(arguments, error))
 
 
@@ -49,14 +60,16 @@ def models_table() -> str:
     for name, entry in sorted(REGISTRY.items()):
         fetched = next((s for s in entry.sources if s.weights), None)
         published = (fetched or entry.sources[0]).top1
-        rows.append((
-            name,
-            f"{PARAMETERS[name] / 1e6:.2f} M",
-            str(entry.config.input_size),
-            ", ".join(dict.fromkeys(s.names.source for s in entry.sources)),
-            str(fetched.weights) if fetched else "your file",
-            "-" if published is None else f"{published:.1f}",
-        ))  # fmt: skip
+        rows.append(
+            (
+                name,
+                f"{PARAMETERS[name] / 1e6:.2f} M",
+                str(entry.config.input_size),
+                ", ".join(dict.fromkeys(s.names.source for s in entry.sources)),
+                str(fetched.weights) if fetched else "your file",
+                "-" if published is None else f"{published:.1f}",
+            )
+        )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     right = (1, 2, 5)
     lines = (

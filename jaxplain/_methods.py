@@ -24,9 +24,7 @@ class Method:
 
 METHODS: Mapping[str, Method] = {
     "mwp": Method("MWP", "excitation_backprop", "heat", at_layer=True),
-    "c-mwp": Method(
-        "c-MWP", "excitation_backprop", "heat", {"contrastive": True}, at_layer=True
-    ),
+    "c-mwp": Method("c-MWP", "excitation_backprop", "heat", {"contrastive": True}, at_layer=True),
     "d-wta": Method("d-WTA", "winner_take_all", "heat", at_layer=True),
     "gradient": Method("Gradient", "gradient", "gray"),
     "input-x-gradient": Method("Input x gradient", "input_x_gradient", "signed"),
@@ -52,7 +50,7 @@ METHODS: Mapping[str, Method] = {
     # The paper's 4000 masks or more take minutes on a processor.
     "rise": Method("RISE", "rise", "heat", {"masks": 1000}, random=True),
     "lrp": Method("LRP", "lrp", "signed"),
-}  # fmt: skip
+}
 
 #: Not one map a class from the image alone: `jaxplain explain` draws these in ways of their own.
 OTHERS: Mapping[str, Method] = {
@@ -63,10 +61,21 @@ OTHERS: Mapping[str, Method] = {
 }
 
 #: Explained at the image, and sparse: the pointing game blurs their maps, as its paper does.
-BLURRED = frozenset({
-    "gradient", "input-x-gradient", "smooth-grad", "integrated-gradients", "feedback",
-    "guided-backprop", "deconvnet", "c-deconvnet", "guided-grad-cam", "lrp", "full-grad",
-})  # fmt: skip
+BLURRED = frozenset(
+    {
+        "gradient",
+        "input-x-gradient",
+        "smooth-grad",
+        "integrated-gradients",
+        "feedback",
+        "guided-backprop",
+        "deconvnet",
+        "c-deconvnet",
+        "guided-grad-cam",
+        "lrp",
+        "full-grad",
+    }
+)
 
 #: What `jaxplain explain` shows when it is not told otherwise.
 DEFAULT = ("mwp", "c-mwp", "grad-cam", "guided-backprop", "lrp")

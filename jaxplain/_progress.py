@@ -40,8 +40,12 @@ class Progress:
         if self.live:
             filled = 20 * done // max(total, 1)
             end = "\n" if done >= total else ""
-            print(f"\r\033[K[{'#' * filled}{'.' * (20 - filled)}] {text}", end=end,
-                  file=self.stream, flush=True)  # fmt: skip
+            print(
+                f"\r\033[K[{'#' * filled}{'.' * (20 - filled)}] {text}",
+                end=end,
+                file=self.stream,
+                flush=True,
+            )
         else:
             print(text, file=self.stream, flush=True)
 

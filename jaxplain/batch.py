@@ -140,14 +140,22 @@ def explain_dataset(
     process = jax.process_index(), jax.process_count()
     goal = _Goal(targets)
     settings = {
-        **(about or {}), "methods": list(methods), "source": source.name,
-        "records of the source": len(source), "records": len(chosen),
-        "indices": _digest(chosen.astype("<i8")), "targets": goal.describe(),
-        "batch_size": batch_size, "shard_size": shard_size, "processes": process[1],
-        "devices": f"{len(devices)} {devices[0].device_kind}", "x64": jax.config.jax_enable_x64,
-        "jax": jax.__version__, "jaxlib": importlib.metadata.version("jaxlib"),
+        **(about or {}),
+        "methods": list(methods),
+        "source": source.name,
+        "records of the source": len(source),
+        "records": len(chosen),
+        "indices": _digest(chosen.astype("<i8")),
+        "targets": goal.describe(),
+        "batch_size": batch_size,
+        "shard_size": shard_size,
+        "processes": process[1],
+        "devices": f"{len(devices)} {devices[0].device_kind}",
+        "x64": jax.config.jax_enable_x64,
+        "jax": jax.__version__,
+        "jaxlib": importlib.metadata.version("jaxlib"),
         "jaxplain": jaxplain.__version__,
-    }  # fmt: skip
+    }
     writer = MapsWriter(Path(output), settings, process)
     programs = Programs(fn, methods, to_input, goal.classes, goal.signals, batch_size, devices)
     state = writer.manifest
@@ -170,22 +178,35 @@ def explain_dataset(
     computed = sum(ready - asked for asked, ready in writing.spans) - at_once
     failures = tuple((name, reason) for _, name, reason in writer.manifest["failures"])
     seconds = time.perf_counter() - start
-    return RunSummary(writer.records, writer.records - before, failures, seconds, spent, computed,
-                      programs.compiled)  # fmt: skip
+    return RunSummary(
+        writer.records,
+        writer.records - before,
+        failures,
+        seconds,
+        spent,
+        computed,
+        programs.compiled,
+    )
 
 
 def _run(
-    stream: _Stream, prepare: Callable, workers: int, batch_size: int, shard_size: int,
-    programs: Programs, writing: _Writing,
-) -> None:  # fmt: skip
+    stream: _Stream,
+    prepare: Callable,
+    workers: int,
+    batch_size: int,
+    shard_size: int,
+    programs: Programs,
+    writing: _Writing,
+) -> None:
     in_shard, check = 0, stream.check
     for batch in data.batches(stream.items(prepare, workers), batch_size, key=stream.width):
         labels = stream.labels_of(batch)
         if check is None:
             check = {
-                "index": batch.items[0].index, "pixels": _digest(batch.items[0].pixels),
+                "index": batch.items[0].index,
+                "pixels": _digest(batch.items[0].pixels),
                 "program": programs.digest(batch.pixels.shape[1:3], labels.shape[1]),
-            }  # fmt: skip
+            }
         results, dispatched = programs(batch.pixels, labels)
         counts = [len(stream.labels.pop(item.index)) for item in batch.items]
         in_shard += len(batch.items)
@@ -295,9 +316,13 @@ class _Stream:
 
 
 def _check(
-    check: Mapping[str, Any], source: Any, prepare: Callable, goal: _Goal, programs: Programs,
+    check: Mapping[str, Any],
+    source: Any,
+    prepare: Callable,
+    goal: _Goal,
+    programs: Programs,
     output: Any,
-) -> None:  # fmt: skip
+) -> None:
     """An error unless the first record that was explained, and its program, are still the same."""
     record = source[check["index"]]
     pixels = prepare(record)
@@ -377,10 +402,16 @@ class _Writing:
         targets, maps = results
         for row, (item, count) in enumerate(zip(work.batch.items, work.counts, strict=True)):
             kept = slice(count) if count else ...  # without the targets that fill up the width
-            self.writer.add(data.Explanation(
-                item.record.id, item.index, item.record.size, work.batch.pixels.shape[1:3],
-                targets[row][kept], {name: m[row][kept] for name, m in maps.items()},
-            ))  # fmt: skip
+            self.writer.add(
+                data.Explanation(
+                    item.record.id,
+                    item.index,
+                    item.record.size,
+                    work.batch.pixels.shape[1:3],
+                    targets[row][kept],
+                    {name: m[row][kept] for name, m in maps.items()},
+                )
+            )
 
 
 def _digest(values: np.ndarray) -> str:

@@ -85,16 +85,33 @@ def finetune(
     say = progress or (lambda what, done: None)
     failures: list[tuple[str, str]] = []
     sets = [
-        _features(network, source, _Views(network.config, flips and own, crops and own),
-                  loss == "softmax", workers, failures, lambda done, w=what: say(w, done))
-        for what, source, own in (("training images", train, True),
-                                  ("validation images", validation, False))
-    ]  # fmt: skip
+        _features(
+            network,
+            source,
+            _Views(network.config, flips and own, crops and own),
+            loss == "softmax",
+            workers,
+            failures,
+            lambda done, w=what: say(w, done),
+        )
+        for what, source, own in (
+            ("training images", train, True),
+            ("validation images", validation, False),
+        )
+    ]
     layer = LastLayer.fit(
-        *sets, classes=len(names), loss=loss, learning_rate=learning_rate, momentum=momentum,
-        batch_size=batch_size, epochs=epochs, patience=patience, seed=seed, checkpoint=checkpoint,
+        *sets,
+        classes=len(names),
+        loss=loss,
+        learning_rate=learning_rate,
+        momentum=momentum,
+        batch_size=batch_size,
+        epochs=epochs,
+        patience=patience,
+        seed=seed,
+        checkpoint=checkpoint,
         progress=lambda epoch, _: say("epochs", epoch),
-    )  # fmt: skip
+    )
     features, targets = sets[1]
     precision = float(mean_average_precision(layer(features), targets > 0))
     return Finetuned(with_head(network, layer, names), layer.losses, precision, tuple(failures))
@@ -167,9 +184,12 @@ def with_head(network: nnx.Module, layer: LastLayer, class_names: Sequence[str])
     head.bias = nnx.Param(layer.bias)
     head.out_features = len(class_names)
     network.config = dataclasses.replace(
-        network.config, outputs=len(class_names), class_names=tuple(class_names), source=None,
+        network.config,
+        outputs=len(class_names),
+        class_names=tuple(class_names),
+        source=None,
         top1=None,
-    )  # fmt: skip
+    )
     return network
 
 
@@ -184,17 +204,25 @@ class _Views:
 
 
 def _features(
-    network: nnx.Module, source: data.Source, prepare: _Views, exclusive: bool, workers: int,
-    failures: list[tuple[str, str]], progress: Callable[[int], None],
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    network: nnx.Module,
+    source: data.Source,
+    prepare: _Views,
+    exclusive: bool,
+    workers: int,
+    failures: list[tuple[str, str]],
+    progress: Callable[[int], None],
+) -> tuple[np.ndarray, np.ndarray]:
     """What enters the last layer for each view of each image, and the classes it should see."""
     features, targets = [], []
     for done, items in _groups(data.load(source, prepare, workers=workers), failures):
         pixels = np.concatenate([item.pixels for item in items])
-        features.append(np.asarray(
-            last_layer_inputs(network, data.normalise(jax.numpy.asarray(pixels), prepare.config),
-                              batch=16)
-        ))  # fmt: skip
+        features.append(
+            np.asarray(
+                last_layer_inputs(
+                    network, data.normalise(jax.numpy.asarray(pixels), prepare.config), batch=16
+                )
+            )
+        )
         for item in items:
             row = np.zeros(len(source.class_names), np.float32)
             row[item.record.labels] = 1

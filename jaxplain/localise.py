@@ -35,9 +35,17 @@ class Localisation(NamedTuple):
     maps: np.ndarray
 
 
-def feedback_localise(fn: Callable, x: Any, pixels: Any, targets: Any = None, *,
-                      foreground: float = 0.95, background: float = 0.3, iterations: int = 5,
-                      **options: Any) -> Localisation:
+def feedback_localise(
+    fn: Callable,
+    x: Any,
+    pixels: Any,
+    targets: Any = None,
+    *,
+    foreground: float = 0.95,
+    background: float = 0.3,
+    iterations: int = 5,
+    **options: Any,
+) -> Localisation:
     """The box of the target's object, from its :func:`jaxplain.feedback` map (Tables 1 to 3).
 
     Args:
@@ -66,19 +74,39 @@ def feedback_localise(fn: Callable, x: Any, pixels: Any, targets: Any = None, *,
     _opencv()
     pixels = np.asarray(pixels)
     if pixels.shape != np.shape(x) or pixels.shape[-1:] != (3,):
-        raise ValueError(f"pixels must be the images as they look, of shape (B, H, W, 3) like x "
-                         f"{np.shape(x)}, not {pixels.shape}")
+        raise ValueError(
+            f"pixels must be the images as they look, of shape (B, H, W, 3) like x "
+            f"{np.shape(x)}, not {pixels.shape}"
+        )
     maps = np.asarray(feedback(fn, x, targets, **options), np.float32)
     flat = maps.reshape(len(pixels), -1, *maps.shape[-2:])
-    masks = np.stack([[graph_cut(one, picture, foreground=foreground, background=background,
-                                 iterations=iterations) for one in row]
-                      for row, picture in zip(flat, pixels, strict=True)])
+    masks = np.stack(
+        [
+            [
+                graph_cut(
+                    one,
+                    picture,
+                    foreground=foreground,
+                    background=background,
+                    iterations=iterations,
+                )
+                for one in row
+            ]
+            for row, picture in zip(flat, pixels, strict=True)
+        ]
+    )
     boxes = np.array([[tightest_box(mask) for mask in row] for row in masks])
     return Localisation(boxes.reshape(*maps.shape[:-2], 4), masks.reshape(maps.shape), maps)
 
 
-def graph_cut(saliency: Any, pixels: Any, *, foreground: float = 0.95, background: float = 0.3,
-              iterations: int = 5) -> np.ndarray:
+def graph_cut(
+    saliency: Any,
+    pixels: Any,
+    *,
+    foreground: float = 0.95,
+    background: float = 0.3,
+    iterations: int = 5,
+) -> np.ndarray:
     """The most salient object's pixels: the largest component of a graph-cut colour segmentation.
 
     Pixels from the ``foreground`` quantile of the saliency on are object, those up to the
@@ -105,25 +133,32 @@ def graph_cut(saliency: Any, pixels: Any, *, foreground: float = 0.95, backgroun
     if pixels.dtype != np.uint8:
         raise TypeError(f"pixels must be uint8, 0 to 255, not {pixels.dtype}")
     if saliency.ndim != 2 or pixels.shape != (*saliency.shape, 3):
-        raise ValueError(f"pixels must have the shape (H, W, 3) of the saliency map (H, W), not "
-                         f"{pixels.shape} and {saliency.shape}")
+        raise ValueError(
+            f"pixels must have the shape (H, W, 3) of the saliency map (H, W), not "
+            f"{pixels.shape} and {saliency.shape}"
+        )
     if not 0 <= background < foreground < 1:
-        raise ValueError("quantiles must be 0 <= background < foreground < 1, not background "
-                         f"{background} and foreground {foreground}")
+        raise ValueError(
+            "quantiles must be 0 <= background < foreground < 1, not background "
+            f"{background} and foreground {foreground}"
+        )
     if not np.isfinite(saliency).all():
         raise ValueError("the saliency holds NaN or infinity; every pixel must be finite")
     low, high = np.quantile(saliency, (background, foreground))
     sure = (saliency >= high) & (saliency > low)
     if not sure.any():
-        raise ValueError(f"no pixel is more salient than the {background:.0%} quantile: the map is "
-                         "constant there, and has no foreground to start from")
+        raise ValueError(
+            f"no pixel is more salient than the {background:.0%} quantile: the map is "
+            "constant there, and has no foreground to start from"
+        )
     labels = np.full(saliency.shape, cv2.GC_PR_BGD, np.uint8)
     labels[saliency <= low] = cv2.GC_BGD
     labels[sure] = cv2.GC_FGD
     cv2.setRNGSeed(0)  # the colour models start from k-means
     models = np.zeros((2, 1, 65))
-    cv2.grabCut(np.ascontiguousarray(pixels), labels, None, *models, iterations,
-                cv2.GC_INIT_WITH_MASK)
+    cv2.grabCut(
+        np.ascontiguousarray(pixels), labels, None, *models, iterations, cv2.GC_INIT_WITH_MASK
+    )
     return _largest_component(cv2, (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD))
 
 
@@ -150,6 +185,8 @@ def _opencv() -> Any:
     try:
         import cv2
     except ImportError as error:
-        raise ImportError("localisation segments with OpenCV, which is not installed: "
-                          'pip install "jaxplain[localise]"') from error
+        raise ImportError(
+            "localisation segments with OpenCV, which is not installed: "
+            'pip install "jaxplain[localise]"'
+        ) from error
     return cv2

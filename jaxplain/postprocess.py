@@ -27,9 +27,15 @@ import jax.numpy as jnp
 import numpy as np
 
 __all__ = [
-    "PRESETS", "apply", "gaussian_blur", "normalise_max", "normalise_min_max",
-    "normalise_percentile", "positive", "resize",
-]  # fmt: skip
+    "PRESETS",
+    "apply",
+    "gaussian_blur",
+    "normalise_max",
+    "normalise_min_max",
+    "normalise_percentile",
+    "positive",
+    "resize",
+]
 
 _BORDERS = {"reflect": "symmetric", "edge": "edge", "zero": "constant"}
 _METHODS = ("bilinear", "bicubic", "nearest")
@@ -85,7 +91,9 @@ def resize(
     if method not in _METHODS:
         raise ValueError(f"Unknown resize method {method!r}; use one of {', '.join(_METHODS)}.")
     if method == "nearest" and (align_corners or antialias):
-        raise ValueError("method='nearest' has neither align_corners nor antialias; leave them out.")
+        raise ValueError(
+            "method='nearest' has neither align_corners nor antialias; leave them out."
+        )
     height, width = _check_shape(shape)
     h, w = maps.shape[-2:]
     if method == "nearest":
@@ -101,8 +109,9 @@ def resize(
         # HIGHEST: accelerators would otherwise round the operands to bfloat16 or TF32.
         maps = jnp.moveaxis(
             jnp.tensordot(maps, matrix, axes=((axis,), (1,)), precision=jax.lax.Precision.HIGHEST),
-            -1, axis,
-        )  # fmt: skip
+            -1,
+            axis,
+        )
     return maps
 
 
@@ -140,7 +149,9 @@ def gaussian_blur(
     if not (math.isfinite(sigma) and sigma >= 0):
         raise ValueError(f"sigma must be a finite fraction of the map's size, >= 0; got {sigma}.")
     if not truncate > 0:
-        raise ValueError(f"truncate must be a positive number of standard deviations; got {truncate}.")
+        raise ValueError(
+            f"truncate must be a positive number of standard deviations; got {truncate}."
+        )
     if border not in _BORDERS:
         raise ValueError(f"Unknown border {border!r}; use one of {', '.join(_BORDERS)}.")
     height, width = maps.shape[-2:]
@@ -158,8 +169,10 @@ def gaussian_blur(
         flat = jax.lax.conv(
             jnp.pad(flat, margins, mode=_BORDERS[border]),
             kernel.reshape((1, 1, -1, 1) if axis == 2 else (1, 1, 1, -1)),
-            window_strides=(1, 1), padding="VALID", precision=jax.lax.Precision.HIGHEST,
-        )  # fmt: skip
+            window_strides=(1, 1),
+            padding="VALID",
+            precision=jax.lax.Precision.HIGHEST,
+        )
     return flat.reshape(maps.shape)
 
 
@@ -251,20 +264,24 @@ def apply(preset: str, maps: jax.Array, shape: tuple[int, int]) -> jax.Array:
 
 
 #: Preset name -> function of (maps, shape); what each does is said in `apply`.
-PRESETS: Mapping[str, Callable[[jax.Array, tuple[int, int]], jax.Array]] = MappingProxyType({
-    "pointing_game_eb": lambda maps, shape: resize(maps, shape, "bicubic"),
-    "pointing_game_gradient": lambda maps, shape: gaussian_blur(
-        resize(maps, shape, "bicubic"), 0.02
-    ),
-    "c_mwp": lambda maps, shape: resize(positive(maps), shape, "bicubic"),
-    "grad_cam": lambda maps, shape: resize(positive(maps), shape),
-    "pytorch_grad_cam": lambda maps, shape: resize(normalise_min_max(positive(maps), 1e-7), shape),
-    "captum_guided_grad_cam": lambda maps, shape: resize(positive(maps), shape, "nearest"),
-    "panel": lambda maps, shape: normalise_max(resize(positive(maps), shape)),
-    "panel_signed": lambda maps, shape: normalise_percentile(
-        gaussian_blur(resize(maps, shape), 0.004), 99.0
-    ),
-})  # fmt: skip
+PRESETS: Mapping[str, Callable[[jax.Array, tuple[int, int]], jax.Array]] = MappingProxyType(
+    {
+        "pointing_game_eb": lambda maps, shape: resize(maps, shape, "bicubic"),
+        "pointing_game_gradient": lambda maps, shape: gaussian_blur(
+            resize(maps, shape, "bicubic"), 0.02
+        ),
+        "c_mwp": lambda maps, shape: resize(positive(maps), shape, "bicubic"),
+        "grad_cam": lambda maps, shape: resize(positive(maps), shape),
+        "pytorch_grad_cam": lambda maps, shape: resize(
+            normalise_min_max(positive(maps), 1e-7), shape
+        ),
+        "captum_guided_grad_cam": lambda maps, shape: resize(positive(maps), shape, "nearest"),
+        "panel": lambda maps, shape: normalise_max(resize(positive(maps), shape)),
+        "panel_signed": lambda maps, shape: normalise_percentile(
+            gaussian_blur(resize(maps, shape), 0.004), 99.0
+        ),
+    }
+)
 
 
 @functools.lru_cache(maxsize=256)

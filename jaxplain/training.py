@@ -236,7 +236,10 @@ class _Keeper:
     def save(self, state: _State, history: dict) -> None:
         before = self._saved()
         arrays = {f"{i:05d}": np.asarray(x) for i, x in enumerate(jax.tree.leaves(state))}
-        store.save(self.folder / f"epoch-{len(history['training']):05d}", arrays,
-                   {"identity": self.identity, **history})
+        store.save(
+            self.folder / f"epoch-{len(history['training']):05d}",
+            arrays,
+            {"identity": self.identity, **history},
+        )
         for old in before:
             shutil.rmtree(old)

@@ -1,7 +1,7 @@
 """Networks in Flax NNX, with pretrained weights, preprocessing and class names.
 
-    model = jaxplain.models.from_pretrained("efficientnet_lite0")
-    logits = model(jaxplain.models.preprocess(image, model.config))
+model = jaxplain.models.from_pretrained("efficientnet_lite0")
+logits = model(jaxplain.models.preprocess(image, model.config))
 """
 
 from jaxplain.models.classes import class_index, nearest

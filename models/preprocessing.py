@@ -85,8 +85,9 @@ def preprocess(image: Any, config: ModelConfig, *, crop: bool = True) -> jax.Arr
         top, left, side = crop_box(*pixels.shape[:2], config)
         pixels = pixels[top : top + side, left : left + side]
     # In NumPy: JAX would compile a program for every size of photograph.
-    rows, columns = (_resampling(n, config.input_size, config.interpolation)
-                     for n in pixels.shape[:2])  # fmt: skip
+    rows, columns = (
+        _resampling(n, config.input_size, config.interpolation) for n in pixels.shape[:2]
+    )
     x = np.tensordot(rows, pixels.astype(np.float32), 1)
     x = np.einsum("hwc,vw->hvc", x, columns, optimize=True)
     x = np.clip(x, 0.0, 255.0)  # the bicubic kernel overshoots at edges

@@ -299,9 +299,7 @@ def _from_hub(text: str, network, class_names, options) -> nnx.Module:
     except wc.DownloadError as error:
         raise wc.DownloadError(f"{error}. {_advice(network, origin)}") from error
     with _progress(f"converting {text}"):
-        return _ready(
-            convert_file(path, network, class_names=class_names, origin=origin), options
-        )
+        return _ready(convert_file(path, network, class_names=class_names, origin=origin), options)
 
 
 def _from_folder(folder: Path, options: Mapping[str, Any]) -> nnx.Module:

@@ -62,11 +62,15 @@ def run(folder, held):
         return jax.nn.relu(x).mean((1, 2)) @ head
 
     return jaxplain.explain_dataset(
-        network, Images(held), folder,
+        network,
+        Images(held),
+        folder,
         {"gradient": functools.partial(jaxplain.gradient, reduce="sum")},
-        prepare=lambda record: record.image, to_input=lambda pixels: pixels / jnp.float32(255),
-        batch_size=BATCH, shard_size=SHARD,
-    )  # fmt: skip
+        prepare=lambda record: record.image,
+        to_input=lambda pixels: pixels / jnp.float32(255),
+        batch_size=BATCH,
+        shard_size=SHARD,
+    )
 
 
 def _fork(folder, process, processes, port, held):

@@ -38,8 +38,9 @@ def cache(monkeypatch, tmp_path):
 
 
 def state(model):
-    return {".".join(map(str, p)): np.asarray(v[...]) for p, v in
-            nnx.to_flat_state(nnx.state(model))}  # fmt: skip
+    return {
+        ".".join(map(str, p)): np.asarray(v[...]) for p, v in nnx.to_flat_state(nnx.state(model))
+    }
 
 
 def equal(a, b):

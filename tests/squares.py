@@ -16,9 +16,14 @@ class Net(nnx.Module):
         self.conv = nnx.Conv(3, 4, (3, 3), rngs=nnx.Rngs(0))
         self.head = nnx.Linear(4, outputs, rngs=nnx.Rngs(1))
         self.config = models.ModelConfig(
-            "net", SIZE, (127.0,), (128.0,), interpolation="bilinear", class_names=names,
+            "net",
+            SIZE,
+            (127.0,),
+            (128.0,),
+            interpolation="bilinear",
+            class_names=names,
             outputs=outputs,
-        )  # fmt: skip
+        )
 
     def __call__(self, x):
         return self.head(jax.nn.relu(self.conv(x)).mean((1, 2)))

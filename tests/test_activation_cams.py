@@ -173,8 +173,7 @@ def test_score_maps_and_shards(method):
     call = lambda v: getattr(jaxplain, method)(fn, v, 2, layer="f")  # noqa: E731
     whole = call(x)
     assert whole.shape == (2, 5, 5) and np.asarray(whole).any()
-    spread = jax.jit(
-        jax.shard_map(call, mesh=mesh, in_specs=P("batch"), out_specs=P("batch")))(x)
+    spread = jax.jit(jax.shard_map(call, mesh=mesh, in_specs=P("batch"), out_specs=P("batch")))(x)
     np.testing.assert_allclose(spread, whole, rtol=1e-4, atol=1e-6)
 
 

@@ -32,7 +32,11 @@ def test_digits_have_exact_boxes_and_masks_and_are_the_same_every_time():
         for mask, (left, top, right, bottom) in zip(record.masks, record.boxes, strict=True):
             rows, columns = np.nonzero(mask)
             assert [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] == [
-                left, top, right, bottom]  # fmt: skip
+                left,
+                top,
+                right,
+                bottom,
+            ]
             grey = record.image[..., 0].astype(float)
             ring = mask[int(top) : int(bottom), int(left) : int(right)]
             box = grey[int(top) : int(bottom), int(left) : int(right)]

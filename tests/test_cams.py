@@ -83,9 +83,7 @@ def test_cam_in_a_network_with_global_average_pooling(convnet):
     np.testing.assert_allclose(maps, expected, rtol=1e-10)
     np.testing.assert_allclose(jaxplain.cam(fn, x, 2), expected, rtol=1e-10)
     # The score is the map's mean plus the bias.
-    np.testing.assert_allclose(
-        maps.mean((1, 2)) + params["bias3"][2], fn(x)[:, 2], rtol=1e-10
-    )
+    np.testing.assert_allclose(maps.mean((1, 2)) + params["bias3"][2], fn(x)[:, 2], rtol=1e-10)
     # There Grad-CAM and HiRes-CAM are CAM divided by the number of positions.
     pixels = maps.shape[1] * maps.shape[2]
     for method in (jaxplain.grad_cam, jaxplain.hires_cam):
@@ -117,8 +115,12 @@ CAM_WORKS = {
         h.mean((1, 2), keepdims=True), w[None, None]
     )[:, 0, 0],
     "channels first": lambda h, w: h.transpose(0, 3, 1, 2).mean((2, 3)) @ w,
-    "window": lambda h, w: (jax.lax.reduce_window(
-        h, 0.0, jax.lax.add, (1, 4, 4, 1), (1, 1, 1, 1), "VALID") / 16).reshape(-1, 3) @ w,
+    "window": lambda h, w: (
+        (
+            jax.lax.reduce_window(h, 0.0, jax.lax.add, (1, 4, 4, 1), (1, 1, 1, 1), "VALID") / 16
+        ).reshape(-1, 3)
+        @ w
+    ),
     "temperature": lambda h, w: (h.mean((1, 2)) @ w + 1.0) / 2.0,
 }
 CAM_FAILS = {
@@ -128,8 +130,15 @@ CAM_FAILS = {
     "softmax": (lambda h, w: jax.nn.softmax(h.mean((1, 2)) @ w), "lies after it"),
     "no dense": (lambda h, w: h.mean((1, 2)), "no dense layer"),
     "half": (lambda h, w: h.mean(1).mean(1) @ w, "not over all of space"),
-    "window": (lambda h, w: jax.lax.reduce_window(
-        h, 0.0, jax.lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "VALID").sum((1, 2)) @ w, "not global"),
+    "window": (
+        lambda h, w: (
+            jax.lax.reduce_window(h, 0.0, jax.lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "VALID").sum(
+                (1, 2)
+            )
+            @ w
+        ),
+        "not global",
+    ),
     "position": (lambda h, w: (h * jnp.arange(4.0)[:, None]).mean((1, 2)) @ w, "varies over space"),
     "skip": (lambda h, w: h.mean((1, 2)) @ w + h.max((1, 2)) @ w, "lies after it"),
 }
@@ -172,9 +181,7 @@ def test_nearest_takes_rows_as_other_packages_do():
     half = lambda v: fn(v) + v.sum((1, 2))  # noqa: E731
     maps = jaxplain.guided_grad_cam(half, x, 0, layer="a", resize="nearest")
     gradient = jaxplain.guided_backprop(half, x, 0)
-    np.testing.assert_allclose(
-        np.asarray(maps / gradient)[0, :, 0], [1, 1, 1, 2, 2], rtol=1e-6
-    )
+    np.testing.assert_allclose(np.asarray(maps / gradient)[0, :, 0], [1, 1, 1, 2, 2], rtol=1e-6)
 
 
 @pytest.mark.parametrize("method", [*SAME, "cam", "guided_grad_cam"])

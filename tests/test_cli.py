@@ -188,7 +188,16 @@ def test_unknown_layer_and_class_of_a_network(capsys, small):
 
 
 def test_all_methods_on_another_image(capsys, small, image):
-    argv = ["explain", str(image), "--methods", "all", "--class", "top1", "--output", "explained.png"]
+    argv = [
+        "explain",
+        str(image),
+        "--methods",
+        "all",
+        "--class",
+        "top1",
+        "--output",
+        "explained.png",
+    ]
     assert cli.main(argv) == 0
     left_out = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
     assert len(left_out) == 1 and "Fitted CAM left out" in left_out[0] and "--fit" in left_out[0]
@@ -199,13 +208,25 @@ def test_all_methods_on_another_image(capsys, small, image):
 def test_methods_with_rows_of_their_own(capsys, small, image, monkeypatch):
     """NAFlow has a row a class, Dense Attention two rows and PFV one for all; CAM can be fitted."""
     rows = {}
-    monkeypatch.setattr("jaxplain.viz.panel", lambda _, given: rows.update(given) or panel(_, given))
+    monkeypatch.setattr(
+        "jaxplain.viz.panel", lambda _, given: rows.update(given) or panel(_, given)
+    )
     (image.parent / "more").mkdir()
     pixels = np.random.default_rng(1).integers(0, 256, (9, 32, 32, 3), dtype=np.uint8)
     for i, one in enumerate(pixels):
         Image.fromarray(one).save(image.parent / "more" / f"{i}.png")
-    argv = ["explain", str(image), "--class", "top1", "--class", "espresso", "--fit",
-            str(image.parent / "more"), "--methods", "naflow,dense_attention,pfv,fitted-cam,cam"]
+    argv = [
+        "explain",
+        str(image),
+        "--class",
+        "top1",
+        "--class",
+        "espresso",
+        "--fit",
+        str(image.parent / "more"),
+        "--methods",
+        "naflow,dense_attention,pfv,fitted-cam,cam",
+    ]
     assert cli.main(argv) == 0
     espresso = next(label for label in rows if label.startswith("espresso"))
     assert list(rows[espresso]) == ["Fitted CAM", "CAM"]

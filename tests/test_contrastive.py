@@ -32,7 +32,8 @@ def test_the_reverse_map_has_negated_top_weights(convnet, form, layer):
     fn, x = convnet
     negated = nets.convnet({**PARAMS, "dense": -PARAMS["dense"]})
     maps, reverse = (
-        unit(jaxplain.deconvnet(f, x, 2, form=form, layer=layer)) for f in (fn, negated))
+        unit(jaxplain.deconvnet(f, x, 2, form=form, layer=layer)) for f in (fn, negated)
+    )
     got = jaxplain.contrastive_deconvnet(fn, x, 2, form=form, layer=layer)
     np.testing.assert_allclose(got, maps - reverse, rtol=1e-9, atol=1e-13)
     assert np.abs(np.asarray(got)).max() > 1e-3
@@ -60,7 +61,8 @@ def test_contrastive_gradient_is_zero(convnet, reduce):
     """The paper's observation: the gradient's reverse map is the map negated."""
     fn, x = convnet
     maps = jaxplain.contrastive_gradient(
-        fn, x, [[0, 1, 2, 3]] * 2, reduce=reduce, layer=["input", "mid"])
+        fn, x, [[0, 1, 2, 3]] * 2, reduce=reduce, layer=["input", "mid"]
+    )
     assert all(not np.asarray(m).any() for m in maps.values())
     assert np.asarray(jaxplain.gradient(fn, x, 0, reduce=reduce)).all()
 
@@ -75,7 +77,8 @@ def test_contract(convnet):
     """Targets, jit, slopes, shards, and images from which no signal returns."""
     fn, x = convnet
     maps = jaxplain.contrastive_deconvnet(
-        fn, x, [[0, 1], [2, 3]], layer=["input", "mid"], class_chunk=1)
+        fn, x, [[0, 1], [2, 3]], layer=["input", "mid"], class_chunk=1
+    )
     assert maps["input"].shape == (2, 2, 6, 6) and maps["mid"].shape == (2, 2, 3, 3)
     call = lambda v: jaxplain.contrastive_deconvnet(fn, v, jnp.array([0, 2]))  # noqa: E731
     np.testing.assert_allclose(jax.jit(call)(x), maps["input"][:, 0], rtol=1e-9, atol=1e-13)

@@ -60,10 +60,18 @@ TORCH_MAP = NameMap("torch", MODULES, auxiliary=("aux?.*",), **TORCH)
 
 def torch_tensors():
     shapes = dict(
-        [("conv1.weight", (4, 3, 3, 3)), ("bn1.weight", (4,)), ("bn1.bias", (4,)),
-         ("bn1.running_mean", (4,)), ("bn1.running_var", (4,)), ("fc.0.weight", (5, 24)),
-         ("fc.0.bias", (5,)), ("fc.1.weight", (6, 5)), ("fc.1.bias", (6,))]
-    )  # fmt: skip
+        [
+            ("conv1.weight", (4, 3, 3, 3)),
+            ("bn1.weight", (4,)),
+            ("bn1.bias", (4,)),
+            ("bn1.running_mean", (4,)),
+            ("bn1.running_var", (4,)),
+            ("fc.0.weight", (5, 24)),
+            ("fc.0.bias", (5,)),
+            ("fc.1.weight", (6, 5)),
+            ("fc.1.bias", (6,)),
+        ]
+    )
     return {n: np.abs(RNG.normal(size=s)).astype("f4") for n, s in shapes.items()}
 
 
@@ -102,24 +110,40 @@ def test_caffe_conversion_against_numpy():
     t = torch_tensors()
     names = NameMap(
         "caffe",
-        {"conv1": "conv1", "bn1": caffe_norm("bn", "sc") | {"shift": "conv1.1"},
-         "fc6": "fc6", "fc7": "fc7"},
-        bgr="conv1", epsilon=1e-3, **CAFFE,
-    )  # fmt: skip
+        {
+            "conv1": "conv1",
+            "bn1": caffe_norm("bn", "sc") | {"shift": "conv1.1"},
+            "fc6": "fc6",
+            "fc7": "fc7",
+        },
+        bgr="conv1",
+        epsilon=1e-3,
+        **CAFFE,
+    )
     shift = RNG.normal(size=4).astype("f4")
     blobs = {
-        "conv1.0": t["conv1.weight"][:, ::-1], "conv1.1": shift,
-        "bn.0": 4 * t["bn1.running_mean"], "bn.1": 4 * t["bn1.running_var"],
-        "bn.2": np.array([4.0], "f4"), "sc.0": t["bn1.weight"], "sc.1": t["bn1.bias"],
-        "fc6.0": t["fc.0.weight"], "fc6.1": t["fc.0.bias"],
-        "fc7.0": t["fc.1.weight"][:, :, None, None], "fc7.1": t["fc.1.bias"],
-    }  # fmt: skip
+        "conv1.0": t["conv1.weight"][:, ::-1],
+        "conv1.1": shift,
+        "bn.0": 4 * t["bn1.running_mean"],
+        "bn.1": 4 * t["bn1.running_var"],
+        "bn.2": np.array([4.0], "f4"),
+        "sc.0": t["bn1.weight"],
+        "sc.1": t["bn1.bias"],
+        "fc6.0": t["fc.0.weight"],
+        "fc6.1": t["fc.0.bias"],
+        "fc7.0": t["fc.1.weight"][:, :, None, None],
+        "fc7.1": t["fc.1.bias"],
+    }
     weights, report = wc.convert(blobs, NET, names)
     dense = [t[f"fc.{i}.{leaf}"] for i in (0, 1) for leaf in ("weight", "bias")]
     want = expected(
-        t["conv1.weight"], (t["bn1.weight"], t["bn1.bias"]), t["bn1.running_mean"] - shift,
-        t["bn1.running_var"], 1e-3, *dense,
-    )  # fmt: skip
+        t["conv1.weight"],
+        (t["bn1.weight"], t["bn1.bias"]),
+        t["bn1.running_mean"] - shift,
+        t["bn1.running_var"],
+        1e-3,
+        *dense,
+    )
     np.testing.assert_allclose(run(weights), want, rtol=1e-4)
     for said in ("BGR to RGB: conv1.0", "stored factor: bn.2", "taken off the mean: conv1.1"):
         assert said in str(report)
@@ -133,11 +157,16 @@ def test_keras_conversion_against_numpy():
     names = NameMap("keras", MODULES | {"fc6": "fc_a", "fc7": "fc_b"}, **KERAS)
     fc6 = t["fc.0.weight"].reshape(5, 4, 2, 3).transpose(2, 3, 1, 0)
     tensors = {
-        "conv1/kernel": t["conv1.weight"].transpose(2, 3, 1, 0), "bn1/gamma": t["bn1.weight"],
-        "bn1/beta": t["bn1.bias"], "bn1/moving_mean": t["bn1.running_mean"],
-        "bn1/moving_variance": t["bn1.running_var"], "fc_a/kernel": fc6.reshape(24, 5),
-        "fc_a/bias": t["fc.0.bias"], "fc_b/kernel": t["fc.1.weight"].T, "fc_b/bias": t["fc.1.bias"],
-    }  # fmt: skip
+        "conv1/kernel": t["conv1.weight"].transpose(2, 3, 1, 0),
+        "bn1/gamma": t["bn1.weight"],
+        "bn1/beta": t["bn1.bias"],
+        "bn1/moving_mean": t["bn1.running_mean"],
+        "bn1/moving_variance": t["bn1.running_var"],
+        "fc_a/kernel": fc6.reshape(24, 5),
+        "fc_a/bias": t["fc.0.bias"],
+        "fc_b/kernel": t["fc.1.weight"].T,
+        "fc_b/bias": t["fc.1.bias"],
+    }
     weights, report = wc.convert(tensors, NET, names)
     torch, _ = wc.convert(t, NET, dataclasses.replace(TORCH_MAP, epsilon=1e-3))
     for name, value in torch.items():
@@ -168,8 +197,12 @@ def test_all_troubles_are_reported_together():
     assert error.missing == ("conv1.weight",) and error.unexpected == ("extra.weight",)
     assert error.wrong_shape == (("fc.1.weight", (5, 6), (6, 5)),)
     assert set(error.bad) == {"bn1.running_var", "bn1.bias", "fc.0.bias"}
-    for part in ("1 missing (conv1.weight)", "1 unexpected (extra.weight)",
-                 "fc.1.weight is (5, 6), must be (6, 5)", "3 with NaN"):  # fmt: skip
+    for part in (
+        "1 missing (conv1.weight)",
+        "1 unexpected (extra.weight)",
+        "fc.1.weight is (5, 6), must be (6, 5)",
+        "3 with NaN",
+    ):
         assert part in text
 
 
@@ -197,14 +230,21 @@ def test_match_takes_the_best_and_refuses_strangers():
 def test_name_map_language():
     names = NameMap(
         "x",
-        {"a{s}.{b}.conv": "res{s+1}{b:letter}_{n}", "a{s}.{b}.{rest}": "other.{rest}",
-         "a1.0.conv": "exact"},
-        numbered="a{s}.{b}", **TORCH,
-    )  # fmt: skip
+        {
+            "a{s}.{b}.conv": "res{s+1}{b:letter}_{n}",
+            "a{s}.{b}.{rest}": "other.{rest}",
+            "a1.0.conv": "exact",
+        },
+        numbered="a{s}.{b}",
+        **TORCH,
+    )
     parameters = ["a1.0.conv.kernel", "a1.2.conv.kernel", "a10.1.conv.bias", "a2.0.fc.kernel"]
     assert list(names.resolve(parameters).values()) == [
-        "exact.weight", "res2c_1.weight", "res11b_3.bias", "other.fc.weight"
-    ]  # fmt: skip
+        "exact.weight",
+        "res2c_1.weight",
+        "res11b_3.bias",
+        "other.fc.weight",
+    ]
     with pytest.raises(KeyError, match="'x' says nothing of the module 'b'"):
         names.resolve(["b.kernel"])
 
@@ -331,8 +371,11 @@ def test_bad_files_of_every_format_leave_nothing_behind(cache, tmp_path, capsys,
     }
     for what, (data, match) in bad.items():
         path = wf.write(folder, name, data)
-        for extra in ([], ["--output", str(tmp_path / "out")],
-                      ["--to", "safetensors", "--output", str(tmp_path / "o.safetensors")]):
+        for extra in (
+            [],
+            ["--output", str(tmp_path / "out")],
+            ["--to", "safetensors", "--output", str(tmp_path / "o.safetensors")],
+        ):
             assert cli.main(["convert", SMALL, str(path), *extra]) == 2, what
             error = capsys.readouterr().err
             assert error.startswith("jaxplain: error: cannot convert") and error.count("\n") == 1
@@ -369,10 +412,11 @@ def test_nan_filled_caffe_and_keras_files(cache, tmp_path):
                     (shapes[o][3], shapes[o][2], *shapes[o][:2])
                     if len(shapes[o]) == 4
                     else shapes[o],
-                    np.nan, "f4",
+                    np.nan,
+                    "f4",
                 )
                 for o, t in names.resolve(shapes).items()
-            }  # fmt: skip
+            }
             path = wf.write(tmp_path, "x.caffemodel", wf.caffemodel(tensors))
         with pytest.raises(wc.ConversionError) as info:
             pretrained.convert_file(path, "squeezenet1_1", class_names=["x"] * 1000)

@@ -107,8 +107,10 @@ def coco_folder(folder):
     """Two images: polygons in one; run lengths, plain and compressed, in the other."""
     from pycocotools import mask as masks
 
-    images = [dict(id=9, file_name="a.jpg", height=40, width=60),
-              dict(id=4, file_name="b.jpg", height=40, width=60)]  # fmt: skip
+    images = [
+        dict(id=9, file_name="a.jpg", height=40, width=60),
+        dict(id=4, file_name="b.jpg", height=40, width=60),
+    ]
     annotations = []
     for i, (left, top, right, bottom) in enumerate(RECTANGLES):
         drawn = np.zeros((40, 60), np.uint8)
@@ -122,10 +124,17 @@ def coco_folder(folder):
         else:
             shape = masks.encode(np.asfortranarray(drawn))
             shape["counts"] = shape["counts"].decode()
-        annotations.append(dict(
-            id=i, image_id=9 if i == 0 else 4, category_id=(7, 90, 3)[i], iscrowd=int(i == 1),
-            bbox=[left, top, right - left, bottom - top], area=1.0, segmentation=shape,
-        ))  # fmt: skip
+        annotations.append(
+            dict(
+                id=i,
+                image_id=9 if i == 0 else 4,
+                category_id=(7, 90, 3)[i],
+                iscrowd=int(i == 1),
+                bbox=[left, top, right - left, bottom - top],
+                area=1.0,
+                segmentation=shape,
+            )
+        )
     categories = [dict(id=90, name="toothbrush"), dict(id=3, name="car"), dict(id=7, name="train")]
     folder.mkdir(parents=True)
     (folder / "annotations").mkdir()
@@ -172,9 +181,14 @@ def test_imagenet_folder(tmp_path):
     write(images / "who.jpg", picture())
     left, top, right, bottom = RECTANGLES[1]
     (xml / "ILSVRC2012_val_00000001.xml").write_text(
-        "<annotation>" + 2 * (f"<object><name>n01751748</name><bndbox><xmin>{left}</xmin><ymin>{top}"
-        f"</ymin><xmax>{right - 1}</xmax><ymax>{bottom - 1}</ymax></bndbox></object>") + "</annotation>"
-    )  # fmt: skip
+        "<annotation>"
+        + 2
+        * (
+            f"<object><name>n01751748</name><bndbox><xmin>{left}</xmin><ymin>{top}"
+            f"</ymin><xmax>{right - 1}</xmax><ymax>{bottom - 1}</ymax></bndbox></object>"
+        )
+        + "</annotation>"
+    )
     source = data.open_source(root, "val")
     records = {f.stem: i for i, f in enumerate(source.files)}
     first = source[records["ILSVRC2012_val_00000001"]]
@@ -199,9 +213,12 @@ def test_cub_folder(tmp_path):
         mask[0:2, 50:52] = 51  # one annotator in five
         write(folder / "segmentations" / name.replace(".jpg", ".png"), mask)
         for table, value in dict(
-            images=name, image_class_labels=i + 1, train_test_split=i, classes=name.split("/")[0],
+            images=name,
+            image_class_labels=i + 1,
+            train_test_split=i,
+            classes=name.split("/")[0],
             bounding_boxes=f"{left}.0 {top}.0 {right - left}.0 {bottom - top}.0",
-        ).items():  # fmt: skip
+        ).items():
             with open(folder / f"{table}.txt", "a") as file:
                 file.write(f"{i + 1} {value}\n")
     source = data.open_source(folder)
@@ -236,8 +253,10 @@ def test_flickr30k_entities(tmp_path):
     assert record.boxes.tolist() == [list(RECTANGLES[0]), list(RECTANGLES[1])]
     assert record.boxes[0].tolist() == white_box(record.image)
     assert [(p.text, p.groups, p.objects, p.sentence) for p in record.phrases] == [
-        ("A man", ("people",), (0,), 0), ("the park", ("scene",), (), 0),
-        ("Two people", ("people", "other"), (0, 1), 1)]  # fmt: skip
+        ("A man", ("people",), (0,), 0),
+        ("the park", ("scene",), (), 0),
+        ("Two people", ("people", "other"), (0, 1), 1),
+    ]
     assert parse_phrases("nothing [here]") == []
 
 

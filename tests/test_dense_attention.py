@@ -45,7 +45,7 @@ def np_conv(x, w):
     out = np.zeros((*x.shape[:2], w.shape[-1]))
     for i in range(x.shape[0]):
         for j in range(x.shape[1]):
-            out[i, j] = np.einsum("abc,abcd->d", padded[i:i + 3, j:j + 3], w)
+            out[i, j] = np.einsum("abc,abcd->d", padded[i : i + 3, j : j + 3], w)
     return out
 
 
@@ -53,7 +53,7 @@ def np_conv_back(g, w):
     back = np.zeros((g.shape[0] + 2, g.shape[1] + 2, w.shape[2]))
     for i in range(g.shape[0]):
         for j in range(g.shape[1]):
-            back[i:i + 3, j:j + 3] += np.einsum("abcd,d->abc", w, g[i, j])
+            back[i : i + 3, j : j + 3] += np.einsum("abcd,d->abc", w, g[i, j])
     return back[1:-1, 1:-1]
 
 

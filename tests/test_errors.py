@@ -17,10 +17,22 @@ from jaxplain.core import UnknownLayerError, UnsupportedOperationError
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
 EXPLAINERS = {
-    "excitation_backprop": {}, "winner_take_all": {}, "gradient": {}, "input_x_gradient": {},
-    "smooth_grad": {"key": 0, "samples": 2}, "integrated_gradients": {"steps": 2},
-    "guided_backprop": {}, "deconvnet": {}, "cam": {}, "grad_cam": {}, "guided_grad_cam": {},
-    "grad_cam_plus_plus": {}, "x_grad_cam": {}, "layer_cam": {}, "hires_cam": {}, "lrp": {},
+    "excitation_backprop": {},
+    "winner_take_all": {},
+    "gradient": {},
+    "input_x_gradient": {},
+    "smooth_grad": {"key": 0, "samples": 2},
+    "integrated_gradients": {"steps": 2},
+    "guided_backprop": {},
+    "deconvnet": {},
+    "cam": {},
+    "grad_cam": {},
+    "guided_grad_cam": {},
+    "grad_cam_plus_plus": {},
+    "x_grad_cam": {},
+    "layer_cam": {},
+    "hires_cam": {},
+    "lrp": {},
 }
 RULED = ("excitation_backprop", "lrp", "guided_backprop", "deconvnet")
 
@@ -73,8 +85,13 @@ def test_class_out_of_range(name, fn, x, target):
 
 @pytest.mark.parametrize(
     "targets",
-    [jnp.asarray([0, 4]), jnp.asarray([[0, 1], [1, 9]]), jnp.asarray([0, 1, 2]),
-     jnp.zeros((2, 2, 2), int), True],
+    [
+        jnp.asarray([0, 4]),
+        jnp.asarray([[0, 1], [1, 9]]),
+        jnp.asarray([0, 1, 2]),
+        jnp.zeros((2, 2, 2), int),
+        True,
+    ],
     ids=["(B,) out of range", "(B, K) out of range", "wrong batch", "rank 3", "bool"],
 )
 def test_wrong_targets(fn, x, targets):
@@ -102,7 +119,10 @@ def test_unknown_layer(name, fn, x):
 
 
 def test_unknown_layer_elsewhere(fn, x):
-    for call in (lambda: jaxplain.capture(fn, ["poool"])(x), lambda: jaxplain.split(fn, "poool", x)):
+    for call in (
+        lambda: jaxplain.capture(fn, ["poool"])(x),
+        lambda: jaxplain.split(fn, "poool", x),
+    ):
         with pytest.raises(UnknownLayerError, match="'pool'"):
             call()
 

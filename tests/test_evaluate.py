@@ -16,12 +16,27 @@ pytestmark = pytest.mark.usefixtures("quick_compile")
 def folders(tmp_path_factory):
     """ImageNet with XML boxes, CUB-200-2011, Flickr30k Entities and lists of fixations."""
     rng, root = np.random.default_rng(8), tmp_path_factory.mktemp("data")
-    for name in ("imagenet/Data/CLS-LOC/val/n01440764", "imagenet/Annotations/CLS-LOC/val",
-                 "cub/images/001.Bird", "flickr/Annotations", "flickr/Sentences",
-                 "photos", "looked", "proposals"):  # fmt: skip
+    for name in (
+        "imagenet/Data/CLS-LOC/val/n01440764",
+        "imagenet/Annotations/CLS-LOC/val",
+        "cub/images/001.Bird",
+        "flickr/Annotations",
+        "flickr/Sentences",
+        "photos",
+        "looked",
+        "proposals",
+    ):
         (root / name).mkdir(parents=True)
-    tables = {name: "" for name in ("images", "image_class_labels", "train_test_split",
-                                    "bounding_boxes", "classes")}  # fmt: skip
+    tables = {
+        name: ""
+        for name in (
+            "images",
+            "image_class_labels",
+            "train_test_split",
+            "bounding_boxes",
+            "classes",
+        )
+    }
     for i in range(3):
         box = (10 + i, 8, 40, 36 + i)
         image = Image.fromarray(picture(rng, (48, 64), [(i % 2, *box)]))
@@ -29,16 +44,20 @@ def folders(tmp_path_factory):
 
         def xml(name, inclusive=inclusive):
             corners = "".join(f"<{k}>{v}</{k}>" for k, v in inclusive.items())
-            return (f"<annotation><object><name>{name}</name><bndbox>{corners}</bndbox></object>"
-                    "</annotation>")  # fmt: skip
+            return (
+                f"<annotation><object><name>{name}</name><bndbox>{corners}</bndbox></object>"
+                "</annotation>"
+            )
 
         image.save(root / f"imagenet/Data/CLS-LOC/val/n01440764/{i}.jpg")
         (root / f"imagenet/Annotations/CLS-LOC/val/{i}.xml").write_text(xml("n01440764"))
         image.save(root / f"cub/images/001.Bird/{i}.jpg")
         for table, value in dict(
-            images=f"001.Bird/{i}.jpg", image_class_labels=1, train_test_split=0,
+            images=f"001.Bird/{i}.jpg",
+            image_class_labels=1,
+            train_test_split=0,
             bounding_boxes=f"{box[0]} {box[1]} {box[2] - box[0]} {box[3] - box[1]}",
-        ).items():  # fmt: skip
+        ).items():
             tables[table] += f"{i + 1} {value}\n"
         image.save(root / f"photos/{i}.jpg")
         (root / f"flickr/Annotations/{i}.xml").write_text(xml("7"))
@@ -54,8 +73,17 @@ def folders(tmp_path_factory):
 
 def run(name, folder, monkeypatch, tmp_path, net, *options):
     monkeypatch.setattr(models, "from_pretrained", lambda *a, **k: net)
-    asked = ["evaluate", name, "--data", str(folder), "--model", "net",
-             "--output", str(tmp_path / "out"), *options]  # fmt: skip
+    asked = [
+        "evaluate",
+        name,
+        "--data",
+        str(folder),
+        "--model",
+        "net",
+        "--output",
+        str(tmp_path / "out"),
+        *options,
+    ]
     status = cli.main(asked)
     if status:
         return None
@@ -69,9 +97,21 @@ def test_localisation_command(folders, tmp_path, monkeypatch, capsys):
     broken = folders / "imagenet/Data/CLS-LOC/val/n01440764/broken.jpg"
     broken.write_bytes(b"no picture")
     try:
-        text, written = run("localisation", folders / "imagenet", monkeypatch, tmp_path,
-                            Net(1000, ()), "--split", "val", "--methods", "gradient",
-                            "--held-out", "1", "--batch-size", "2")  # fmt: skip
+        text, written = run(
+            "localisation",
+            folders / "imagenet",
+            monkeypatch,
+            tmp_path,
+            Net(1000, ()),
+            "--split",
+            "val",
+            "--methods",
+            "gradient",
+            "--held-out",
+            "1",
+            "--batch-size",
+            "2",
+        )
     finally:
         broken.unlink()
     out, err = capsys.readouterr()
@@ -84,8 +124,19 @@ def test_localisation_command(folders, tmp_path, monkeypatch, capsys):
 
 def test_feedback_command(folders, tmp_path, monkeypatch):
     pytest.importorskip("cv2")
-    text, written = run("feedback", folders / "cub", monkeypatch, tmp_path, Net(1, ()),
-                        "--methods", "gradient", "--limit", "2", "--batch-size", "2")  # fmt: skip
+    text, written = run(
+        "feedback",
+        folders / "cub",
+        monkeypatch,
+        tmp_path,
+        Net(1, ()),
+        "--methods",
+        "gradient",
+        "--limit",
+        "2",
+        "--batch-size",
+        "2",
+    )
     assert written["images"] == 2 and written["methods"]["Gradient"]["trials"] == 2
     assert "net on CUB-200-2011" in text and "| Whole image |" in text
 
@@ -93,8 +144,16 @@ def test_feedback_command(folders, tmp_path, monkeypatch):
 def test_phrases_command(folders, tmp_path, monkeypatch, capsys):
     table = tmp_path / "words.json"
     table.write_text('{"ball": ["red ball", 1]}')
-    options = ["--images", str(folders / "photos"), "--methods", "c-mwp", "--short", "32",
-               "--words", str(table)]  # fmt: skip
+    options = [
+        "--images",
+        str(folders / "photos"),
+        "--methods",
+        "c-mwp",
+        "--short",
+        "32",
+        "--words",
+        str(table),
+    ]
     base = (folders / "flickr", monkeypatch, tmp_path, Net())
     text, written = run("phrases", *base, *options, "--proposals", str(folders / "proposals"))
     assert "| c-MWP |" in text and written["phrases"] == 2 and written["held_out"] == 1
@@ -114,9 +173,19 @@ def test_phrases_command(folders, tmp_path, monkeypatch, capsys):
 
 
 def test_fixations_command(folders, tmp_path, monkeypatch):
-    text, written = run("fixations", folders / "looked", monkeypatch, tmp_path, Net(), "--images",
-                        str(folders / "photos"), "--methods", "gradient,dense-attention",
-                        "--batch-size", "3")  # fmt: skip
+    text, written = run(
+        "fixations",
+        folders / "looked",
+        monkeypatch,
+        tmp_path,
+        Net(),
+        "--images",
+        str(folders / "photos"),
+        "--methods",
+        "gradient,dense-attention",
+        "--batch-size",
+        "3",
+    )
     names = set(written["methods"])
     assert {"Gradient", "centre baseline", "empty map", "Dense Attention 1 (relu:0)"} <= names
     assert "| centre baseline |" in text

@@ -31,9 +31,10 @@ SCRIPT = Path(__file__).with_name("killed_runs.py")
 @pytest.mark.parametrize(("devices", "processes"), [(1, 1), (8, 1), (1, 2)])
 def test_killed_runs_write_what_an_uninterrupted_one_does(tmp_path, devices, processes):
     environment = {
-        **os.environ, "JAX_PLATFORMS": "cpu",
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-    }  # fmt: skip
+    }
     command = [sys.executable, str(SCRIPT), str(tmp_path), "--processes", str(processes)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -95,8 +96,13 @@ def channel(fn, x, targets):
 
 
 def run(folder, source=None, fn=network, methods=None, **options):
-    options = {"prepare": pixels_of, "to_input": lambda p: p / jnp.float32(255), "batch_size": 8,
-               "shard_size": 16, **options}  # fmt: skip
+    options = {
+        "prepare": pixels_of,
+        "to_input": lambda p: p / jnp.float32(255),
+        "batch_size": 8,
+        "shard_size": 16,
+        **options,
+    }
     return jaxplain.explain_dataset(
         fn, source or Pictures(), folder, methods or {"channel": channel}, **options
     )
@@ -234,7 +240,7 @@ def test_a_folder_of_another_number_of_processes_is_an_error(tmp_path):
         ({"targets": np.eye(2, 5)}, "has the label [23], but targets has signals for 2 classes"),
         ({"methods": {"flat": lambda fn, x, t: x.mean((1, 2, 3))}}, r"maps must .* not \(8,\)"),
     ],
-)  # fmt: skip
+)
 def test_wrong_arguments(tmp_path, wrong, words):
     with pytest.raises(ValueError, match=words):
         run(tmp_path, **wrong)
@@ -326,9 +332,14 @@ def tiny(monkeypatch):
             self.conv = nnx.Conv(3, 4, (3, 3), rngs=nnx.Rngs(0))
             self.head = nnx.Linear(4, 20, rngs=nnx.Rngs(1))
             self.config = models.ModelConfig(
-                "net", 32, (128.0,) * 3, (64.0,) * 3, class_names=data.VOC_CLASSES, outputs=20,
+                "net",
+                32,
+                (128.0,) * 3,
+                (64.0,) * 3,
+                class_names=data.VOC_CLASSES,
+                outputs=20,
                 layers=(("excitation_backprop", "relu:0"),),
-            )  # fmt: skip
+            )
 
         def __call__(self, x):
             return self.head(jax.nn.relu(self.conv(x)).mean((1, 2)))
@@ -343,9 +354,25 @@ def test_the_command(tmp_path, capsys, tiny):
     for i, size in enumerate(((20, 30), (30, 20), (40, 60))):
         Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(photos / f"{i}.png")
     (photos / "broken.png").write_bytes(b"no picture")
-    asked = ["explain-dataset", "--data", str(photos), "--model", "net", "--short", "16",
-             "--multiple", "8", "--methods", "mwp,gradient", "--class", "Cat", "--class", "7",
-             "--output", str(tmp_path / "maps")]  # fmt: skip
+    asked = [
+        "explain-dataset",
+        "--data",
+        str(photos),
+        "--model",
+        "net",
+        "--short",
+        "16",
+        "--multiple",
+        "8",
+        "--methods",
+        "mwp,gradient",
+        "--class",
+        "Cat",
+        "--class",
+        "7",
+        "--output",
+        str(tmp_path / "maps"),
+    ]
     assert cli.main(asked) == 0
     out, err = capsys.readouterr()
     assert "maps of 3 images, 3 of them now" in out and "compile 2 programs" in out
@@ -385,5 +412,7 @@ def test_progress_is_a_bar_on_a_terminal_and_a_line_now_and_then_elsewhere(monke
     assert shown[True].count("\r") == 10 and shown[True].count("\n") == 1
     assert "[##########..........] 50 of 100 images (50 %), 2 a second, 25 s left" in shown[True]
     lines = shown[False].splitlines()
-    assert lines == ["60 of 100 images (60 %), 2 a second, 20 s left",
-                     "100 of 100 images (100 %), 2 a second, 0 s left"]  # fmt: skip
+    assert lines == [
+        "60 of 100 images (60 %), 2 a second, 20 s left",
+        "100 of 100 images (100 %), 2 a second, 0 s left",
+    ]

@@ -114,9 +114,13 @@ def test_ssim_and_hog_equal_scikit_image():
     got = jax.jit(similarity.ssim)(a, b)
     for x, y, value in zip(a, b, got, strict=True):
         expected = metrics.structural_similarity(
-            x.astype(float), y.astype(float), data_range=1.0, gaussian_weights=True, sigma=1.5,
+            x.astype(float),
+            y.astype(float),
+            data_range=1.0,
+            gaussian_weights=True,
+            sigma=1.5,
             use_sample_covariance=False,
-        )  # fmt: skip
+        )
         assert value.item() == pytest.approx(expected, abs=1e-5)
     features = jax.jit(similarity.hog)(a)
     for x, got in zip(a, features, strict=True):
@@ -187,13 +191,12 @@ def test_randomisation_from_the_top_down():
     cascade = dict(sanity.randomisations(net, x, key))
     alone = dict(sanity.randomisations(net, x, key, cascading=False))
     # The scale and offset of a new batch norm are constant, so that they are drawn as they are.
-    assert [changed(n) for n in cascade.values()] == [
-        {"a_last"}, {"a_last"}, {"a_last", "z_first"}]  # fmt: skip
+    assert [changed(n) for n in cascade.values()] == [{"a_last"}, {"a_last"}, {"a_last", "z_first"}]
     assert [changed(n) for n in alone.values()] == [{"a_last"}, set(), {"z_first"}]
     first, kernel = cascade["z_first"].z_first.kernel[...], net.z_first.kernel[...]
     assert (first == alone["z_first"].z_first.kernel[...]).all()
     assert abs(first.std() / kernel.std() - 1) < 0.2
-    (_, only), = sanity.randomisations(net, x, key, layers=["norm"], cascading=False)  # fmt: skip
+    ((_, only),) = sanity.randomisations(net, x, key, layers=["norm"], cascading=False)
     assert changed(only) == set()
     with pytest.raises(ValueError, match="no submodule 'middle'"):
         next(sanity.randomisations(net, x, key, layers=["middle"]))

@@ -92,24 +92,37 @@ def test_transfer_report():
     colours = hues[labels] + 0.1 * rng.normal(size=(60, 3)).astype(np.float32)
     x = patches(*colours)
     report = reports.transfer_report(
-        colour_net, VISUALISE, (x[:30], labels[:30]), (x[30:], labels[30:]),
-        class_names=["red", "reddish", "blue"])
+        colour_net,
+        VISUALISE,
+        (x[:30], labels[:30]),
+        (x[30:], labels[30:]),
+        class_names=["red", "reddish", "blue"],
+    )
     assert report.confusion.sum() == 30 and report.confusion[2, 2] == 10
     assert report.confusion[0, 1] + report.confusion[1, 0] > 0
     by_name = {row.name: row for row in report.table}
     assert by_name["red"].nearest_colours == "reddish" and by_name["blue"].accuracy == 1.0
     assert report.agreement > 0.8
     with pytest.raises(ValueError, match="no training image of blue"):
-        reports.transfer_report(colour_net, VISUALISE, (x[:2], labels[:2]), (x, labels),
-                                class_names=["red", "reddish", "blue"])
+        reports.transfer_report(
+            colour_net,
+            VISUALISE,
+            (x[:2], labels[:2]),
+            (x, labels),
+            class_names=["red", "reddish", "blue"],
+        )
 
 
 def test_the_last_layer_learns_and_stops():
     rng = np.random.default_rng(0)
     features = rng.normal(size=(200, 5)) * [1, 10, 100, 0.1, 0] + 3.1  # one of them constant
     labels = ((features - 3.1) / [1, 10, 100, 0.1, 1])[:, :3].argmax(-1)
-    layer = LastLayer.fit((features[:150], labels[:150]), (features[150:], labels[150:]), classes=3,
-                          learning_rate=0.05)
+    layer = LastLayer.fit(
+        (features[:150], labels[:150]),
+        (features[150:], labels[150:]),
+        classes=3,
+        learning_rate=0.05,
+    )
     logits = np.asarray(layer(features[150:]))
     assert (logits.argmax(-1) == labels[150:]).mean() > 0.9
     assert layer.losses[0].tolist() == pytest.approx([np.log(3)] * 2, rel=1e-4)  # from zero
@@ -119,8 +132,9 @@ def test_the_last_layer_learns_and_stops():
     entropy = -log_softmax[np.arange(50), labels[150:]]
     assert entropy.mean() == pytest.approx(layer.losses[:, 1].min(), rel=1e-3)
     noise = rng.integers(0, 2, 40)  # nothing to learn: it stops long before max_steps
-    early = LastLayer.fit((rng.normal(size=(40, 5)), noise), (rng.normal(size=(40, 5)), noise),
-                          classes=2, patience=5)
+    early = LastLayer.fit(
+        (rng.normal(size=(40, 5)), noise), (rng.normal(size=(40, 5)), noise), classes=2, patience=5
+    )
     assert len(early.losses) < 100
     with pytest.raises(ValueError, match="from 0 to 1"):
         LastLayer.fit((features, labels), (features, labels), classes=2)
@@ -189,7 +203,8 @@ def test_comparison_scores_each_image_alone():
     points = (truth > 2).astype(jnp.float32).at[:, 0, 0].set(1)
     given = compare_with_fixations({"noise": methods["noise"]}, x, truth, points, progress=False)
     assert given.per_image["noise"]["nss"] == pytest.approx(
-        np.asarray(fx.nss(jax.nn.relu(x[..., 1]), points)), rel=1e-4)
+        np.asarray(fx.nss(jax.nn.relu(x[..., 1]), points)), rel=1e-4
+    )
 
 
 def test_comparison_errors(capsys):

@@ -23,8 +23,9 @@ import jaxplain
 from jaxplain.core import UnsupportedOperationError
 
 SEEDS = st.integers(0, 2**31 - 1)
-examples = settings(max_examples=6, deadline=None,
-                    suppress_health_check=[HealthCheck.function_scoped_fixture])
+examples = settings(
+    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 GATES = ("relu:0", "relu:1", "relu:2")  # of nets.convnet, from the image up
 
 
@@ -104,12 +105,16 @@ def test_held_score_never_falls_within_a_sweep(x64, mode, seed, first, second):
         result = run(fn, x, targets, steps=steps, mode=mode, step_size=20.0)
         start, held = gated_convnet(p, x, gates)
         np.testing.assert_allclose(
-            result.scores[:, steps - 1], (signal * start).sum(1), rtol=1e-10, atol=1e-12)
+            result.scores[:, steps - 1], (signal * start).sum(1), rtol=1e-10, atol=1e-12
+        )
         score = np.asarray((signal * start).sum(1))
         for name in reversed(GATES):
             alpha = held_slopes(gates, x, p, signal, held)[name]
-            expected = (gates[name] * (alpha > 0) if mode == "hard"
-                        else jnp.clip(gates[name] + 20.0 * alpha, 0, 1))
+            expected = (
+                gates[name] * (alpha > 0)
+                if mode == "hard"
+                else jnp.clip(gates[name] + 20.0 * alpha, 0, 1)
+            )
             np.testing.assert_allclose(result.gates[name], expected, atol=1e-9, err_msg=name)
             if mode == "hard":  # what is closed stays closed
                 assert (np.asarray(result.gates[name]) <= np.asarray(gates[name])).all()
@@ -172,7 +177,7 @@ def gated_mlp_scores(weights, biases, x, target):
     gates = np.array(list(itertools.product((0.0, 1.0), repeat=sum(sizes))))
     h, used = np.tile(x, (len(gates), 1)), 0
     for w, b, size in zip(weights, biases, sizes, strict=False):
-        h = np.maximum(h @ w + b, 0) * gates[:, used:used + size]
+        h = np.maximum(h @ w + b, 0) * gates[:, used : used + size]
         used += size
     return h @ weights[-1][:, target] + biases[-1][target]
 
@@ -184,8 +189,13 @@ def draw_mlp(seed, sizes):
 
 
 def mlp_network(depth):
-    return Network(lambda p: lambda x: nets.mlp(
-        [p[f"w{i}"] for i in range(depth)], [p[f"b{i}"] for i in range(depth)])(x))
+    return Network(
+        lambda p: (
+            lambda x: nets.mlp(
+                [p[f"w{i}"] for i in range(depth)], [p[f"b{i}"] for i in range(depth)]
+            )(x)
+        )
+    )
 
 
 SHALLOW, DEEP = mlp_network(2), mlp_network(3)
@@ -211,8 +221,11 @@ def test_one_gated_layer_reaches_the_exhaustive_optimum(x64, mode, seed, target)
 def test_two_gated_layers_against_the_exhaustive_optimum(x64, record_property):
     """Greedy sweeps, so no guarantee: the part of the possible gain that is reached, in 40 nets."""
     reached = {"hard": [], "soft": [], "simultaneous": []}
-    options = {"hard": {}, "simultaneous": {"order": "simultaneous"},
-               "soft": {"mode": "soft", "steps": 100, "step_size": 0.5}}
+    options = {
+        "hard": {},
+        "simultaneous": {"order": "simultaneous"},
+        "soft": {"mode": "soft", "steps": 100, "step_size": 0.5},
+    }
     for seed in range(40):
         weights, biases, x = draw_mlp(seed, (4, 6, 6, 3))
         fn, image = set_mlp(DEEP, weights, biases), jnp.asarray(x)[None, None, None]
@@ -283,7 +296,8 @@ def test_classes_batches_jit_and_vmap(x64):
     np.testing.assert_allclose(chunked, together.maps, **close)
     signal = jnp.zeros((2, 4)).at[:, 3].set(1.0)
     mapped = jax.jit(jax.vmap(lambda v: jaxplain.feedback(fn, v, signal, **options)))(
-        x.reshape(2, 2, 8, 8, 3))
+        x.reshape(2, 2, 8, 8, 3)
+    )
     np.testing.assert_allclose(mapped.reshape(4, 8, 8), together.maps[:, 2], **close)
     top = np.argmax(np.asarray(fn(x))[:, [2, 0, 3, 1]], -1)  # of the open network
     found = jaxplain.feedback(fn, x, **options)
@@ -346,7 +360,8 @@ def test_weights_are_read_anew_and_nothing_compiles_again():
     fn, x = CONVNET.set({k: np.float32(v) for k, v in params.items()}), x.astype(jnp.float32)
     before, compiled = jaxplain.feedback(fn, x, 1, steps=2), []
     jax.monitoring.register_event_duration_secs_listener(
-        lambda event, seconds, **_: compiled.append(event) if "backend_compile" in event else None)
+        lambda event, seconds, **_: compiled.append(event) if "backend_compile" in event else None
+    )
     CONVNET.set({k: np.float32(v) for k, v in draw(37)[0].items()})
     after = jaxplain.feedback(fn, x, 1, steps=2)
     assert not compiled
@@ -367,11 +382,13 @@ def test_errors():
     with pytest.raises(UnsupportedOperationError, match="'while'"):
         jaxplain.feedback(lambda v: hidden(jax.nn.relu(v)), x)
     fn = lambda v: jax.nn.relu(v).mean((1, 2))  # noqa: E731
-    for options, match in (({"mode": "medium"}, "mode must be one of 'hard', 'soft'"),
-                           ({"order": "random"}, "order must be one of 'sequential'"),
-                           ({"steps": -1}, "steps must be 0 or more"),
-                           ({"step_size": 0.0}, "step_size must be positive"),
-                           ({"reduce": "mean"}, "reduce must be one of")):
+    for options, match in (
+        ({"mode": "medium"}, "mode must be one of 'hard', 'soft'"),
+        ({"order": "random"}, "order must be one of 'sequential'"),
+        ({"steps": -1}, "steps must be 0 or more"),
+        ({"step_size": 0.0}, "step_size must be positive"),
+        ({"reduce": "mean"}, "reduce must be one of"),
+    ):
         with pytest.raises(ValueError, match=match):
             jaxplain.feedback(fn, x, 0, **options)
     with pytest.raises(TypeError, match="steps must be an int"):

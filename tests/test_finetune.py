@@ -58,13 +58,16 @@ def fit(checkpoint=None, progress=None, seed=0):
                          loss="sigmoid", batch_size=16, epochs=6, seed=seed, checkpoint=checkpoint,
                          progress=progress)
 """
-KILLED = FIT + """
+KILLED = (
+    FIT
+    + """
 def kill(epoch, loss):
     if epoch == 3:
         os.kill(os.getpid(), signal.SIGKILL)
 
 fit(sys.argv[1], kill)
 """
+)
 
 
 def test_killed_and_resumed_gives_the_same_weights(tmp_path):
@@ -109,8 +112,15 @@ def test_a_network_learns_and_keeps_its_best_weights():
     y = np.eye(2)[labels]
     network = Tiny()
     start = np.asarray(network.norm.mean[...])
-    result = train_network(network, (x[:32], y[:32]), (x[32:], y[32:]), loss="softmax",
-                           optimiser=optax.adam(0.03), batch_size=8, epochs=10)  # fmt: skip
+    result = train_network(
+        network,
+        (x[:32], y[:32]),
+        (x[32:], y[32:]),
+        loss="softmax",
+        optimiser=optax.adam(0.03),
+        batch_size=8,
+        epochs=10,
+    )
     assert result.validation.min() < 0.3 < result.validation[0]
     assert np.abs(network.norm.mean[...] - start).max() > 1  # followed the images, which are near 5
     # It is as it was at the lowest validation loss, and it is not in training mode any more.
@@ -130,8 +140,12 @@ def test_views_are_mirrored_squares_and_their_parts():
     assert np.array_equal(one[1:5], image) and np.array_equal(one[0], image[0])
     assert np.array_equal(one[5], image[3]) and np.array_equal(mirrored, one[:, ::-1])
     square = np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8)
-    parts = views(square, models.ModelConfig("net", 4, (0.0,), (1.0,), crop_fraction=0.5),
-                  flips=False, crops=True)  # fmt: skip
+    parts = views(
+        square,
+        models.ModelConfig("net", 4, (0.0,), (1.0,), crop_fraction=0.5),
+        flips=False,
+        crops=True,
+    )
     corners = [square[2:6, 2:6], square[:4, :4], square[:4, 4:], square[4:, :4], square[4:, 4:]]
     assert np.array_equal(parts, corners)
     long = np.zeros((2, 30, 3), np.uint8)  # mirrored several times over
@@ -146,15 +160,30 @@ def test_command_and_what_it_writes(tmp_path, monkeypatch, capsys):
     network = entry.build(10, rngs=nnx.Rngs(0))
     network.config = entry.config
     real = models.from_pretrained
-    sources = {"train": ClutteredDigits(24, train=True, side=32),
-               "val": ClutteredDigits(8, train=False, side=32)}  # fmt: skip
+    sources = {
+        "train": ClutteredDigits(24, train=True, side=32),
+        "val": ClutteredDigits(8, train=False, side=32),
+    }
     for source in sources.values():
         source.class_names = (*CLASSES, "a class without images")
     monkeypatch.setattr(models, "from_pretrained", lambda name, network=None, net=network: net)
     monkeypatch.setattr(data, "open_source", lambda name, split, data_dir: sources[split])
-    asked = ["finetune", "--data", "digits", "--split", "train", "--validation-split", "val",
-             "--model", "cifar_resnet20", "--output", str(tmp_path / "new"), "--no-flips",
-             "--epochs", "3"]  # fmt: skip
+    asked = [
+        "finetune",
+        "--data",
+        "digits",
+        "--split",
+        "train",
+        "--validation-split",
+        "val",
+        "--model",
+        "cifar_resnet20",
+        "--output",
+        str(tmp_path / "new"),
+        "--no-flips",
+        "--epochs",
+        "3",
+    ]
     assert cli.main(asked) == 0
     assert "3 epochs; mean average precision on val: " in capsys.readouterr().out
     assert cli.main(asked) == 2

@@ -31,30 +31,36 @@ def brute_fixation_map(fixations, shape, sigma, size):
             counts[round(row), round(column)] += duration
     counts /= counts.max()
     middle = (size - 1) / 2
-    kernel = np.array([[np.exp(-((a - middle) ** 2 + (b - middle) ** 2) / (2 * sigma**2))
-                        for b in range(size)] for a in range(size)])
+    kernel = np.array(
+        [
+            [np.exp(-((a - middle) ** 2 + (b - middle) ** 2) / (2 * sigma**2)) for b in range(size)]
+            for a in range(size)
+        ]
+    )
     kernel /= kernel.sum()
     # MATLAB's conv2(..., "same"): the full convolution, from floor(size / 2) on.
     full = np.zeros((shape[0] + size - 1, shape[1] + size - 1))
     for i, j in np.argwhere(counts):
-        full[i:i + size, j:j + size] += counts[i, j] * kernel
+        full[i : i + size, j : j + size] += counts[i, j] * kernel
     start = size // 2
-    return full[start:start + shape[0], start:start + shape[1]]
+    return full[start : start + shape[0], start : start + shape[1]]
 
 
 @pytest.mark.parametrize("size", [80, 9])
 def test_fixation_map(x64, size):
     rng = np.random.default_rng(1)
     sigma = size / 4
-    points = np.column_stack([rng.uniform(-4, 44, 30), rng.uniform(-4, 34, 30),
-                              rng.uniform(80, 600, 30)])
+    points = np.column_stack(
+        [rng.uniform(-4, 44, 30), rng.uniform(-4, 34, 30), rng.uniform(80, 600, 30)]
+    )
     points[3, :2] = points[4, :2] = 12.0, 9.0  # durations add up
     got = fx.fixation_map(points, (40, 30), sigma=sigma, size=size)
     assert np.allclose(got, brute_fixation_map(points, (40, 30), sigma, size), atol=1e-12)
     filled = np.concatenate([points, np.zeros((5, 3))])  # zeros count nothing
     assert np.allclose(fx.fixation_map(filled, (40, 30), sigma=sigma, size=size), got)
     half = jax.vmap(lambda p: fx.fixation_map(p, (40, 30), sigma=sigma, size=size))(
-        jnp.stack([points, 2 * points[..., :] * np.array([0.5, 0.5, 1.0])]))
+        jnp.stack([points, 2 * points[..., :] * np.array([0.5, 0.5, 1.0])])
+    )
     assert np.allclose(half[0], half[1])  # only the durations' ratios matter
 
 
@@ -110,7 +116,11 @@ def brute_kl(p, q):
 
 
 BRUTE = {
-    "mae": brute_mae, "nss": brute_nss, "auc_judd": brute_auc, "sim": brute_sim, "kl": brute_kl,
+    "mae": brute_mae,
+    "nss": brute_nss,
+    "auc_judd": brute_auc,
+    "sim": brute_sim,
+    "kl": brute_kl,
     "cc": lambda p, q: scipy.stats.pearsonr(p.ravel(), q.ravel())[0],
 }
 
@@ -163,8 +173,11 @@ BY_HAND = {  # score -> (map, truth, value)
         # thresholds 3 and 1: the points (0, .5) and (1, 1)
         ((3, 2, 2, 1), (1, 0, 0, 1), 0.75),
     ],
-    "cc": [((1, 2, 3, 4), (2, 4, 6, 8), 1.0), ((0, 1, 0, 1), (7, 5, 7, 5), -1.0),
-           ((0, 1, 0, 1), (1, 1, 5, 5), 0.0)],
+    "cc": [
+        ((1, 2, 3, 4), (2, 4, 6, 8), 1.0),
+        ((0, 1, 0, 1), (7, 5, 7, 5), -1.0),
+        ((0, 1, 0, 1), (1, 1, 5, 5), 0.0),
+    ],
     "sim": [((0, 1, 1, 0), (0, 1, 3, 0), 0.75), ((0, 1, 0, 0), (0, 0, 1, 0), 0.0)],
     "kl": [((1, 3, 0, 0), (3, 1, 0, 0), 0.5 * np.log(3)), ((2, 2, 2, 2), (5, 5, 5, 5), 0.0)],
 }
@@ -172,8 +185,9 @@ BY_HAND = {  # score -> (map, truth, value)
 
 @pytest.mark.parametrize("name", BY_HAND)
 def test_scores_by_hand(name):
-    maps, truth, expected = (np.array(column, np.float32) for column in zip(*BY_HAND[name],
-                                                                            strict=True))
+    maps, truth, expected = (
+        np.array(column, np.float32) for column in zip(*BY_HAND[name], strict=True)
+    )
     got = jax.jit(fx.SCORES[name])(maps[:, None], truth[:, None])
     assert np.allclose(got, expected, atol=1e-6)
 

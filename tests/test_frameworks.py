@@ -55,8 +55,11 @@ def build_nnx(p):
             return self.dense(jaxplain.tag(x, "out").mean(axis=(1, 2)))
 
     net = Net(nnx.Rngs(0))
-    for layer, kernel, bias in (("conv1", "conv1", "bias1"), ("conv2", "conv2", "bias2"),
-                                ("dense", "dense", "bias3")):
+    for layer, kernel, bias in (
+        ("conv1", "conv1", "bias1"),
+        ("conv2", "conv2", "bias2"),
+        ("dense", "dense", "bias3"),
+    ):
         getattr(net, layer).kernel[...] = jnp.asarray(p[kernel])
         getattr(net, layer).bias[...] = jnp.asarray(p[bias])
     net.norm.scale[...], net.norm.bias[...] = jnp.asarray(p["gamma"]), jnp.asarray(p["beta"])
@@ -118,12 +121,32 @@ def build_equinox(p):
     net, state = eqx.nn.make_with_state(Net)(jax.random.key(0))
     oihw = (3, 2, 0, 1)
     net = eqx.tree_at(
-        lambda n: (n.conv1.weight, n.conv1.bias, n.norm.weight, n.norm.bias,
-                   n.conv2.weight, n.conv2.bias, n.dense.weight, n.dense.bias),
+        lambda n: (
+            n.conv1.weight,
+            n.conv1.bias,
+            n.norm.weight,
+            n.norm.bias,
+            n.conv2.weight,
+            n.conv2.bias,
+            n.dense.weight,
+            n.dense.bias,
+        ),
         net,
-        tuple(map(jnp.asarray, (
-            p["conv1"].transpose(oihw), p["bias1"][:, None, None], p["gamma"], p["beta"],
-            p["conv2"].transpose(oihw), p["bias2"][:, None, None], p["dense"].T, p["bias3"]))),
+        tuple(
+            map(
+                jnp.asarray,
+                (
+                    p["conv1"].transpose(oihw),
+                    p["bias1"][:, None, None],
+                    p["gamma"],
+                    p["beta"],
+                    p["conv2"].transpose(oihw),
+                    p["bias2"][:, None, None],
+                    p["dense"].T,
+                    p["bias3"],
+                ),
+            )
+        ),
     )
     state = state.set(net.norm.batch_state_index, (jnp.asarray(p["mean"]), jnp.asarray(p["var"])))
     net = eqx.nn.inference_mode(net)
@@ -153,12 +176,20 @@ def build_haiku(p):
         "conv2": {"w": p["conv2"], "b": p["bias2"]},
         "dense": {"w": p["dense"], "b": p["bias3"]},
     }
-    params = {m: {k: jnp.asarray(given[m][k]).reshape(v.shape) for k, v in leaves.items()}
-              for m, leaves in params.items()}
+    params = {
+        m: {k: jnp.asarray(given[m][k]).reshape(v.shape) for k, v in leaves.items()}
+        for m, leaves in params.items()
+    }
     # The moving averages keep their corrected value under "average".
-    state = {m: {k: jnp.asarray(p["mean" if "mean" in m else "var"]).reshape(v.shape)
-                 if k == "average" else v for k, v in leaves.items()}
-             for m, leaves in state.items()}
+    state = {
+        m: {
+            k: jnp.asarray(p["mean" if "mean" in m else "var"]).reshape(v.shape)
+            if k == "average"
+            else v
+            for k, v in leaves.items()
+        }
+        for m, leaves in state.items()
+    }
     return lambda x: net.apply(params, state, x)[0]
 
 
@@ -195,14 +226,21 @@ def build_keras(p):
     return lambda x: model.stateless_call(trained, others, x, training=False)[0]
 
 
-BUILDERS = {"plain": build_plain, "nnx": build_nnx, "linen": build_linen,
-            "equinox": build_equinox, "haiku": build_haiku, "keras": build_keras}
+BUILDERS = {
+    "plain": build_plain,
+    "nnx": build_nnx,
+    "linen": build_linen,
+    "equinox": build_equinox,
+    "haiku": build_haiku,
+    "keras": build_keras,
+}
 FRAMEWORKS = [name for name in BUILDERS if name != "plain"]
 
 #: Every method of the package so far, with options that leave nothing out of the comparison.
 METHODS = {
     "excitation_backprop": [
-        {"layer": "pool"}, {"layer": "input", "channels": True},
+        {"layer": "pool"},
+        {"layer": "input", "channels": True},
         {"layer": "pool", "contrastive": True, "channels": True},
         {"layer": "pool", "residual": "branch"},
         {"layer": "pool", "residual": "signed", "inputs": "plain", "fold_scales": False},

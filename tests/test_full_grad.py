@@ -113,7 +113,8 @@ def test_dense_biases_have_no_place_in_the_map(x64):
     x = jnp.asarray(nets.images(1, size=6))
     other = nets.convnet({**p, "bias3": p["bias3"] + 10})
     np.testing.assert_allclose(
-        jaxplain.full_grad(other, x, 1), jaxplain.full_grad(nets.convnet(p), x, 1), rtol=1e-9)
+        jaxplain.full_grad(other, x, 1), jaxplain.full_grad(nets.convnet(p), x, 1), rtol=1e-9
+    )
 
 
 class Block(nnx.Module):
@@ -140,7 +141,8 @@ def test_contract():
     """Targets, jit, slopes, half precision, and a score map spread over two devices."""
     fn = lambda x: nets.conv(  # noqa: E731
         jax.nn.relu(nets.conv(x, jnp.asarray(W, x.dtype), padding=(1, 1)) + x.dtype.type(0.1)),
-        jnp.asarray(W, x.dtype))
+        jnp.asarray(W, x.dtype),
+    )
     x = jnp.asarray(nets.images(1, size=5), jnp.float32)
     maps = jaxplain.full_grad(fn, x, [[0, 1], [2, 1]], class_chunk=1)
     assert maps.shape == (2, 2, 5, 5) and (np.asarray(maps) >= 0).all()

@@ -20,9 +20,7 @@ METHODS = {
     "guided_backprop": jaxplain.guided_backprop,
     "deconvnet": jaxplain.deconvnet,
     "integrated_gradients": lambda *a, **k: jaxplain.integrated_gradients(*a, steps=3, **k),
-    "smooth_grad": lambda *a, **k: jaxplain.smooth_grad(
-        *a, key=jax.random.key(3), samples=3, **k
-    ),
+    "smooth_grad": lambda *a, **k: jaxplain.smooth_grad(*a, key=jax.random.key(3), samples=3, **k),
 }
 methods = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 
@@ -133,9 +131,7 @@ def test_smooth_grad_is_the_mean_gradient():
     assert np.abs(np.asarray(maps - 2 * x)).max() < 4 * 2 * 0.1 * 2 / np.sqrt(400)
     # The deviation itself, from one sample of many pixels: sigma = noise * (max - min).
     big = jnp.tile(x, (1, 20, 20, 1))
-    one = jaxplain.smooth_grad(
-        fn, big, 0, key=jax.random.key(0), samples=1, noise=0.1, reduce=None
-    )
+    one = jaxplain.smooth_grad(fn, big, 0, key=jax.random.key(0), samples=1, noise=0.1, reduce=None)
     assert np.std(np.asarray(one / 2 - big)) == pytest.approx(0.1 * 2, rel=0.05)
 
 

@@ -14,21 +14,33 @@ import jaxplain
 from jaxplain.core.hoist import hoist
 
 
-@pytest.mark.parametrize("labels", [
-    ("NHWC", "HWIO", "NHWC"), ("NCHW", "OIHW", "NCHW"), ("HWNC", "IHWO", "CNHW"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ("NHWC", "HWIO", "NHWC"),
+        ("NCHW", "OIHW", "NCHW"),
+        ("HWNC", "IHWO", "CNHW"),
+    ],
+)
 @pytest.mark.parametrize("groups", [1, 2])
 def test_values_and_gradients_are_the_same(labels, groups):
     rng = np.random.default_rng(0)
     sizes = dict(N=2, H=7, W=6, C=4), dict(H=3, W=2, I=4 // groups, O=6)
-    x, kernel = (jnp.asarray(rng.normal(size=[n[c] for c in label]), jnp.float32)
-                 for n, label in zip(sizes, labels, strict=False))  # fmt: skip
+    x, kernel = (
+        jnp.asarray(rng.normal(size=[n[c] for c in label]), jnp.float32)
+        for n, label in zip(sizes, labels, strict=False)
+    )
 
     def fn(x, kernel):
         return lax.conv_general_dilated(
-            x, kernel, (2, 1), ((1, 0), (2, 1)), rhs_dilation=(1, 2), dimension_numbers=labels,
+            x,
+            kernel,
+            (2, 1),
+            ((1, 0), (2, 1)),
+            rhs_dilation=(1, 2),
+            dimension_numbers=labels,
             feature_group_count=groups,
-        )  # fmt: skip
+        )
 
     def both(x):
         return jax.value_and_grad(lambda x: (fn(x, kernel) ** 2).sum())(x)
@@ -54,13 +66,16 @@ def test_structure_and_named_results():
     assert got["sum"].tolist() == expected["sum"].tolist() and int(got["n"]) == 2
 
 
-@pytest.mark.parametrize("explain", [
-    lambda fn, x: jaxplain.feedback(fn, x, 1),
-    lambda fn, x: jaxplain.gradient(fn, x, jnp.arange(4)[None].repeat(2, 0), class_chunk=2),
-    lambda fn, x: jaxplain.naflow(fn, x, 1, layers="pool"),
-    lambda fn, x: jaxplain.smooth_grad(fn, x, 1, key=jax.random.key(0)),
-    lambda fn, x: jaxplain.integrated_gradients(fn, x, 1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "explain",
+    [
+        lambda fn, x: jaxplain.feedback(fn, x, 1),
+        lambda fn, x: jaxplain.gradient(fn, x, jnp.arange(4)[None].repeat(2, 0), class_chunk=2),
+        lambda fn, x: jaxplain.naflow(fn, x, 1, layers="pool"),
+        lambda fn, x: jaxplain.smooth_grad(fn, x, 1, key=jax.random.key(0)),
+        lambda fn, x: jaxplain.integrated_gradients(fn, x, 1),
+    ],
+)
 def test_no_explainers_loop_holds_a_convolution_that_xla_cannot_take(explain):
     fn = nets.convnet(nets.convnet_params(5))
     x = jnp.asarray(nets.images(8), jnp.float32)

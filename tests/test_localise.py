@@ -87,8 +87,10 @@ def test_feedback_localise_finds_the_cued_object():
 
     x = jnp.asarray(pixels / 255.0, jnp.float32)
     found = jaxplain.feedback_localise(fn, x, pixels, jnp.array([[0, 1], [0, 1]]), steps=3)
-    assert found.boxes.tolist() == [[[5, 4, 20, 14], [22, 18, 37, 28]],
-                                    [[5, 18, 20, 28], [22, 4, 37, 14]]]
+    assert found.boxes.tolist() == [
+        [[5, 4, 20, 14], [22, 18, 37, 28]],
+        [[5, 18, 20, 28], [22, 4, 37, 14]],
+    ]
     assert found.masks.shape == found.maps.shape == (2, 2, 32, 40)
     maps = jaxplain.feedback(fn, x, jnp.array([[0, 1]] * 2), steps=3)
     np.testing.assert_allclose(found.maps, maps)

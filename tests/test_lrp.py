@@ -48,9 +48,13 @@ def layer(rule, bias=B):
         return z if bias is None else z + jnp.asarray(bias)
 
     maps = jaxplain.lrp(
-        fn, jnp.asarray(A)[None, None, None], jnp.asarray(R)[None],
-        composite=lrp_rules(rule), seed="one", channels=True,
-    )  # fmt: skip
+        fn,
+        jnp.asarray(A)[None, None, None],
+        jnp.asarray(R)[None],
+        composite=lrp_rules(rule),
+        seed="one",
+        channels=True,
+    )
     return np.asarray(maps)[0, 0, 0]
 
 
@@ -88,9 +92,13 @@ def test_the_gamma_rule_where_z_is_negative(x64):
             return x[:, 0, 0, :] @ jnp.asarray(sign * W) + jnp.asarray(sign * B)
 
         return jaxplain.lrp(
-            fn, jnp.asarray(A)[None, None, None], jnp.asarray(R)[None],
-            composite=lrp_rules(Gamma(0.5)), seed="one", channels=True,
-        )  # fmt: skip
+            fn,
+            jnp.asarray(A)[None, None, None],
+            jnp.asarray(R)[None],
+            composite=lrp_rules(Gamma(0.5)),
+            seed="one",
+            channels=True,
+        )
 
     np.testing.assert_allclose(shares(-1), shares(1), rtol=1e-12)
 

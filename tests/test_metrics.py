@@ -49,8 +49,9 @@ def test_hits_on_boxes_and_masks_equal_brute_force():
     masks = np.zeros((60, *size), bool)
     expected = []
     for i in range(60):
-        pixels = [p for b, v in zip(boxes[i], valid[i], strict=True) if v
-                  for p in pixels_of(b, size)]  # fmt: skip
+        pixels = [
+            p for b, v in zip(boxes[i], valid[i], strict=True) if v for p in pixels_of(b, size)
+        ]
         for pixel in pixels:
             masks[i][pixel] = True
         expected.append(nearest(points[i], pixels) < 15)
@@ -66,9 +67,20 @@ def test_tolerance_is_less_than_15_pixels():
     mask[20:30, 20:30] = True
     # Beyond the corner, (9, 12) is exactly 15 pixels away, and (10, 11) 14.87, the largest distance
     # below 15 that two pixels can have.
-    cases = {(20, 43): True, (20, 44): False, (43, 29): True, (44, 29): False, (25, 25): True,
-             (29 + 9, 29 + 12): False, (29 + 8, 29 + 12): True, (29 + 10, 29 + 11): True,
-             (5, 20): False, (6, 20): True, (20, 5): False, (20, 6): True}  # fmt: skip
+    cases = {
+        (20, 43): True,
+        (20, 44): False,
+        (43, 29): True,
+        (44, 29): False,
+        (25, 25): True,
+        (29 + 9, 29 + 12): False,
+        (29 + 8, 29 + 12): True,
+        (29 + 10, 29 + 11): True,
+        (5, 20): False,
+        (6, 20): True,
+        (20, 5): False,
+        (20, 6): True,
+    }
     points = np.array(list(cases))
     assert pointing.on_boxes(points, box).tolist() == list(cases.values())
     assert pointing.on_mask(points, mask).tolist() == list(cases.values())
@@ -87,7 +99,10 @@ def test_boxes_at_the_edge_and_empty_regions():
     assert not bool(pointing.on_boxes(jnp.array([0, 15]), corner))
     edge = np.float32([[60, 0, 64, 48]])  # the last four columns of 48 x 64
     assert pointing.on_boxes(jnp.array([[47, 63], [0, 46], [0, 45]]), edge).tolist() == [
-        True, True, False]  # fmt: skip
+        True,
+        True,
+        False,
+    ]
     for empty in ([[5, 5, 5, 9]], [[5.6, 5, 6.4, 9]]):  # no column, and no centre of one
         assert not bool(pointing.on_boxes(jnp.array([6, 5]), np.float32(empty)))
     assert not bool(pointing.on_mask(jnp.array([6, 5]), np.zeros((9, 9), bool)))
@@ -306,8 +321,11 @@ def test_matching_recall_and_average_precision():
     for _ in range(12):
         truth = random_boxes(rng, 4, 12)
         near = truth[rng.integers(0, 4, 20)] + rng.normal(0, 1, (20, 4))
-        boxes = np.float32(np.concatenate([np.minimum(near[:, :2], near[:, 2:]),
-                                           np.maximum(near[:, :2], near[:, 2:])], axis=1))  # fmt: skip
+        boxes = np.float32(
+            np.concatenate(
+                [np.minimum(near[:, :2], near[:, 2:]), np.maximum(near[:, :2], near[:, 2:])], axis=1
+            )
+        )
         scores = np.float32(rng.integers(0, 8, 20))
         right = run(boxes, scores, truth)
         expected = slow_match(boxes.tolist(), scores.tolist(), truth.tolist(), 0.5)

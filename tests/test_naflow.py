@@ -20,9 +20,12 @@ DENSE = jaxplain.LeastSquares(method="dense")
 
 def norm_params(seed, channels):
     rng = np.random.default_rng(seed)
-    return {"gamma": rng.uniform(0.5, 1.5, channels) * rng.choice([-1, 1], channels),
-            "beta": rng.normal(size=channels), "mean": rng.normal(size=channels),
-            "var": rng.uniform(0.5, 1.5, channels)}
+    return {
+        "gamma": rng.uniform(0.5, 1.5, channels) * rng.choice([-1, 1], channels),
+        "beta": rng.normal(size=channels),
+        "mean": rng.normal(size=channels),
+        "var": rng.uniform(0.5, 1.5, channels),
+    }
 
 
 def residual_block(seed, inputs, outputs, stride):
@@ -48,9 +51,17 @@ SEGMENTS = {
     "conv with more outputs": (with_bias(normal(0, 3, 3, 3, 8), 0.5, padding=(1, 1)), 3),
     "conv with fewer outputs": (with_bias(normal(1, 3, 3, 6, 2), 0.5, padding=(1, 1)), 6),
     "strided conv": (with_bias(normal(2, 3, 3, 4, 5), normal(3, 5), stride=(2, 2)), 4),
-    "depthwise conv": (lambda x: jax.lax.conv_general_dilated(
-        x, normal(4, 3, 3, 1, 6), (1, 1), "SAME", feature_group_count=3,
-        dimension_numbers=("NHWC", "HWIO", "NHWC")), 3),
+    "depthwise conv": (
+        lambda x: jax.lax.conv_general_dilated(
+            x,
+            normal(4, 3, 3, 1, 6),
+            (1, 1),
+            "SAME",
+            feature_group_count=3,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        ),
+        3,
+    ),
     "batch norm": (lambda x: nets.batch_norm(x, norm_params(4, 4), 1e-3), 4),
     "ReLU": (jax.nn.relu, 4),
     "max pool": (lambda x: nets.max_pool(x, (2, 2), (2, 2)), 4),
@@ -59,7 +70,7 @@ SEGMENTS = {
     "residual block": (residual_block(5, 4, 4, (1, 1)), 4),
     "residual block, ReLU": (lambda x: jax.nn.relu(residual_block(5, 4, 4, (1, 1))(x)), 4),
     "residual block, stride": (lambda x: jax.nn.relu(residual_block(9, 3, 4, (2, 2))(x)), 3),
-}  # fmt: skip
+}
 
 
 def lead_back(fn, x, y, solver):
@@ -121,10 +132,13 @@ def test_a_channel_without_scale_is_abandoned(x64):
 
 def invertible(x):
     """Convolutions that lose nothing, batch norm, leaky ReLU, a residual block."""
+
     def leaky(v):
         return jax.nn.leaky_relu(v, 0.2)
-    h = tag(nets.conv(x, np.eye(3) * CENTRE + normal(0, 3, 3, 3, 3, scale=0.05),
-                      padding=(1, 1)), "conv")
+
+    h = tag(
+        nets.conv(x, np.eye(3) * CENTRE + normal(0, 3, 3, 3, 3, scale=0.05), padding=(1, 1)), "conv"
+    )
     h = tag(leaky(tag(nets.batch_norm(h, norm_params(1, 3), 1e-3), "norm")), "leaky")
     inner = leaky(nets.conv(h, normal(2, 3, 3, 3, 3, scale=0.1), padding=(1, 1)))
     h = tag(leaky(h + nets.conv(inner, normal(3, 3, 3, 3, 3, scale=0.1), padding=(1, 1))), "block")
@@ -247,8 +261,9 @@ def test_batches_classes_chunks_and_jit(convnet):
     options = dict(layers=["pool", "out"], solver=EXACT)
     maps = jaxplain.naflow(convnet, x, classes, **options)
     assert maps["pool"].shape == (2, 3, 4, 4)
-    jitted = jax.jit(
-        lambda x, t: jaxplain.naflow(convnet, x, t, class_chunk=2, **options))(x, classes)
+    jitted = jax.jit(lambda x, t: jaxplain.naflow(convnet, x, t, class_chunk=2, **options))(
+        x, classes
+    )
     alone = jaxplain.naflow(convnet, x[1:], classes[1, 2], **options)
     signal = jax.nn.one_hot(classes, 4)
     prior = jaxplain.naflow(convnet, x, signal, **options)
@@ -286,6 +301,7 @@ def test_gradients_through_a_solve(x64, name, damping):
     def loss(t):
         def fn(v):
             return nets.conv(v, w + t * dw, padding=(1, 1))
+
         return (lead_back(fn, a, y + t * dy, options).value * weight).sum()
 
     numeric = (loss(1e-5) - loss(-1e-5)) / 2e-5
@@ -311,8 +327,10 @@ def test_memory_grows_with_the_activations():
     def temporary(size):
         def fn(x):
             return tag(jax.nn.relu(block(tag(jax.nn.relu(block(x)), "below"))), "out").mean((1, 2))
+
         def explain(x):
             return jaxplain.naflow(fn, x, 0, layers=["input", "below", "out"])
+
         x = jax.ShapeDtypeStruct((1, size, size, 8), jnp.float32)
         return jax.jit(explain).lower(x).compile().memory_analysis().temp_size_in_bytes
 
@@ -350,8 +368,12 @@ def test_other_errors(convnet):
     with pytest.raises(TypeError, match="solver must be a jaxplain.LeastSquares"):
         jaxplain.naflow(convnet, x, layers="pool", solver="cg")
     with pytest.raises(ValueError, match="too large to build"):
-        jaxplain.naflow(lambda x: tag(nets.conv(x, normal(0, 1, 1, 3, 3)), "out").mean((1, 2)),
-                        jnp.ones((1, 64, 64, 3)), layers="input", solver=DENSE)
+        jaxplain.naflow(
+            lambda x: tag(nets.conv(x, normal(0, 1, 1, 3, 3)), "out").mean((1, 2)),
+            jnp.ones((1, 64, 64, 3)),
+            layers="input",
+            solver=DENSE,
+        )
     for options in ({"method": "lu"}, {"tolerance": 0.0}, {"iterations": 0}, {"damping": -1.0}):
         with pytest.raises(ValueError, match=next(iter(options))):
             jaxplain.LeastSquares(**options)

@@ -32,7 +32,8 @@ def test_similarity_carries_the_contribution_weights_down(x64):
     x = normal(3, 2, 8, 8, 3)
     reference = normal(4, 2, 8, 8, 3)
     maps = jaxplain.naflow_similarity(
-        embed, x, reference, layers=["pool", "features"], solver=EXACT)
+        embed, x, reference, layers=["pool", "features"], solver=EXACT
+    )
     e, r = embed(x), embed(reference)
     weights = abs(e * r) / abs(e * r).sum(-1, keepdims=True)
     features = jaxplain.capture(embed, ["features"])(x)[1]["features"]
@@ -54,8 +55,9 @@ def test_any_differentiable_similarity(x64):
     g = -2 * (embed(x) - r)
     features = jaxplain.capture(embed, ["features"])(x)[1]["features"]
     assert nets.relative_error(got, (features * g[:, None, None]).sum(-1) / 16) < 1e-10
-    got = jaxplain.naflow_similarity(embed, x, r, layers="features",
-                                     similarity=lambda a, b: (a - b) ** 2)
+    got = jaxplain.naflow_similarity(
+        embed, x, r, layers="features", similarity=lambda a, b: (a - b) ** 2
+    )
     w = g**2 / (g**2).sum(-1, keepdims=True)
     assert nets.relative_error(got, (features * w[:, None, None]).sum(-1) / 16) < 1e-10
 
@@ -67,10 +69,12 @@ def test_errors_of_similarity(x64):
     with pytest.raises(ValueError, match="reference images must have the shape"):
         jaxplain.naflow_similarity(embed, x, x[:, :4], layers="features")
     with pytest.raises(ValueError, match="similarity must return a scalar or"):
-        jaxplain.naflow_similarity(embed, x, normal(0, 5), layers="features",
-                                   similarity=lambda a, b: a[:2])
+        jaxplain.naflow_similarity(
+            embed, x, normal(0, 5), layers="features", similarity=lambda a, b: a[:2]
+        )
     with pytest.raises(TypeError, match="similarity must be a function"):
         jaxplain.naflow_similarity(embed, x, normal(0, 5), layers="features", similarity="cosine")
     with pytest.raises(ValueError, match="embed must return embeddings"):
         jaxplain.naflow_similarity(
-            lambda x: tag(2 * x, "features"), x, normal(0, 3), layers="features")
+            lambda x: tag(2 * x, "features"), x, normal(0, 3), layers="features"
+        )

@@ -94,9 +94,20 @@ def test_form(name):
         assert len(set(resolved.values())) == len(resolved), source.names.source
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnet50_caffe", "resnet50_bam", "cifar_resnet20",
-                                  "conv4net", "conv64f", "efficientnet_lite0",
-                                  "efficientnet_lite1", "efficientnet_lite2"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet18",
+        "resnet50_caffe",
+        "resnet50_bam",
+        "cifar_resnet20",
+        "conv4net",
+        "conv64f",
+        "efficientnet_lite0",
+        "efficientnet_lite1",
+        "efficientnet_lite2",
+    ],
+)
 def test_score_map(name):
     size, outputs = REGISTRY[name].config.input_size, REGISTRY[name].outputs
     network = build(name, fully_convolutional=True)
@@ -164,8 +175,9 @@ def test_every_window_of_an_embedding():
 
 
 def test_embeddings_have_unit_length():
-    np.testing.assert_allclose(l2_normalise(jnp.array([[3.0, 4.0], [0.0, 0.0]])),
-                               [[0.6, 0.8], [0.0, 0.0]], rtol=1e-6)  # fmt: skip
+    np.testing.assert_allclose(
+        l2_normalise(jnp.array([[3.0, 4.0], [0.0, 0.0]])), [[0.6, 0.8], [0.0, 0.0]], rtol=1e-6
+    )
     gradient = jax.grad(lambda x: l2_normalise(x).sum())(jnp.zeros(3))
     assert np.isfinite(gradient).all()
     network = filled(build("resnet18_npid"))

@@ -33,7 +33,9 @@ NETWORKS = ("vggish", "resnetish", "googlenetish", "conv4")
 FOLDER = os.environ.get("JAXPLAIN_ORACLES")
 
 if not FOLDER:
-    pytest.skip("JAXPLAIN_ORACLES does not name the folder of oracle files", allow_module_level=True)
+    pytest.skip(
+        "JAXPLAIN_ORACLES does not name the folder of oracle files", allow_module_level=True
+    )
 
 
 @functools.cache
@@ -104,8 +106,12 @@ CALLS = (
     Call(r"torch\.grad(_unit)?", "gradient", _EACH),
     Call(r"captum\.saliency", "gradient", _EACH, post=lambda v, case: np.abs(v)),
     Call(r"captum\.input_x_gradient", "input_x_gradient", _EACH, layered=False),
-    Call(r"captum\.integrated_gradients", "integrated_gradients", {"steps": 32, **_EACH},
-         layered=False),
+    Call(
+        r"captum\.integrated_gradients",
+        "integrated_gradients",
+        {"steps": 32, **_EACH},
+        layered=False,
+    ),
     Call(r"(captum|zennit\.composite)\.guided_backprop", "guided_backprop", _EACH),
     Call(r"captum\.deconvolution|zennit\.composite\.deconvnet", "deconvnet", _EACH),
     Call(r"torchray\.gradient", "gradient", {"reduce": "max_abs"}),
@@ -125,28 +131,57 @@ CALLS = (
     Call(r"pgc\.score_cam", "score_cam", {"relu": False, "align_corners": True}),
     # Full gradients and perturbation
     Call(r"pgc\.full_grad", "full_grad", {"implicit": False, "eps": 1e-7}, layered=False),
-    Call(r"formula\.full_gradient_terms", "full_grad_terms", {"implicit": False}, layered=False,
-         post=_term_sums),
-    Call(r"captum\.occlusion", "occlusion", {"window": 5, "stride": 3}, layered=False,
-         post=_same_in_all_channels),
+    Call(
+        r"formula\.full_gradient_terms",
+        "full_grad_terms",
+        {"implicit": False},
+        layered=False,
+        post=_term_sums,
+    ),
+    Call(
+        r"captum\.occlusion",
+        "occlusion",
+        {"window": 5, "stride": 3},
+        layered=False,
+        post=_same_in_all_channels,
+    ),
     # Excitation Backprop
     Call(r"formula\.excitation_backprop", "excitation_backprop", {"channels": True}),
     Call(r"formula\.excitation_backprop_branch", "excitation_backprop", _BRANCH),
-    Call(r"formula\.contrastive_excitation_backprop", "excitation_backprop",
-         {"channels": True, "contrastive": True}),
+    Call(
+        r"formula\.contrastive_excitation_backprop",
+        "excitation_backprop",
+        {"channels": True, "contrastive": True},
+    ),
     Call(r"torchray\.excitation_backprop", "excitation_backprop", _TORCHRAY),
-    Call(r"torchray\.excitation_backprop_raw", "excitation_backprop",
-         {**_TORCHRAY, "channels": True}),
-    Call(r"torchray\.contrastive_excitation_backprop", "excitation_backprop",
-         {**_TORCHRAY, "contrastive": True}),
-    Call(r"torchray\.contrastive_excitation_backprop_raw", "excitation_backprop",
-         {**_TORCHRAY, "contrastive": True, "channels": True}),
-    Call(r"zennit\.composite\.excitation_backprop", "lrp",
-         _lrp(composite("excitation_backprop"), "one")),
-    Call(r"zennit\.composite\.excitation_backprop_nobias", "lrp",
-         _lrp(composite("excitation_backprop", bias=False, eps=1e-12), "one")),
-    Call(r"zennit\.composite\.excitation_backprop_nobias_leaky_pass", "lrp",
-         _lrp(lrp_rules(ZPlus(bias=False, eps=1e-12), eps=1e-12), "one")),
+    Call(
+        r"torchray\.excitation_backprop_raw", "excitation_backprop", {**_TORCHRAY, "channels": True}
+    ),
+    Call(
+        r"torchray\.contrastive_excitation_backprop",
+        "excitation_backprop",
+        {**_TORCHRAY, "contrastive": True},
+    ),
+    Call(
+        r"torchray\.contrastive_excitation_backprop_raw",
+        "excitation_backprop",
+        {**_TORCHRAY, "contrastive": True, "channels": True},
+    ),
+    Call(
+        r"zennit\.composite\.excitation_backprop",
+        "lrp",
+        _lrp(composite("excitation_backprop"), "one"),
+    ),
+    Call(
+        r"zennit\.composite\.excitation_backprop_nobias",
+        "lrp",
+        _lrp(composite("excitation_backprop", bias=False, eps=1e-12), "one"),
+    ),
+    Call(
+        r"zennit\.composite\.excitation_backprop_nobias_leaky_pass",
+        "lrp",
+        _lrp(lrp_rules(ZPlus(bias=False, eps=1e-12), eps=1e-12), "one"),
+    ),
     # LRP
     Call(r"zennit\.rule\.epsilon", "lrp", _lrp(composite("epsilon"))),
     Call(r"zennit\.rule\.epsilon_0\.25", "lrp", _lrp(lrp_rules(Epsilon(0.25)))),
@@ -156,19 +191,27 @@ CALLS = (
     Call(r"zennit\.rule\.alpha2_beta1", "lrp", _lrp(composite("alpha2_beta1"))),
     Call(r"zennit\.rule\.wsquare", "lrp", _lrp(composite("w_square"))),
     Call(r"zennit\.rule\.flat", "lrp", _lrp(composite("flat"))),
-    Call(r"zennit\.rule\.zbox_first", "lrp",
-         _lrp(lambda box: lrp_rules(ZPlus(), first=ZBox(*box)))),
+    Call(
+        r"zennit\.rule\.zbox_first", "lrp", _lrp(lambda box: lrp_rules(ZPlus(), first=ZBox(*box)))
+    ),
     Call(r"zennit\.composite\.epsilon_plus", "lrp", _lrp(composite("epsilon_plus"))),
     Call(r"zennit\.composite\.epsilon_plus_flat", "lrp", _lrp(composite("epsilon_plus_flat"))),
-    Call(r"zennit\.composite\.epsilon_alpha2_beta1", "lrp",
-         _lrp(composite("epsilon_alpha2_beta1"))),
-    Call(r"zennit\.composite\.epsilon_gamma_box", "lrp",
-         _lrp(lambda box: composite("epsilon_gamma_box", box=box))),
+    Call(
+        r"zennit\.composite\.epsilon_alpha2_beta1", "lrp", _lrp(composite("epsilon_alpha2_beta1"))
+    ),
+    Call(
+        r"zennit\.composite\.epsilon_gamma_box",
+        "lrp",
+        _lrp(lambda box: composite("epsilon_gamma_box", box=box)),
+    ),
     Call(r"captum\.lrp_epsilon", "lrp", _captum(Epsilon(1e-9))),
     Call(r"captum\.lrp_epsilon_0\.25", "lrp", _captum(Epsilon(0.25))),
     Call(r"captum\.lrp_alpha1_beta0", "lrp", _captum(AlphaBeta(1, 0, eps=1e-9, form="plain"))),
-    Call(r"captum\.lrp_alpha1_beta0_nobias", "lrp",
-         _captum(AlphaBeta(1, 0, bias=False, eps=1e-9, form="plain"))),
+    Call(
+        r"captum\.lrp_alpha1_beta0_nobias",
+        "lrp",
+        _captum(AlphaBeta(1, 0, bias=False, eps=1e-9, form="plain")),
+    ),
     Call(r"captum\.lrp_gamma_0\.25", "lrp", _captum(Gamma(0.25, eps=1e-9, form="plain"))),
 )
 
@@ -215,8 +258,11 @@ def network(name: str) -> Callable[[jax.Array], jax.Array]:
 def result(name: str, index: int, targets: str) -> dict[str, Any]:
     """What one call returns at all the layers that its cases ask for."""
     call, (arrays, meta) = CALLS[index], load(name)
-    layers = {c["layer"] for c in meta["cases"] if index in matching(c)
-              and json.dumps(c["targets"]) == targets}
+    layers = {
+        c["layer"]
+        for c in meta["cases"]
+        if index in matching(c) and json.dumps(c["targets"]) == targets
+    }
     options = dict(call.options(meta) if callable(call.options) else call.options)
     if call.layered:
         options["layer"] = sorted(layers)
@@ -276,8 +322,9 @@ def test_case(x64, name, case_id):
 def fact(case_id: str) -> dict[str, jax.Array]:
     prefix = f"case/{case_id}/"
     arrays = load("tiny")[0]
-    return {k.removeprefix(prefix): jnp.asarray(v) for k, v in arrays.items()
-            if k.startswith(prefix)}
+    return {
+        k.removeprefix(prefix): jnp.asarray(v) for k, v in arrays.items() if k.startswith(prefix)
+    }
 
 
 def as_images(x: jax.Array) -> jax.Array:
@@ -354,7 +401,7 @@ def _three(f, x):
 
 def _ties(case_id):
     signal = fact(case_id)["signal"]
-    pool = lambda x: (nets.max_pool(x, (2, 2), (2, 2)) * signal[None, :, :, None])  # noqa: E731
+    pool = lambda x: nets.max_pool(x, (2, 2), (2, 2)) * signal[None, :, :, None]  # noqa: E731
     fn = lambda x: pool(x).sum((1, 2))  # noqa: E731
     return jaxplain.gradient(fn, jnp.zeros((1, 4, 4, 1)), 0, reduce=None)[0, :, :, 0]
 
@@ -373,12 +420,16 @@ def _resize(*args, scale=lambda x: x, **options):
 
 
 TINY: dict[str, Callable[[str], jax.Array]] = {
-    **{f"{net}.{kind}.{layer}": markov for net in ("mlp", "mlp_leak")
-       for kind in ("mwp", "contrastive_mwp", "prior_mwp")
-       for layer in ("hidden2", "hidden1", "input")},
+    **{
+        f"{net}.{kind}.{layer}": markov
+        for net in ("mlp", "mlp_leak")
+        for kind in ("mwp", "contrastive_mwp", "prior_mwp")
+        for layer in ("hidden2", "hidden1", "input")
+    },
     "fact.integrated_gradients": small("integrated_gradients", _ig, steps=32, reduce=None),
-    "fact.lrp_epsilon": small("lrp", _three, channels=True,
-                              composite=lrp_rules(Epsilon(1e-9), eps=1e-9)),
+    "fact.lrp_epsilon": small(
+        "lrp", _three, channels=True, composite=lrp_rules(Epsilon(1e-9), eps=1e-9)
+    ),
     "fact.gradient": small("gradient", _two_layers, reduce=None),
     "fact.guided_backprop": small("guided_backprop", _two_layers, reduce=None),
     "fact.deconvnet": small("deconvnet", _two_layers, reduce=None),
@@ -399,7 +450,8 @@ TINY: dict[str, Callable[[str], jax.Array]] = {
     "fact.rule_zbox": rule(lrp_rules(ZBox(-3.0, 4.0))),
     "fact.lrn": lambda c: nets.lrn(fact(c)["x"], 5, 1e-4, 0.75, 1.0),
     "fact.max_pool_ceil": lambda c: nets.max_pool(
-        fact(c)["x"][None, :, :, None], (3, 3), (2, 2), ceil_mode=True)[0, :, :, 0],
+        fact(c)["x"][None, :, :, None], (3, 3), (2, 2), ceil_mode=True
+    )[0, :, :, 0],
     "fact.max_pool_ties": _ties,
     "fact.resize_half_pixel": _resize(),
     "fact.resize_align_corners": _resize(align_corners=True),

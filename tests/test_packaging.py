@@ -82,9 +82,7 @@ print(len(jaxplain.__all__))
 
 def test_every_public_name_imports_from_the_installed_wheel(wheel, tmp_path):
     install = [sys.executable, "-m", "pip", "install", "--no-deps", "--quiet", "--target"]
-    done = subprocess.run(
-        [*install, str(tmp_path), str(wheel)], capture_output=True, text=True
-    )
+    done = subprocess.run([*install, str(tmp_path), str(wheel)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert int(_python(_IMPORT_ALL, path=tmp_path)) >= 20
 
@@ -100,7 +98,15 @@ print(json.dumps(sorted(r for r in roots - set(sys.stdlib_module_names) if r[0] 
     ours = set(json.loads(_python(loaded.format(imports="import jaxplain"))))
     extra = ours - base - {"jaxplain"}
     assert not extra, f"import jaxplain also imports {sorted(extra)}"
-    heavy = {"matplotlib", "PIL", "orbax", "tensorflow", "tensorflow_datasets", "grain", "pycocotools"}
+    heavy = {
+        "matplotlib",
+        "PIL",
+        "orbax",
+        "tensorflow",
+        "tensorflow_datasets",
+        "grain",
+        "pycocotools",
+    }
     assert not ours & heavy
 
 
@@ -116,7 +122,15 @@ print(bridge.backends_are_initialized())
 def test_base_install_is_lean():
     extras = PROJECT["project"]["optional-dependencies"]
     assert set(extras) == {
-        "zoo", "viz", "localise", "data", "data-prepare", "finetune", "benchmark", "all", "test"
-    }  # fmt: skip
+        "zoo",
+        "viz",
+        "localise",
+        "data",
+        "data-prepare",
+        "finetune",
+        "benchmark",
+        "all",
+        "test",
+    }
     base = {line.split(">")[0] for line in PROJECT["project"]["dependencies"]}
     assert base == {"jax", "flax", "numpy"}

@@ -45,7 +45,8 @@ def test_occlusion_is_a_loop_over_windows(x):
             drop = np.asarray(network(x) - network(hidden))[:, 1]
             total, count = total + drop[:, None, None] * inside, count + inside
     got = jaxplain.occlusion(
-        network, x, 1, window=(3, 4), stride=(2, 3), baseline=baseline, chunk=4)
+        network, x, 1, window=(3, 4), stride=(2, 3), baseline=baseline, chunk=4
+    )
     np.testing.assert_allclose(got, total / count, rtol=1e-9, atol=1e-13)
 
 
@@ -92,11 +93,13 @@ def test_rise_is_the_paper_s_sum(x64):
     masks = rise_masks(key, n, (1, 4), (1, 40), 0.4)[:, 0]
     scores = masks @ weight + 5
     paper = jaxplain.rise(
-        fn, x, 0, key=key, masks=n, grid=(1, 40), probability=0.4, centre=False, chunk=64)
+        fn, x, 0, key=key, masks=n, grid=(1, 40), probability=0.4, centre=False, chunk=64
+    )
     np.testing.assert_allclose(paper[0, 0], scores @ masks / (n * 0.4), rtol=1e-6)
     maps = jaxplain.rise(fn, x, 0, key=key, masks=n, grid=(1, 40), probability=0.4, chunk=64)
     np.testing.assert_allclose(
-        maps[0, 0], (scores - scores.mean()) @ masks / (n * 0.4), rtol=1e-5, atol=1e-6)
+        maps[0, 0], (scores - scores.mean()) @ masks / (n * 0.4), rtol=1e-5, atol=1e-6
+    )
     error = scores.std() * masks.std() / 0.4 / np.sqrt(n)
     np.testing.assert_allclose(maps[0, 0], weight * masks.var(0) / 0.4, atol=5 * error)
 
@@ -110,7 +113,8 @@ def test_a_constant_score_does_not_change_the_centred_map(x):
 
 def test_rise_is_reproducible_and_its_masks_do_not_depend_on_the_batch(x):
     call = lambda v, t, seed=5, **o: np.asarray(  # noqa: E731
-        jaxplain.rise(network, v, t, key=jax.random.key(seed), masks=10, grid=(3, 2), **o))
+        jaxplain.rise(network, v, t, key=jax.random.key(seed), masks=10, grid=(3, 2), **o)
+    )
     maps = call(x, [[0, 1], [3, 2]])
     np.testing.assert_array_equal(maps, call(x, [[0, 1], [3, 2]]))
     np.testing.assert_allclose(maps[1:, 1], call(x[1:], 2, chunk=3), rtol=1e-9)

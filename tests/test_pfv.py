@@ -45,8 +45,9 @@ def test_the_authors_numbers(x64, oracles, name, weighting):
     meta = json.loads(str(arrays["meta"]))
     params = {k[7:]: jnp.asarray(v, float) for k, v in arrays.items() if k.startswith("params/")}
     fn, x = nets.from_ops(meta["ops"], params), jnp.asarray(arrays["x"], float)
-    cases = {c["id"].split(".")[2]: c for c in meta["cases"]
-             if c["id"].startswith(f"pfv.{weighting}.")}
+    cases = {
+        c["id"].split(".")[2]: c for c in meta["cases"] if c["id"].startswith(f"pfv.{weighting}.")
+    }
     assert set(cases) >= {"v", "rgb"}
     expected = {key: arrays[f"case/{c['id']}/expected"] for key, c in cases.items()}
     mode = {"flat": "sum", "hierarchical": "hierarchical"}[weighting]
@@ -102,7 +103,8 @@ def test_routes_agree_at_the_size_of_vgg16():
 
     svd, covariance = (
         jaxplain.pfv(fn, features, layer="conv5_3", weight_layers=(), method=method)
-        for method in ("svd", "covariance"))
+        for method in ("svd", "covariance")
+    )
     assert relative(covariance.components, svd.components) < 1e-4
     assert relative(covariance.colours, svd.colours) < 1e-4
     assert relative(covariance.basis.singular_values, svd.basis.singular_values) < 1e-4
@@ -177,8 +179,12 @@ def test_sharded_batches(fn, x):
     sharded = jax.device_put(x, sharding)
     basis, whole = jaxplain.pfv_fit(fn, [sharded]), jaxplain.pfv_fit(fn, [x])
     assert relative(basis.directions, whole.directions) < 1e-4
-    assert relative(jaxplain.pfv_apply(fn, sharded, basis).colours,
-                    jaxplain.pfv_apply(fn, x, whole).colours) < 1e-4
+    assert (
+        relative(
+            jaxplain.pfv_apply(fn, sharded, basis).colours, jaxplain.pfv_apply(fn, x, whole).colours
+        )
+        < 1e-4
+    )
 
 
 # -- transformations and numbers --------------------------------------------------------------
@@ -197,8 +203,9 @@ def test_derivative(x64, method):
     target = jnp.asarray(rng.normal(size=(1, 2, 3, 2)))
 
     def loss(x):
-        result = jaxplain.pfv(fn, x, layer="features", weight_layers=(), components=2,
-                              method=method)
+        result = jaxplain.pfv(
+            fn, x, layer="features", weight_layers=(), components=2, method=method
+        )
         return (result.weighted * target).sum() + result.basis.singular_values[1]
 
     direction = jnp.asarray(rng.normal(size=x.shape))
@@ -279,7 +286,6 @@ def test_errors(fn, x):
         jaxplain.pfv_apply(fn, x, None)
     basis = jaxplain.pfv_fit(fn, [x])
     with pytest.raises(ValueError, match="basis is one of 6 channels"):
-        jaxplain.pfv_apply(fn, x, dataclasses.replace(basis, layer="input",
-                                                       weight_layers=()))
+        jaxplain.pfv_apply(fn, x, dataclasses.replace(basis, layer="input", weight_layers=()))
     with pytest.raises(ValueError, match="NaN"):
         jaxplain.pfv(fn, x.at[0, 0, 0, 0].set(jnp.nan))

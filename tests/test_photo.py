@@ -51,7 +51,9 @@ def test_contrastive_excitation_backprop_tells_cat_from_cup(network, x, layer):
     names = [*CATS, "espresso"]
     targets = np.array([[models.class_index(name, config.class_names) for name in names]])
     maps = jaxplain.excitation_backprop(network, x, targets, layer=layer, contrastive=True)[0]
-    on_own_half = np.where([name in CATS for name in names], _left_share(maps), 1 - _left_share(maps))
+    on_own_half = np.where(
+        [name in CATS for name in names], _left_share(maps), 1 - _left_share(maps)
+    )
     for name, one, share in zip(names, np.asarray(maps), on_own_half, strict=True):
         column = np.unravel_index(one.argmax(), one.shape)[1] + 0.5
         assert (column < one.shape[1] / 2) == (name in CATS), name

@@ -110,8 +110,15 @@ def test_table_equals_the_protocol_written_out(folder, masks):
     methods = {"coarse": PointingMethod(explain), "fine": PointingMethod(at_pixels, blur=True)}
     played = WithMasks(source) if masks else source
     done = []
-    table = pointing_game(played, prepare, lambda p: p.astype(jnp.float32) / 255, signals, methods,
-                          batch_size=3, progress=done.append)  # fmt: skip
+    table = pointing_game(
+        played,
+        prepare,
+        lambda p: p.astype(jnp.float32) / 255,
+        signals,
+        methods,
+        batch_size=3,
+        progress=done.append,
+    )
     assert table.region == ("masks" if masks else "boxes") and table.images == 16
     assert done == sorted(done) and 0 < done[0] < done[-1] == 16
     for name, method in methods.items():
@@ -150,13 +157,19 @@ def test_borders_by_hand(masks):
     """The maximum is the one bright pixel; images are played at their own size."""
     box = [20, 20, 30, 30]  # the pixels 20 to 29
     cases = [  # (bright pixel, box, hit)
-        ((20, 43), box, True), ((20, 44), box, False),  # 14 and 15 pixels
-        ((39, 40), box, True), ((38, 41), box, False),  # 14.87, the last below 15, and 15
-        ((25, 25), box, True), (None, box, False),  # constant: the first pixel counts
-        (None, [14, 0, 20, 5], True), (None, [15, 0, 20, 5], False),
-        ((59, 59), [45, 45, 60, 60], True), ((0, 59), [59, 14, 60, 20], True),
-        ((0, 59), [59, 15, 60, 20], False), ((5, 5), [5, 5, 5, 9], False),  # an empty box
-    ]  # fmt: skip
+        ((20, 43), box, True),
+        ((20, 44), box, False),  # 14 and 15 pixels
+        ((39, 40), box, True),
+        ((38, 41), box, False),  # 14.87, the last below 15, and 15
+        ((25, 25), box, True),
+        (None, box, False),  # constant: the first pixel counts
+        (None, [14, 0, 20, 5], True),
+        (None, [15, 0, 20, 5], False),
+        ((59, 59), [45, 45, 60, 60], True),
+        ((0, 59), [59, 14, 60, 20], True),
+        ((0, 59), [59, 15, 60, 20], False),
+        ((5, 5), [5, 5, 5, 9], False),  # an empty box
+    ]
     records = []
     for i, (bright, corners, _) in enumerate(cases):
         image = np.full((60, 60, 3), 9, np.uint8)
@@ -172,10 +185,13 @@ def test_borders_by_hand(masks):
 
     def play(records):
         return pointing_game(
-            Source(records), lambda r: r.image, lambda p: p.astype(jnp.float32),
-            np.eye(2, dtype=np.float32), {"pixel": PointingMethod(lambda x, s: x[..., 0])},
+            Source(records),
+            lambda r: r.image,
+            lambda p: p.astype(jnp.float32),
+            np.eye(2, dtype=np.float32),
+            {"pixel": PointingMethod(lambda x, s: x[..., 0])},
             batch_size=len(cases),
-        )  # fmt: skip
+        )
 
     everything, hard = play(records).results["pixel"]
     assert everything.trials.tolist() == [len(cases), 0]
@@ -187,8 +203,13 @@ def test_borders_by_hand(masks):
     bare = data.Record.make(records[0].image, "bare", [0])
     with pytest.raises(ValueError, match="bare has neither boxes nor masks"):
         play([bare])
-    other = data.Record.make(records[0].image, "other", [0], [box], None if masks else
-                             data.boxes_to_masks([box], (60, 60)))  # fmt: skip
+    other = data.Record.make(
+        records[0].image,
+        "other",
+        [0],
+        [box],
+        None if masks else data.boxes_to_masks([box], (60, 60)),
+    )
     with pytest.raises(ValueError, match="some records have masks and others none"):
         play([records[0]] * len(cases) + [other])
     with pytest.raises(ValueError, match="there was no question"):
@@ -203,9 +224,14 @@ def test_command(folder, tmp_path, monkeypatch, capsys):
             self.conv = nnx.Conv(3, 4, (3, 3), rngs=nnx.Rngs(0))
             self.head = nnx.Linear(4, 20, rngs=nnx.Rngs(1))
             self.config = models.ModelConfig(
-                "net", 32, (127.0,), (128.0,), interpolation="bilinear",
-                class_names=data.VOC_CLASSES, outputs=20,
-            )  # fmt: skip
+                "net",
+                32,
+                (127.0,),
+                (128.0,),
+                interpolation="bilinear",
+                class_names=data.VOC_CLASSES,
+                outputs=20,
+            )
 
         def __call__(self, x):
             return self.head(jax.nn.relu(self.conv(x)).mean((1, 2)))
@@ -213,8 +239,22 @@ def test_command(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(models, "from_pretrained", lambda *a, **k: Net())
     (folder / "JPEGImages" / "zz.jpg").write_bytes(b"no picture")
     (folder / "Annotations" / "zz.xml").write_text("<annotation></annotation>")
-    asked = ["evaluate", "pointing", "--data", str(folder), "--model", "net", "--short", "32",
-             "--multiple", "8", "--methods", "c-mwp,saliency", "--output", str(tmp_path)]  # fmt: skip
+    asked = [
+        "evaluate",
+        "pointing",
+        "--data",
+        str(folder),
+        "--model",
+        "net",
+        "--short",
+        "32",
+        "--multiple",
+        "8",
+        "--methods",
+        "c-mwp,saliency",
+        "--output",
+        str(tmp_path),
+    ]
     try:
         assert cli.main(asked) == 0
     finally:
@@ -248,8 +288,14 @@ def test_command_says_what_is_wrong(folder, capsys):
 def test_programs_are_dropped_before_linux_runs_out_of_maps(folder, tmp_path, monkeypatch):
     def play():
         signals = np.eye(20, 4, dtype=np.float32)
-        pointing_game(data.VOC(folder), prepare, lambda p: p.astype(jnp.float32) / 255, signals,
-                      {"coarse": PointingMethod(explain)}, batch_size=3)  # fmt: skip
+        pointing_game(
+            data.VOC(folder),
+            prepare,
+            lambda p: p.astype(jnp.float32) / 255,
+            signals,
+            {"coarse": PointingMethod(explain)},
+            batch_size=3,
+        )
 
     cleared = []
     monkeypatch.setattr(jax, "clear_caches", lambda: cleared.append(1))

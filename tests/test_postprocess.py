@@ -62,17 +62,21 @@ def test_align_corners_keeps_corners_and_handles_single_pixels():
         got = postprocess.resize(maps, (11, 8), method, align_corners=True)
         np.testing.assert_allclose(got[np.ix_([0, -1], [0, -1])], maps[np.ix_([0, -1], [0, -1])])
     assert postprocess.resize(maps, (1, 1), align_corners=True)[0, 0] == maps[0, 0]
-    np.testing.assert_allclose(postprocess.resize(maps[:1, :1], (4, 5)), jnp.full((4, 5), maps[0, 0]))
+    np.testing.assert_allclose(
+        postprocess.resize(maps[:1, :1], (4, 5)), jnp.full((4, 5), maps[0, 0])
+    )
 
 
-@pytest.mark.parametrize(("border", "mode"), [("reflect", "reflect"), ("edge", "nearest"),
-                                              ("zero", "constant")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("border", "mode"), [("reflect", "reflect"), ("edge", "nearest"), ("zero", "constant")]
+)
 @pytest.mark.parametrize("shape", [(40, 61), (5, 90)])
 def test_blur_equals_scipy(border, mode, shape):
     maps = np.random.default_rng(0).normal(size=(2, *shape))
     sigma = 0.05 * max(shape)
-    expected = [ndimage.gaussian_filter(m, sigma, mode=mode, radius=int(np.ceil(4 * sigma)))
-                for m in maps]  # fmt: skip
+    expected = [
+        ndimage.gaussian_filter(m, sigma, mode=mode, radius=int(np.ceil(4 * sigma))) for m in maps
+    ]
     got = postprocess.gaussian_blur(jnp.asarray(maps), 0.05, border=border)
     np.testing.assert_allclose(got, expected, atol=1e-12)
 
@@ -87,12 +91,17 @@ def test_blur_with_reflect_keeps_the_sum_and_zero_sigma_the_map():
 def test_normalisations():
     maps = jnp.array([[[1.0, -4.0], [0.0, 2.0]], [[0.0, 0.0], [0.0, 0.0]]])
     np.testing.assert_array_equal(postprocess.normalise_max(maps)[0], [[0.25, -1], [0, 0.5]])
-    np.testing.assert_allclose(postprocess.normalise_min_max(maps)[0], [[5 / 6, 0], [4 / 6, 1]],
-                               rtol=1e-12)  # fmt: skip
-    np.testing.assert_array_equal(postprocess.normalise_percentile(maps, 100)[0],
-                                  [[0.25, -1], [0, 0.5]])  # fmt: skip
-    for function in (postprocess.normalise_max, postprocess.normalise_min_max,
-                     postprocess.normalise_percentile):  # fmt: skip
+    np.testing.assert_allclose(
+        postprocess.normalise_min_max(maps)[0], [[5 / 6, 0], [4 / 6, 1]], rtol=1e-12
+    )
+    np.testing.assert_array_equal(
+        postprocess.normalise_percentile(maps, 100)[0], [[0.25, -1], [0, 0.5]]
+    )
+    for function in (
+        postprocess.normalise_max,
+        postprocess.normalise_min_max,
+        postprocess.normalise_percentile,
+    ):
         np.testing.assert_array_equal(function(maps)[1], np.zeros((2, 2)))
         gradient = jax.grad(lambda m: function(m).sum())(maps)
         assert np.isfinite(gradient).all()
@@ -118,8 +127,9 @@ def test_presets_are_pure_functions_of_single_maps(preset):
 def test_presets_take_the_papers_settings():
     maps = jax.random.normal(jax.random.key(4), (7, 7), jnp.float64)
     bicubic = jax.image.resize(maps, (224, 300), "bicubic")
-    np.testing.assert_allclose(postprocess.apply("pointing_game_eb", maps, (224, 300)), bicubic,
-                               atol=1e-5)  # fmt: skip
+    np.testing.assert_allclose(
+        postprocess.apply("pointing_game_eb", maps, (224, 300)), bicubic, atol=1e-5
+    )
     blurred = ndimage.gaussian_filter(np.asarray(bicubic), 0.02 * 300, mode="reflect", truncate=4)
     np.testing.assert_allclose(
         postprocess.apply("pointing_game_gradient", maps, (224, 300)), blurred, atol=1e-5

@@ -94,9 +94,7 @@ def test_conservation(x64, seed, leaky, prior):
     np.testing.assert_allclose(amount["gap"] + lost["dense"], 1, **close)
     np.testing.assert_allclose(amount["out"], amount["gap"], **close)
     np.testing.assert_allclose(amount["sum"], amount["out"], **close)
-    np.testing.assert_allclose(
-        amount["pool"] + lost["add"] + lost["conv2"], amount["sum"], **close
-    )
+    np.testing.assert_allclose(amount["pool"] + lost["add"] + lost["conv2"], amount["sum"], **close)
     np.testing.assert_allclose(amount["act1"], amount["pool"], **close)
     np.testing.assert_allclose(amount["input"] + lost["conv1"], amount["act1"], **close)
     assert all((np.asarray(m) >= 0).all() for m in maps.values())
@@ -107,15 +105,41 @@ def test_conservation(x64, seed, leaky, prior):
 
 
 SEQUENTIAL = [
-    {"name": "conv1", "op": "conv", "inputs": ["input"], "stride": [1, 1], "padding": [1, 1],
-     "bias": True},
+    {
+        "name": "conv1",
+        "op": "conv",
+        "inputs": ["input"],
+        "stride": [1, 1],
+        "padding": [1, 1],
+        "bias": True,
+    },
     {"name": "relu1", "op": "relu", "inputs": ["conv1"]},
-    {"name": "pool1", "op": "max_pool", "inputs": ["relu1"], "kernel": [3, 3], "stride": [2, 2],
-     "padding": [0, 0], "ceil_mode": True},
-    {"name": "lrn", "op": "lrn", "inputs": ["pool1"], "size": 3, "alpha": 0.5, "beta": 0.75,
-     "k": 1.0},
-    {"name": "conv2", "op": "conv", "inputs": ["lrn"], "stride": [2, 2], "padding": [1, 1],
-     "bias": True},
+    {
+        "name": "pool1",
+        "op": "max_pool",
+        "inputs": ["relu1"],
+        "kernel": [3, 3],
+        "stride": [2, 2],
+        "padding": [0, 0],
+        "ceil_mode": True,
+    },
+    {
+        "name": "lrn",
+        "op": "lrn",
+        "inputs": ["pool1"],
+        "size": 3,
+        "alpha": 0.5,
+        "beta": 0.75,
+        "k": 1.0,
+    },
+    {
+        "name": "conv2",
+        "op": "conv",
+        "inputs": ["lrn"],
+        "stride": [2, 2],
+        "padding": [1, 1],
+        "bias": True,
+    },
     {"name": "relu2", "op": "relu", "inputs": ["conv2"]},
     {"name": "flatten", "op": "flatten", "inputs": ["relu2"]},
     {"name": "fc1", "op": "fc", "inputs": ["flatten"]},
@@ -155,11 +179,17 @@ def test_conservation_in_a_chain(x64, seed):
         lost = 0.0
         if o["op"] in ("conv", "fc"):
             w = jnp.maximum(jnp.asarray(params[f"{o['name']}/weight"]), 0)
-            z = acts[below] @ w if o["op"] == "fc" else nets.conv(
-                acts[below], w, o["stride"], o["padding"])
+            z = (
+                acts[below] @ w
+                if o["op"] == "fc"
+                else nets.conv(acts[below], w, o["stride"], o["padding"])
+            )
             lost = starved(maps[o["name"]], z)
         np.testing.assert_allclose(
-            total(maps[below]) + lost, total(maps[o["name"]]), rtol=1e-10, atol=1e-12,
+            total(maps[below]) + lost,
+            total(maps[o["name"]]),
+            rtol=1e-10,
+            atol=1e-12,
             err_msg=o["name"],
         )
 
@@ -176,8 +206,9 @@ def test_linear_in_the_signal(x64, seed, contrastive):
     assert nets.relative_error(mixed, jnp.einsum("bk,bkhwc->bhwc", mix, each)) < 1e-10
 
 
-DENSE = Network(lambda p: lambda x: nets.mlp(
-    [p["w1"], p["w2"], p["w3"]], [p["b1"], p["b2"], p["b3"]])(x))
+DENSE = Network(
+    lambda p: lambda x: nets.mlp([p["w1"], p["w2"], p["w3"]], [p["b1"], p["b2"], p["b3"]])(x)
+)
 
 
 @examples
@@ -186,7 +217,7 @@ def test_markov_chain(x64, seed):
     """Marginal winning probabilities are expected visits of an absorbing Markov chain, (I - Q)^-1."""
     rng = np.random.default_rng(seed)
     sizes = (5, 4, 4, 3)  # input, hidden1, hidden2, output
-    params = {f"w{i}": rng.normal(size=sizes[i - 1:i + 1]) for i in (1, 2, 3)}
+    params = {f"w{i}": rng.normal(size=sizes[i - 1 : i + 1]) for i in (1, 2, 3)}
     params |= {f"b{i}": 0.3 * rng.normal(size=sizes[i]) for i in (1, 2, 3)}
     fn, a0 = DENSE.set(params), rng.uniform(size=5)
     a1 = np.maximum(a0 @ params["w1"] + params["b1"], 0)
@@ -198,11 +229,12 @@ def test_markov_chain(x64, seed):
         share = a[:, None] * np.maximum(w, 0)
         z = share.sum(0)
         share = np.divide(share, z, out=np.zeros_like(share), where=z > 0)
-        step[start[i]:start[i + 1], start[i + 1]:start[i + 2]] = share.T
+        step[start[i] : start[i + 1], start[i + 1] : start[i + 2]] = share.T
     visits = np.linalg.inv(np.eye(11) - step[:11, :11])
     inputs = visits @ step[:11, 11:]
-    maps = mwp(fn, jnp.asarray(a0)[None, None, None], jnp.arange(3)[None],
-               ["hidden2", "hidden1", "input"])
+    maps = mwp(
+        fn, jnp.asarray(a0)[None, None, None], jnp.arange(3)[None], ["hidden2", "hidden1", "input"]
+    )
     np.testing.assert_allclose(maps["hidden2"][0], visits[:3, 3:7], atol=1e-12)
     np.testing.assert_allclose(maps["hidden1"][0], visits[:3, 7:11], atol=1e-12)
     np.testing.assert_allclose(maps["input"][0, :, 0, 0], inputs[:3], atol=1e-12)
@@ -251,14 +283,17 @@ def test_contrastive_map_is_truncated(x64, seed):
 INDEPENDENT = {
     "mwp": lambda fn, x, t, **o: jaxplain.excitation_backprop(fn, x, t, layer="pool", **o),
     "c_mwp": lambda fn, x, t, **o: jaxplain.excitation_backprop(
-        fn, x, t, layer="pool", contrastive=True, **o),
+        fn, x, t, layer="pool", contrastive=True, **o
+    ),
     "gradient": lambda fn, x, t, **o: jaxplain.gradient(fn, x, t, **o),
     "guided_backprop": lambda fn, x, t, **o: jaxplain.guided_backprop(fn, x, t, **o),
     "integrated_gradients": lambda fn, x, t, **o: jaxplain.integrated_gradients(
-        fn, x, t, steps=3, **o),
+        fn, x, t, steps=3, **o
+    ),
     "grad_cam": lambda fn, x, t, **o: jaxplain.grad_cam(fn, x, t, layer="pool", **o),
     "grad_cam_plus_plus": lambda fn, x, t, **o: jaxplain.grad_cam_plus_plus(
-        fn, x, t, layer="pool", **o),
+        fn, x, t, layer="pool", **o
+    ),
     "lrp": lambda fn, x, t, **o: jaxplain.lrp(fn, x, t, **o),
     "d_wta": lambda fn, x, t, **o: jaxplain.winner_take_all(fn, x, t, layer="pool", **o),
 }

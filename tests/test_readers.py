@@ -62,11 +62,14 @@ def test_caffe_forms_of_blobs(tmp_path):
     kernel, matrix, bias = (wf.RNG.normal(size=s).astype("f4") for s in ((1, 1, 3, 2), (3, 2), 3))
     layers = [
         ("conv", 4, [wf.caffe_blob(kernel, legacy=(1, 1, 3, 2))]),
-        ("fc", 14, [wf.caffe_blob(matrix, legacy=(1, 1, 3, 2)),
-                    wf.caffe_blob(bias, legacy=(1, 1, 1, 3))]),
+        (
+            "fc",
+            14,
+            [wf.caffe_blob(matrix, legacy=(1, 1, 3, 2)), wf.caffe_blob(bias, legacy=(1, 1, 1, 3))],
+        ),
         ("relu", 18, []),
         ("one_by_one", 14, [wf.caffe_blob(matrix, legacy=(1, 1, 3, 2), packed=False)]),
-    ]  # fmt: skip
+    ]
     read = wc.read_caffemodel(wf.write(tmp_path, "x", wf.caffe(layers, v1=True)))
     same(read, {"conv.0": kernel, "fc.0": matrix, "fc.1": bias, "one_by_one.0": matrix})
     layers = [("bn", "BatchNorm", [wf.caffe_blob(bias, double=True), wf.caffe_blob([999.0])])]
@@ -77,17 +80,33 @@ def test_caffe_forms_of_blobs(tmp_path):
 
 def test_files_that_keras_itself_writes(tmp_path):
     keras = pytest.importorskip("keras")
-    inner = keras.Sequential([
-        keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3, name="conv_a"),
-        keras.layers.BatchNormalization(name="bn_a"), keras.layers.Dropout(0.5),
-        keras.layers.Flatten(), keras.layers.Dense(2, name="fc"),
-    ])  # fmt: skip
+    inner = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            keras.layers.Conv2D(4, 3, name="conv_a"),
+            keras.layers.BatchNormalization(name="bn_a"),
+            keras.layers.Dropout(0.5),
+            keras.layers.Flatten(),
+            keras.layers.Dense(2, name="fc"),
+        ]
+    )
     inner.compile("adam", "mse")
     conv, bn, fc = (inner.get_layer(n).get_weights() for n in ("conv_a", "bn_a", "fc"))
-    names = ["conv_a/kernel", "conv_a/bias", "bn_a/gamma", "bn_a/beta", "bn_a/moving_mean",
-             "bn_a/moving_variance", "fc/kernel", "fc/bias"]  # fmt: skip
-    numbers = [f"{layer}/vars/{i}" for layer, n in (("conv_a", 2), ("bn_a", 4), ("fc", 2))
-               for i in range(n)]  # fmt: skip
+    names = [
+        "conv_a/kernel",
+        "conv_a/bias",
+        "bn_a/gamma",
+        "bn_a/beta",
+        "bn_a/moving_mean",
+        "bn_a/moving_variance",
+        "fc/kernel",
+        "fc/bias",
+    ]
+    numbers = [
+        f"{layer}/vars/{i}"
+        for layer, n in (("conv_a", 2), ("bn_a", 4), ("fc", 2))
+        for i in range(n)
+    ]
     for file, keys in [("x.h5", names), ("x.keras", numbers), ("x.weights.h5", numbers)]:
         path = tmp_path / file
         inner.save_weights(path) if "weights" in file else inner.save(path)
@@ -224,8 +243,11 @@ def test_hostile_caffe_files(tmp_path):
     check("'a.0' of shape .* holds 6 numbers", [wf.caffe_blob(ones, shape=(2**62, 4))])
     check("holds 6 numbers", [wf.caffe_blob(ones, shape=(2**64 - 2, 2**64 - 3))])
     check("no layer has blobs")
-    check("twice", prefix=wf.field(100, wf.field(1, "a") + wf.field(7, wf.caffe_blob(ones)))
-          , layers=[wf.caffe_blob(ones)])  # fmt: skip
+    check(
+        "twice",
+        prefix=wf.field(100, wf.field(1, "a") + wf.field(7, wf.caffe_blob(ones))),
+        layers=[wf.caffe_blob(ones)],
+    )
     check("cut short", prefix=wf.varint(100 << 3 | 2) + wf.varint(2**60))
     check("cut short", [wf.field(7, b"") + wf.field(5, b"123")])
     check("impossibly long", prefix=wf.field(100, wf.field(1, "a" * 2_000_000)))
@@ -265,8 +287,12 @@ def test_hdf5_that_refers_to_elsewhere(tmp_path):
         layout[:] = h5py.VirtualSource(str(secret), "layers/conv/vars/0", (3,))
         group.create_virtual_dataset("0", layout)
 
-    for make, match in [(soft, "link to elsewhere"), (external, "link to elsewhere"),
-                        (storage, "in another file"), (virtual, "refers to other")]:  # fmt: skip
+    for make, match in [
+        (soft, "link to elsewhere"),
+        (external, "link to elsewhere"),
+        (storage, "in another file"),
+        (virtual, "refers to other"),
+    ]:
         refused(hdf5(tmp_path / "x.h5", make), match, wc.UnsafeCheckpointError)
 
 
@@ -289,9 +315,14 @@ def test_other_hdf5_files(tmp_path):
     def nothing(file, group):
         pass
 
-    for make, match in [(compressed, "without compression"), (absent, "has no data"),
-                        (text, "no plain number"), (circle, "too many objects"),
-                        (foreign, "holds 'measurements'"), (nothing, "no layers")]:  # fmt: skip
+    for make, match in [
+        (compressed, "without compression"),
+        (absent, "has no data"),
+        (text, "no plain number"),
+        (circle, "too many objects"),
+        (foreign, "holds 'measurements'"),
+        (nothing, "no layers"),
+    ]:
         refused(hdf5(tmp_path / "x.h5", make), match)
 
 
@@ -317,8 +348,13 @@ def mutated(data: bytes, changes, cut: float, reach: int) -> bytes:
 def fuzz(folder, name, data, examples, reach=1 << 30):
     """Whatever is changed: a dictionary of arrays, or the documented error; and little memory."""
 
-    @settings(max_examples=examples, deadline=None, derandomize=True, database=None,
-              suppress_health_check=list(HealthCheck))  # fmt: skip
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
     @given(CHANGES, st.just(0.0) | st.just(0.0) | st.floats(0.01, 0.99))
     def run(changes, cut):
         path = wf.write(folder, name, mutated(data, changes, cut, reach))
@@ -345,9 +381,12 @@ def test_mutated_files(tmp_path, kind):
 
 @pytest.mark.parametrize(
     "name, examples",
-    [("squeezenet_v1.1.caffemodel", 60), ("resnet20-12fca82f.th", 60),
-     ("squeezenet_v1.1_notop_keras.h5", 12)],
-)  # fmt: skip
+    [
+        ("squeezenet_v1.1.caffemodel", 60),
+        ("resnet20-12fca82f.th", 60),
+        ("squeezenet_v1.1_notop_keras.h5", 12),
+    ],
+)
 @pytest.mark.filterwarnings("ignore")
 def test_mutated_headers_of_real_files(tmp_path, test_data, name, examples):
     data = (test_data / "weights" / name).read_bytes()

@@ -60,8 +60,9 @@ def to_input(pixels):
 
 
 def questions(records, **options):
-    return asking.Questions(Source(records), stretched, np.eye(3, dtype=np.float32) * [1, 1, 0],
-                            batch_size=4, **options)  # fmt: skip
+    return asking.Questions(
+        Source(records), stretched, np.eye(3, dtype=np.float32) * [1, 1, 0], batch_size=4, **options
+    )
 
 
 def iou(a, b):
@@ -108,8 +109,11 @@ def test_dominant_objects_written_out(records):
         assert found.alpha == chosen / 2
         assert found.held_out == (tuple(np.sum(right[True], 0).tolist()), len(right[True]))
         assert (found.hits, found.trials) == (np.sum(right[False], 0)[chosen], len(right[False]))
-    whole = sum(max(iou((0, 0, SIZE, SIZE), t) for t in truth) >= 0.5
-                for i, _, truth in asked_slowly(records) if i not in held)  # fmt: skip
+    whole = sum(
+        max(iou((0, 0, SIZE, SIZE), t) for t in truth) >= 0.5
+        for i, _, truth in asked_slowly(records)
+        if i not in held
+    )
     assert table.results[localisation_study.WHOLE].hits == whole
     assert found.hits and "| colour |" in table.markdown() and json.dumps(table.to_json())
 
@@ -166,8 +170,11 @@ def with_phrases(records):
         own = [data.Phrase(names[record.labels[k]], ("other",), (k,)) for k in objects]
         own.append(data.Phrase("Red and GREEN things", ("scene", "other"), tuple(objects)))
         own.append(data.Phrase("a red nothing", ("scene",), ()))
-        made.append(data.Record.make(record.image, record.id, record.labels, record.boxes,
-                                     phrases=tuple(own)))  # fmt: skip
+        made.append(
+            data.Record.make(
+                record.image, record.id, record.labels, record.boxes, phrases=tuple(own)
+            )
+        )
     return Source(made)
 
 
@@ -206,8 +213,17 @@ def play_phrases(source, held, gammas):
                     right = overlaps[best] >= 0.5 and best not in taken
                     taken |= {best} if right else set()
                     detections.append((scores[k], right))
-                found[gamma].append((i in held, small, phrase.text.lower(), phrase.groups, hits,
-                                     detections, len(truth)))  # fmt: skip
+                found[gamma].append(
+                    (
+                        i in held,
+                        small,
+                        phrase.text.lower(),
+                        phrase.groups,
+                        hits,
+                        detections,
+                        len(truth),
+                    )
+                )
     return found
 
 
@@ -228,10 +244,14 @@ def test_phrases_written_out(records):
     words = Words(["pure red", "green", "cup"])
     held = {1, 4, 7}
     table = phrase_study.phrase_study(
-        source, stretched, to_input, words,
-        {"colour": lambda x, s: jnp.einsum("bhwc,bkc->bkhw", x, s[..., :3])}, held,
+        source,
+        stretched,
+        to_input,
+        words,
+        {"colour": lambda x, s: jnp.einsum("bhwc,bkc->bkhw", x, s[..., :3])},
+        held,
         proposals=proposed,
-    )  # fmt: skip
+    )
     gammas = (0.0, 0.25, 0.5, 0.75, 1.0)
     slow = play_phrases(source, held, gammas)
     recalls = [np.mean([p[4] for p in slow[g] if p[0]]) for g in gammas]
@@ -256,8 +276,9 @@ def test_phrases_written_out(records):
     with pytest.raises(ValueError, match="some must be, and some not"):
         phrase_study.phrase_study(source, stretched, to_input, words, {}, [])
     with pytest.raises(ValueError, match="no proposal for the image 0"):
-        phrase_study.phrase_study(source, stretched, to_input, words, {}, [1],
-                                  proposals=lambda record: [])  # fmt: skip
+        phrase_study.phrase_study(
+            source, stretched, to_input, words, {}, [1], proposals=lambda record: []
+        )
 
 
 def test_words():
@@ -268,7 +289,10 @@ def test_words():
     assert words.signal("kites").nonzero()[0].tolist() == [9, 11]
     assert words.signal("thing").sum() == pytest.approx(1, abs=1e-5)
     assert Words(["fairy", "wolf", "bus"]).known("Two fairies, wolves: buses") == [
-        "fairies", "wolves", "buses"]  # fmt: skip
+        "fairies",
+        "wolves",
+        "buses",
+    ]
     with pytest.raises(ValueError, match="'ship' names the class 'boat'"):
         Words(["cup"], {"ship": ["boat"]})
     with pytest.raises(ValueError, match="there are none"):
@@ -309,8 +333,9 @@ def test_randomisation_of_maps_that_do_and_do_not_use_the_network(images):
         copies = sanity.randomisations(net, images, key, cascading=mode == "cascading")
         for i, (_, other) in enumerate(copies):
             after = filtered(other, images, classes)
-            for measure, expected in zip(("rank_correlation", "ssim"), compare(before, after),
-                                         strict=True):  # fmt: skip
+            for measure, expected in zip(
+                ("rank_correlation", "ssim"), compare(before, after), strict=True
+            ):
                 got = methods_found["filtered"][measure][i]
                 np.testing.assert_allclose(got, expected, atol=1e-4)
     assert study.similarity["cascading"]["filtered"]["ssim"][-1].mean() < 0.9
@@ -334,8 +359,11 @@ def test_faithfulness_is_that_of_each_image(images):
         net, images, {"best": best}, steps=6, patch=16, flips=4, batch_size=2
     )
     maps = postprocess.resize(best(images, None), (SIZE, SIZE))
-    for curve, options in (("insertion", {"steps": 6}), ("deletion", {"steps": 6}),
-                           ("pixel_flipping", {"patch": 16, "steps": 4})):  # fmt: skip
+    for curve, options in (
+        ("insertion", {"steps": 6}),
+        ("deletion", {"steps": 6}),
+        ("pixel_flipping", {"patch": 16, "steps": 4}),
+    ):
         run = getattr(faithfulness, curve)
         for i, j in ((0, 1), (2, 2)):  # by twos: the programs that the study has compiled
             two = np.array([i, j])

@@ -23,7 +23,8 @@ pytestmark = pytest.mark.usefixtures("quick_compile")
 
 NUMBERS = st.floats(-1e4, 1e4, width=32)
 VECTORS = st.sampled_from([1, 5]).flatmap(
-    lambda n: st.tuples(*[arrays.arrays(np.float32, n, elements=NUMBERS)] * 2))
+    lambda n: st.tuples(*[arrays.arrays(np.float32, n, elements=NUMBERS)] * 2)
+)
 
 
 @hypothesis.given(VECTORS)
@@ -52,7 +53,8 @@ def explain(network, layers):
     graph = nnx.graphdef(network)
     solver = jaxplain.LeastSquares(tolerance=1e-2, iterations=20)
     return lambda state, x, r: jaxplain.naflow_similarity(
-        nnx.merge(graph, state), x, r, layers=layers, solver=solver)
+        nnx.merge(graph, state), x, r, layers=layers, solver=solver
+    )
 
 
 @pytest.mark.parametrize("name, last", [("conv4net", "pool4"), ("conv64f", "conv4")])
@@ -67,7 +69,8 @@ def test_few_shot_networks(name, last):
     assert np.allclose(maps[last].sum((1, 2)), (weights * e).sum(1), rtol=1e-4)
     alone = run(state, x[::-1], r[::-1])  # an image's map does not depend on its place in the batch
     short = jax.jit(explain(build(name, jnp.bfloat16), layers))(
-        state, x.astype(jnp.bfloat16), r.astype(jnp.bfloat16))
+        state, x.astype(jnp.bfloat16), r.astype(jnp.bfloat16)
+    )
     for layer in layers:
         assert np.allclose(alone[layer][::-1], maps[layer], rtol=1e-3, atol=1e-6)
         assert short[layer].dtype == jnp.bfloat16 and jnp.isfinite(short[layer]).all()
@@ -89,7 +92,9 @@ def test_shapes_of_resnet50(name):
     network, x = build(name), jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
     shapes = jax.eval_shape(explain(network, ("layer4.2", "layer3.5")), nnx.state(network), x, x)
     assert {layer: s.shape for layer, s in shapes.items()} == {
-        "layer4.2": (2, 2, 2), "layer3.5": (2, 4, 4)}
+        "layer4.2": (2, 2, 2),
+        "layer3.5": (2, 4, 4),
+    }
 
 
 # ---- the example --------------------------------------------------------------------------------
@@ -131,8 +136,9 @@ def test_prototypes_prefer_their_class():
     classes = np.repeat(np.eye(similarity.CLASSES, 6, dtype=np.float32), objective.count, axis=0)
     labels = np.repeat(np.arange(similarity.CLASSES), objective.count)
     right = float(objective(jnp.asarray(classes), labels))
-    assert right == pytest.approx(np.log1p((similarity.CLASSES - 1) * np.exp(-objective.scale)),
-                                  abs=1e-6)
+    assert right == pytest.approx(
+        np.log1p((similarity.CLASSES - 1) * np.exp(-objective.scale)), abs=1e-6
+    )
     assert float(objective(jnp.asarray(unit(2, len(labels))), labels)) > 1
 
 
@@ -145,8 +151,10 @@ def test_a_sheet_of_the_users_weights_and_pictures(tmp_path, capsys):
     similarity.main([*call, "--out", str(tmp_path)])
     with Image.open(tmp_path / "similarity_conv4net.jpg") as picture:
         assert picture.width > 1000 and np.asarray(picture).std() > 10
-    for wrong, message in ((call[:2], "belong together"),
-                           (["--weights", "vgg16=x", *call[2:]], "--weights takes resnet18_npid")):
+    for wrong, message in (
+        (call[:2], "belong together"),
+        (["--weights", "vgg16=x", *call[2:]], "--weights takes resnet18_npid"),
+    ):
         with pytest.raises(SystemExit):
             similarity.main(wrong)
         assert message in capsys.readouterr().err

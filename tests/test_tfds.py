@@ -57,14 +57,26 @@ def tfds_voc(tmp_path_factory):
                 (at[1] + 1) / height, (at[0] + 1) / width, at[3] / height, at[2] / width
             )
             one = dict(bbox=box, label="dog", pose="left", is_truncated=False, is_difficult=i == 2)
-            yield f"{i}", {
-                "image": png(picture(height, width, at)), "image/filename": f"{i:06d}.jpg",
-                "objects": [one], "labels": ["dog"], "labels_no_difficult": [] if i == 2 else ["dog"],
-            }  # fmt: skip
-        yield "none", {
-            "image": png(picture()), "image/filename": "000009.jpg", "objects": [], "labels": [],
-            "labels_no_difficult": [],
-        }  # fmt: skip
+            yield (
+                f"{i}",
+                {
+                    "image": png(picture(height, width, at)),
+                    "image/filename": f"{i:06d}.jpg",
+                    "objects": [one],
+                    "labels": ["dog"],
+                    "labels_no_difficult": [] if i == 2 else ["dog"],
+                },
+            )
+        yield (
+            "none",
+            {
+                "image": png(picture()),
+                "image/filename": "000009.jpg",
+                "objects": [],
+                "labels": [],
+                "labels_no_difficult": [],
+            },
+        )
 
     prepare(folder, "voc", "2007", features, examples)
     return folder
@@ -108,14 +120,22 @@ def test_tfds_coco_birds_and_imagenet(tmp_path):
         return tfds.features.BBox(top / 40, left / 60, bottom / 40, right / 60)
 
     def coco(tfds):
-        return tfds.features.FeaturesDict({
-            "image": tfds.features.Image(encoding_format="jpeg"),
-            "image/filename": tfds.features.Text(), "image/id": np.int64,
-            "objects": tfds.features.Sequence({
-                "id": np.int64, "area": np.int64, "bbox": tfds.features.BBoxFeature(),
-                "label": tfds.features.ClassLabel(num_classes=80), "is_crowd": np.bool_,
-            }),
-        })  # fmt: skip
+        return tfds.features.FeaturesDict(
+            {
+                "image": tfds.features.Image(encoding_format="jpeg"),
+                "image/filename": tfds.features.Text(),
+                "image/id": np.int64,
+                "objects": tfds.features.Sequence(
+                    {
+                        "id": np.int64,
+                        "area": np.int64,
+                        "bbox": tfds.features.BBoxFeature(),
+                        "label": tfds.features.ClassLabel(num_classes=80),
+                        "is_crowd": np.bool_,
+                    }
+                ),
+            }
+        )
 
     def coco_examples(tfds):
         jpeg = io.BytesIO()
@@ -135,10 +155,17 @@ def test_tfds_coco_birds_and_imagenet(tmp_path):
     def bird_examples(tfds):
         mask = np.zeros((40, 60, 1), np.uint8)
         mask[top:bottom, left:right] = 255
-        yield "a", {
-            "image": png(picture(at=RECTANGLES[2])), "image/filename": "x/Bird_1.jpg", "label": 6,
-            "label_name": "bird", "bbox": box(tfds), "segmentation_mask": png(mask[..., 0]),
-        }  # fmt: skip
+        yield (
+            "a",
+            {
+                "image": png(picture(at=RECTANGLES[2])),
+                "image/filename": "x/Bird_1.jpg",
+                "label": 6,
+                "label_name": "bird",
+                "bbox": box(tfds),
+                "segmentation_mask": png(mask[..., 0]),
+            },
+        )
 
     prepare(tmp_path, "caltech_birds2011", "", birds, bird_examples)
     (bird,) = data.TFDS("caltech_birds2011", "test", tmp_path)

@@ -27,9 +27,11 @@ COLLECTIVES = re.compile(
 RULE_METHODS = {
     "mwp": lambda fn, x, t=1: jaxplain.excitation_backprop(fn, x, t, layer="input"),
     "c_mwp": lambda fn, x, t=1: jaxplain.excitation_backprop(
-        fn, x, t, layer="input", contrastive=True),
+        fn, x, t, layer="input", contrastive=True
+    ),
     "torchray": lambda fn, x, t=1: jaxplain.excitation_backprop(
-        fn, x, t, layer="input", residual="signed", inputs="plain", fold_scales=False),
+        fn, x, t, layer="input", residual="signed", inputs="plain", fold_scales=False
+    ),
     "d_wta": lambda fn, x, t=1: jaxplain.winner_take_all(fn, x, t, layer="input"),
     "guided": lambda fn, x, t=1: jaxplain.guided_backprop(fn, x, t),
     "deconvnet": lambda fn, x, t=1: jaxplain.deconvnet(fn, x, t),
@@ -307,7 +309,11 @@ def test_gradient_of_a_map(x64, layer, contrastive):
     @jax.jit
     def loss(p):
         maps = jaxplain.excitation_backprop(
-            nets.convnet(p), x, jnp.asarray([0, 2]), layer=layer, channels=True,
+            nets.convnet(p),
+            x,
+            jnp.asarray([0, 2]),
+            layer=layer,
+            channels=True,
             contrastive=contrastive,
         )
         return jnp.sum(coefficients * maps**2)
@@ -348,10 +354,16 @@ def test_softmax_on_top_changes_nothing_but_the_seed(x64):
     assert nets.relative_error(got, expected) < 1e-10
 
 
-@pytest.mark.parametrize("form", [
-    lambda h: jnp.stack([h, h], 1).mean(1), lambda h: jnp.tile(h, (1, 2, 1, 1)),
-    lambda h: jnp.concatenate(jnp.unstack(h[:, None], axis=2), 1), lambda h: jnp.roll(h, 1, 2),
-], ids=["stack", "tile", "unstack", "roll"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda h: jnp.stack([h, h], 1).mean(1),
+        lambda h: jnp.tile(h, (1, 2, 1, 1)),
+        lambda h: jnp.concatenate(jnp.unstack(h[:, None], axis=2), 1),
+        lambda h: jnp.roll(h, 1, 2),
+    ],
+    ids=["stack", "tile", "unstack", "roll"],
+)
 def test_operations_that_only_move_values_conserve(x64, form):
     def fn(v):
         return form(jax.nn.relu(v)).mean((1, 2)) @ jnp.asarray([[1.0, 2.0], [2.0, 1.0], [1.0, 1.0]])
@@ -359,5 +371,6 @@ def test_operations_that_only_move_values_conserve(x64, form):
     x = images(17)
     maps = jaxplain.excitation_backprop(fn, x, 1, layer="input")
     np.testing.assert_allclose(maps.sum((1, 2)), 1, rtol=1e-10)
-    assert not [r for r in jaxplain.coverage(fn, x, jaxplain.rules.excitation_rules())
-                if r.kind == "opaque"]
+    assert not [
+        r for r in jaxplain.coverage(fn, x, jaxplain.rules.excitation_rules()) if r.kind == "opaque"
+    ]

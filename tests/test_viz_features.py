@@ -41,7 +41,8 @@ def test_the_strip_goes_from_the_last_layer_to_the_first():
     rows = attention_rows(IMAGE, maps, maps, human=np.ones((12, 16), np.float32))
     assert {label: list(row) for label, row in rows.items()} == {
         "each layer": ["3: c3", "2: c2", "1: c1", "human"],
-        "combined": ["layers 32", "layers 321", "human"]}
+        "combined": ["layers 32", "layers 321", "human"],
+    }
     assert list(attention_rows(IMAGE, {"c1": maps["c1"]}, {"c1": maps["c1"]})) == ["each layer"]
     with pytest.raises(ValueError, match="same layers"):
         attention_rows(IMAGE, maps, {"c1": maps["c1"]})

@@ -129,8 +129,14 @@ class Marker:
 @BOTH
 @pytest.mark.parametrize(
     "module, name",
-    [("os", "system"), ("posix", "system"), ("builtins", "eval"), ("torch.nn", "Linear"),
-     ("collections", "OrderedDict.fromkeys"), ("torch.serialization", "load")],
+    [
+        ("os", "system"),
+        ("posix", "system"),
+        ("builtins", "eval"),
+        ("torch.nn", "Linear"),
+        ("collections", "OrderedDict.fromkeys"),
+        ("torch.serialization", "load"),
+    ],
 )
 def test_other_globals_are_refused_by_name_and_nothing_runs(tmp_path, write, module, name):
     marker = Marker(tmp_path)
@@ -153,12 +159,14 @@ def test_code_in_the_header_pickles_does_not_run(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "target", [b"ctorch\nFloatStorage\n", b"ctorch._utils\n_rebuild_tensor_v2\n",
-               b"ccollections\nOrderedDict\n"]
+    "target",
+    [
+        b"ctorch\nFloatStorage\n",
+        b"ctorch._utils\n_rebuild_tensor_v2\n",
+        b"ccollections\nOrderedDict\n",
+    ],
 )
-@pytest.mark.parametrize(
-    "state", [b"}X\x01\x00\x00\x00aK\x01s", b"N}X\x01\x00\x00\x00aK\x01s\x86"]
-)
+@pytest.mark.parametrize("state", [b"}X\x01\x00\x00\x00aK\x01s", b"N}X\x01\x00\x00\x00aK\x01s\x86"])
 def test_the_readers_own_objects_cannot_be_altered(tmp_path, target, state):
     body = b"\x80\x02" + target + state + b"b."
     parts = [pickle.dumps(v, 2) for v in (tw.MAGIC, tw.PROTOCOL, {})]

@@ -40,7 +40,8 @@ REFUSED = {
     **{
         ("cam", name): "cam needs a network that ends in a global average pool and one dense layer"
         for name in REGISTRY
-        if name.startswith(("vgg", "squeezenet", "conv")) or name.endswith(("_npid", "_ms"))
+        if name.startswith(("vgg", "squeezenet", "conv"))
+        or name.endswith(("_npid", "_ms"))
         or name in ("alexnet", "bvlc_alexnet", "caffenet", "cnn_s")
     },
     **{("feedback", name): "the network has no ReLU or ReLU6" for name in ("conv4net", "conv64f")},
@@ -114,8 +115,11 @@ def test_every_method(name):
 
     def by_layer(s, x):  # the methods that have rows of their own
         network = nnx.merge(graph, s)
-        return (jaxplain.naflow(network, x, 1), *jaxplain.dense_attention(network, x),
-                jaxplain.pfv(network, x).colours)
+        return (
+            jaxplain.naflow(network, x, 1),
+            *jaxplain.dense_attention(network, x),
+            jaxplain.pfv(network, x).colours,
+        )
 
     flow, layers, _, colours = jax.eval_shape(by_layer, state, image)
     assert len(flow) > 1 and len(layers) > 1 and colours.shape[0] == 1 and colours.shape[3] == 3

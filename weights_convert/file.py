@@ -63,8 +63,12 @@ class Archive:
         # zipfile lets through whatever its parsing of a damaged directory stumbles over, and says
         # NotImplementedError of a version of the format that the damage makes up.
         except (
-            zipfile.BadZipFile, OSError, ValueError, struct.error, NotImplementedError
-        ) as error:  # fmt: skip
+            zipfile.BadZipFile,
+            OSError,
+            ValueError,
+            struct.error,
+            NotImplementedError,
+        ) as error:
             raise CheckpointError(
                 "is cut short or damaged: its zip directory is missing"
             ) from error
@@ -118,9 +122,15 @@ class Archive:
         # Besides zipfile's own: NotImplementedError of a compression that it does not know,
         # RuntimeError of an encrypted member.
         except (
-            zipfile.BadZipFile, OSError, EOFError, ValueError, struct.error, zlib.error,
-            NotImplementedError, RuntimeError,
-        ) as error:  # fmt: skip
+            zipfile.BadZipFile,
+            OSError,
+            EOFError,
+            ValueError,
+            struct.error,
+            zlib.error,
+            NotImplementedError,
+            RuntimeError,
+        ) as error:
             raise CheckpointError(f"its member {name!r} is damaged") from error
         if len(content) != member.file_size:
             raise CheckpointError("is cut short or damaged")

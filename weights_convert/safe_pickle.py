@@ -176,10 +176,7 @@ _KNOWN: dict[tuple[str, str], _Known] = {
     ("torch", "UntypedStorage"): _StorageType(),
     ("torch.storage", "UntypedStorage"): _StorageType(),
     **{("torch", name): _Known(value=np.dtype(d)) for name, d in _DTYPES.items()},
-    **{
-        ("torch", name): _StorageType(value=np.dtype(_DTYPES[d]))
-        for name, d in _STORAGES.items()
-    },
+    **{("torch", name): _StorageType(value=np.dtype(_DTYPES[d])) for name, d in _STORAGES.items()},
 }
 
 

@@ -84,9 +84,7 @@ def _opened(path: Path) -> Any:
     try:
         return safetensors.safe_open(path, framework="np")
     except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(
-            "is not a .safetensors file, or is cut short or damaged"
-        ) from error
+        raise CheckpointError("is not a .safetensors file, or is cut short or damaged") from error
 
 
 def _views(path: Path, data: np.ndarray) -> dict[str, np.ndarray]:

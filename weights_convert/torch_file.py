@@ -165,9 +165,7 @@ def _tensors(tree: Any) -> Mapping[str, safe_pickle.Tensor]:
     for _ in range(4):  # a wrapper in a wrapper is seen, a cycle ends
         if not isinstance(tree, dict):
             break
-        tensors = {
-            str(k): v for k, v in tree.items() if isinstance(v, safe_pickle.Tensor)
-        }
+        tensors = {str(k): v for k, v in tree.items() if isinstance(v, safe_pickle.Tensor)}
         inner = next((tree[k] for k in _NESTED if isinstance(tree.get(k), dict)), None)
         if inner is None:
             if not tensors:
@@ -205,6 +203,4 @@ def _view(name: str, tensor: safe_pickle.Tensor, locate: _Locate, big: bool) -> 
         flat = flat.reshape(-1, part)[:, ::-1].reshape(-1)  # a copy; such files are rare
     # The stride of an axis of length 1 is never used, and may be anything.
     strides = [s * width if n > 1 else 0 for n, s in zip(tensor.shape, tensor.strides)]
-    return np.lib.stride_tricks.as_strided(
-        flat.view(dtype), tensor.shape, strides, writeable=False
-    )
+    return np.lib.stride_tricks.as_strided(flat.view(dtype), tensor.shape, strides, writeable=False)

@@ -66,8 +66,9 @@ def _write(arguments: argparse.Namespace, name: str, result: common.Result) -> N
     folder.mkdir(parents=True, exist_ok=True)
     options = {
         key: str(value) if isinstance(value, Path) else value
-        for key, value in vars(arguments).items() if key not in ("command", "output")
-    }  # fmt: skip
+        for key, value in vars(arguments).items()
+        if key not in ("command", "output")
+    }
     said = {"title": result.title, "options": options, **result.table.to_json()}
     text = json.dumps(said, indent=1, allow_nan=False)
     (folder / f"{name}.json").write_text(f"{text}\n", "utf-8")

@@ -69,18 +69,41 @@ def add_options(parser: argparse.ArgumentParser, protocol: Protocol) -> None:
     add = parser.add_argument
     add_data_options(parser, protocol.data)
     add_model_options(parser)
-    add("--methods", default=",".join(protocol.methods), metavar="A,B,C",
-        help="default: %(default)s")  # fmt: skip
+    add(
+        "--methods",
+        default=",".join(protocol.methods),
+        metavar="A,B,C",
+        help="default: %(default)s",
+    )
     add("--layer", metavar="NAME", help="layer of the methods that take one; default: their own")
     if protocol.batch_size is not None:
-        add("--batch-size", type=int, default=protocol.batch_size, metavar="N",
-            help="default: %(default)s")  # fmt: skip
-    add("--limit", type=int, metavar="N", default=protocol.limit,
-        help=f"take the first N images only; default: {protocol.limit or 'all'}")  # fmt: skip
-    add("--workers", type=int, default=0, metavar="N",
-        help="processes that read images; default: 0, threads")  # fmt: skip
-    add("--output", type=Path, metavar="FOLDER",
-        help=f"write {protocol.name}.json, .md and .png there")  # fmt: skip
+        add(
+            "--batch-size",
+            type=int,
+            default=protocol.batch_size,
+            metavar="N",
+            help="default: %(default)s",
+        )
+    add(
+        "--limit",
+        type=int,
+        metavar="N",
+        default=protocol.limit,
+        help=f"take the first N images only; default: {protocol.limit or 'all'}",
+    )
+    add(
+        "--workers",
+        type=int,
+        default=0,
+        metavar="N",
+        help="processes that read images; default: 0, threads",
+    )
+    add(
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help=f"write {protocol.name}.json, .md and .png there",
+    )
     protocol.options(parser)
 
 
@@ -100,8 +123,16 @@ def check(arguments: argparse.Namespace, extra: tuple[str, ...] = ()) -> None:
     at_layer = [name for name in chosen if name in METHODS and METHODS[name].at_layer]
     if arguments.layer is not None and not at_layer:
         raise ValueError("--layer has no effect: none of these methods is explained at a layer")
-    for option in ("batch_size", "limit", "short", "multiple", "held_out", "steps", "patch",
-                   "flips"):  # fmt: skip
+    for option in (
+        "batch_size",
+        "limit",
+        "short",
+        "multiple",
+        "held_out",
+        "steps",
+        "patch",
+        "flips",
+    ):
         value = getattr(arguments, option, None)
         if value is not None and value < 1:
             raise ValueError(f"--{option.replace('_', '-')} must be positive")
@@ -178,13 +209,21 @@ class Aspect:
 
 def add_aspect(parser: argparse.ArgumentParser, short: int) -> None:
     """The options of `Aspect`."""
-    parser.add_argument("--short", type=int, default=short, metavar="N",
-                        help="short side of the images; default: %(default)s")  # fmt: skip
     parser.add_argument(
-        "--multiple", type=int, default=16, metavar="N",
+        "--short",
+        type=int,
+        default=short,
+        metavar="N",
+        help="short side of the images; default: %(default)s",
+    )
+    parser.add_argument(
+        "--multiple",
+        type=int,
+        default=16,
+        metavar="N",
         help="long sides are rounded to multiples of N pixels (every shape compiles anew); "
         "default: %(default)s",
-    )  # fmt: skip
+    )
 
 
 def progress(total: int, what: str = "images") -> Callable[[int], None]:

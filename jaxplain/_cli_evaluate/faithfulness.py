@@ -20,10 +20,15 @@ def _run(arguments: argparse.Namespace) -> common.Result:
     explainers = common.explainers(arguments, network)
     methods = {METHODS[name].title: explain for name, explain in explainers.items()}
     found = study.faithfulness_study(
-        network, x, methods, steps=arguments.steps, patch=arguments.patch, flips=arguments.flips,
+        network,
+        x,
+        methods,
+        steps=arguments.steps,
+        patch=arguments.patch,
+        flips=arguments.flips,
         batch_size=arguments.batch_size,
         progress=common.progress(-(-len(x) // arguments.batch_size), "batches"),
-    )  # fmt: skip
+    )
     title = f"Insertion, deletion and pixel-flipping: {config.name} on {source.name}"
     table = dataclasses.replace(found, failures=failures)
     return common.Result(title, table, lambda: _draw(table, title))
@@ -51,12 +56,27 @@ def _draw(table: Any, title: str) -> Any:
 
 def _options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--steps", type=int, default=56, metavar="N",
-        help="steps of insertion and deletion; default: %(default)s")  # fmt: skip
-    add("--patch", type=int, default=9, metavar="N",
-        help="side of the squares of pixel-flipping; default: %(default)s")  # fmt: skip
-    add("--flips", type=int, default=100, metavar="N",
-        help="how many squares are flipped; default: %(default)s")  # fmt: skip
+    add(
+        "--steps",
+        type=int,
+        default=56,
+        metavar="N",
+        help="steps of insertion and deletion; default: %(default)s",
+    )
+    add(
+        "--patch",
+        type=int,
+        default=9,
+        metavar="N",
+        help="side of the squares of pixel-flipping; default: %(default)s",
+    )
+    add(
+        "--flips",
+        type=int,
+        default=100,
+        metavar="N",
+        help="how many squares are flipped; default: %(default)s",
+    )
 
 
 PROTOCOL = common.Protocol(

@@ -21,9 +21,13 @@ def _run(arguments: argparse.Namespace) -> common.Result:
     network = common.load_network(arguments)
     x, truth, points, failures = load(source, indices, network.config, arguments.workers)
     study = fixation_study.compare_with_fixations(
-        _methods(network, arguments), x, truth, points, batch=arguments.batch_size,
+        _methods(network, arguments),
+        x,
+        truth,
+        points,
+        batch=arguments.batch_size,
         progress=sys.stderr.isatty(),
-    )  # fmt: skip
+    )
     title = f"Human fixations: {network.config.name}, {len(x)} images"
     return common.Result(title, study._replace(failures=failures), lambda: _draw(study, title))
 
@@ -116,8 +120,12 @@ def _draw(study: Any, title: str) -> Any:
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--images", required=True, metavar="FOLDER",
-                        help="the photographs; files have the same names as in --data")  # fmt: skip
+    parser.add_argument(
+        "--images",
+        required=True,
+        metavar="FOLDER",
+        help="the photographs; files have the same names as in --data",
+    )
 
 
 PROTOCOL = common.Protocol(
@@ -126,10 +134,18 @@ PROTOCOL = common.Protocol(
     description="Do maps mark what people look at? The network sees each photograph whole, "
     "stretched to its square; maps of the predicted class are scored at that size. Baselines are a "
     "Gaussian at the centre and an empty map.",
-    methods=("cam", "grad-cam", "guided-backprop", "guided-grad-cam", "mwp", "c-mwp", "pfv",
-             "dense-attention"),
+    methods=(
+        "cam",
+        "grad-cam",
+        "guided-backprop",
+        "guided-grad-cam",
+        "mwp",
+        "c-mwp",
+        "pfv",
+        "dense-attention",
+    ),
     run=_run,
     options=_options,
     data="folder of fixation maps (grey pictures), or of lists of fixations",
     extra=("pfv", "dense-attention"),
-)  # fmt: skip
+)

@@ -18,14 +18,22 @@ def prepared(arguments: argparse.Namespace) -> tuple[Any, Any, dict[str, Any], A
     network = common.load_network(arguments)
     config = network.config
     asked = Questions(
-        source, common.Stretched(config), common.cues(source, config),
-        batch_size=arguments.batch_size, indices=indices, workers=arguments.workers,
+        source,
+        common.Stretched(config),
+        common.cues(source, config),
+        batch_size=arguments.batch_size,
+        indices=indices,
+        workers=arguments.workers,
         progress=common.progress(len(indices)),
-    )  # fmt: skip
+    )
     explainers = common.explainers(arguments, network)
     methods = {METHODS[name].title: explain for name, explain in explainers.items()}
-    return asked, lambda pixels: data.normalise(pixels, config), methods, (
-        f"{config.name} on {source.name}")  # fmt: skip
+    return (
+        asked,
+        lambda pixels: data.normalise(pixels, config),
+        methods,
+        (f"{config.name} on {source.name}"),
+    )
 
 
 def _run(arguments: argparse.Namespace) -> common.Result:
@@ -34,9 +42,7 @@ def _run(arguments: argparse.Namespace) -> common.Result:
     asked, to_input, methods, where = prepared(arguments)
     count = len(asked.indices)
     held_out = max(1, count // 10) if arguments.held_out is None else arguments.held_out
-    table = study.dominant_objects(
-        asked, to_input, methods, study.held_out_images(count, held_out)
-    )
+    table = study.dominant_objects(asked, to_input, methods, study.held_out_images(count, held_out))
     title = f"Localisation of dominant objects: {where}"
     return common.Result(title, table, lambda: _draw(table, title))
 
@@ -63,8 +69,12 @@ def _draw(table: Any, title: str) -> Any:
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--held-out", type=int, metavar="N", help="images, drawn at random, on "
-                        "which alpha is chosen; default: a tenth")  # fmt: skip
+    parser.add_argument(
+        "--held-out",
+        type=int,
+        metavar="N",
+        help="images, drawn at random, on which alpha is chosen; default: a tenth",
+    )
 
 
 PROTOCOL = common.Protocol(

@@ -33,12 +33,13 @@ def _run(arguments: argparse.Namespace) -> common.Result:
         words,
         methods,
         held_out_images(len(indices), held_out),
-        proposals=study.sliding_boxes if arguments.proposals is None
+        proposals=study.sliding_boxes
+        if arguments.proposals is None
         else functools.partial(_proposed, arguments.proposals),
         indices=indices,
         workers=arguments.workers,
         progress=common.progress(len(indices)),
-    )  # fmt: skip
+    )
     title = f"Phrase localisation: {config.name} on {source.name}"
     return common.Result(title, found, lambda: _draw(found, title))
 
@@ -89,8 +90,9 @@ def _draw(table: Any, title: str) -> Any:
     width = 0.8 / len(names)
     for k, name in enumerate(names):
         values = [100 * v for v in table.results[name][1].group_recall.values()]
-        axes.bar(np.arange(len(groups)) + (k - (len(names) - 1) / 2) * width, values, width,
-                 label=name)  # fmt: skip
+        axes.bar(
+            np.arange(len(groups)) + (k - (len(names) - 1) / 2) * width, values, width, label=name
+        )
     axes.set_xticks(range(len(groups)), groups)
     axes.set_ylabel("recall at 5 (%)")
     axes.set_title(title)
@@ -101,14 +103,26 @@ def _draw(table: Any, title: str) -> Any:
 def _options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--images", required=True, metavar="FOLDER", help="the images of Flickr30k")
-    add("--words", type=Path, metavar="FILE",
+    add(
+        "--words",
+        type=Path,
+        metavar="FILE",
         help='JSON of what words mean, as {"man": ["groom", 981]}; other words mean the classes '
-        "that are named so")  # fmt: skip
-    add("--proposals", type=Path, metavar="FOLDER",
+        "that are named so",
+    )
+    add(
+        "--proposals",
+        type=Path,
+        metavar="FOLDER",
         help="a file of boxes an image (.npy, .csv or .txt: left, top, right, bottom in 0-based, "
-        "half-open pixels); default: 289 sliding windows")  # fmt: skip
-    add("--held-out", type=int, metavar="N", help="images, drawn at random, on which gamma is "
-        "chosen; default: a tenth")  # fmt: skip
+        "half-open pixels); default: 289 sliding windows",
+    )
+    add(
+        "--held-out",
+        type=int,
+        metavar="N",
+        help="images, drawn at random, on which gamma is chosen; default: a tenth",
+    )
     common.add_aspect(parser, short=300)
 
 

@@ -23,9 +23,8 @@ def _run(arguments: argparse.Namespace) -> common.Result:
     config = network.config
     methods = {
         METHODS[name].title: evaluation.pointing_game.PointingMethod(explain, name in BLURRED)
-        for name, explain in
-        common.explainers(arguments, network, fully_convolutional=True).items()
-    }  # fmt: skip
+        for name, explain in common.explainers(arguments, network, fully_convolutional=True).items()
+    }
     table = evaluation.pointing_game.pointing_game(
         source,
         common.Aspect(arguments, config),
@@ -52,8 +51,13 @@ def _draw(table: Any, title: str) -> Any:
     markers = "x.osD^v<>Pp*hH8d"
     for k, (name, (everything, _)) in enumerate(table.results.items()):
         label = f"{name} ({100 * float(everything.mean):.1f})"
-        axes.plot([100 * float(everything.per_class[i]) for i in rows], range(len(rows)),
-                  markers[k % len(markers)], label=label, alpha=0.8)  # fmt: skip
+        axes.plot(
+            [100 * float(everything.per_class[i]) for i in rows],
+            range(len(rows)),
+            markers[k % len(markers)],
+            label=label,
+            alpha=0.8,
+        )
     axes.set_yticks(range(len(rows)), [f"{table.class_names[i]} ({int(trials[i])})" for i in rows])
     axes.invert_yaxis()
     axes.grid(axis="y", alpha=0.3)

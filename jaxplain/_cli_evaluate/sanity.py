@@ -29,10 +29,14 @@ def _run(arguments: argparse.Namespace) -> common.Result:
     layers = arguments.layers and [name.strip() for name in arguments.layers.split(",")]
     layers = layers or study.top_modules(network, x[:1])
     found = study.randomisation_study(
-        network, x, methods, jax.random.key(arguments.seed), layers=layers,
+        network,
+        x,
+        methods,
+        jax.random.key(arguments.seed),
+        layers=layers,
         batch_size=arguments.batch_size,
         progress=common.progress(len(layers) * len(study.MODES), "randomised networks"),
-    )  # fmt: skip
+    )
     title = f"Parameter randomisation: {network.config.name} on {source.name}"
     table = dataclasses.replace(found, failures=failures)
     return common.Result(title, table, lambda: _draw(table, title))
@@ -58,14 +62,20 @@ def _draw(table: Any, title: str) -> Any:
     for line, (mode, methods) in zip(grid, table.similarity.items(), strict=True):
         for axes, (measure, label) in zip(line, names.items(), strict=True):
             for k, (name, found) in enumerate(methods.items()):
-                axes.plot([1.0, *found[measure].mean(1)], f"{markers[k % len(markers)]}-",
-                          markersize=3.5, linewidth=1.2, label=name)  # fmt: skip
+                axes.plot(
+                    [1.0, *found[measure].mean(1)],
+                    f"{markers[k % len(markers)]}-",
+                    markersize=3.5,
+                    linewidth=1.2,
+                    label=name,
+                )
             axes.set_title(f"{label}, {mode}", fontsize=10)
             axes.axhline(0, color="#888888", linewidth=0.7)
             axes.grid(alpha=0.3)
     for axes in grid[-1]:
-        axes.set_xticks(range(len(table.layers) + 1), ["(trained)", *table.layers], rotation=90,
-                        fontsize=8)  # fmt: skip
+        axes.set_xticks(
+            range(len(table.layers) + 1), ["(trained)", *table.layers], rotation=90, fontsize=8
+        )
     figure.suptitle(title)
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", fontsize=9)
@@ -73,8 +83,12 @@ def _draw(table: Any, title: str) -> Any:
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--layers", metavar="A,B,C", help="submodules to randomise, in this order; "
-                        "default: the topmost ones, from the output down")  # fmt: skip
+    parser.add_argument(
+        "--layers",
+        metavar="A,B,C",
+        help="submodules to randomise, in this order; "
+        "default: the topmost ones, from the output down",
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
 
 

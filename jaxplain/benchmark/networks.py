@@ -25,12 +25,21 @@ def _config(
     name: str, excitation: str, last: str, contrast: str, class_names: tuple[str, ...]
 ) -> ModelConfig:
     return ModelConfig(
-        name, INPUT_SIZE, mean=(80.0,), scale=(60.0,), crop_fraction=1.0,
-        interpolation="bilinear", contrast_layer=contrast, class_names=class_names,
+        name,
+        INPUT_SIZE,
+        mean=(80.0,),
+        scale=(60.0,),
+        crop_fraction=1.0,
+        interpolation="bilinear",
+        contrast_layer=contrast,
+        class_names=class_names,
         outputs=len(class_names),
-        layers=(("excitation_backprop", excitation), ("winner_take_all", excitation),
-                *cam_layers(last)),
-    )  # fmt: skip
+        layers=(
+            ("excitation_backprop", excitation),
+            ("winner_take_all", excitation),
+            *cam_layers(last),
+        ),
+    )
 
 
 class SmallVGG(nnx.Module):
@@ -74,8 +83,11 @@ class SmallResNet(nnx.Module):
             blocks = []
             for j in range(repeats):
                 stride = 2 if i > 1 and j == 0 else 1
-                blocks.append(BasicBlock(channels, width, stride, LAYOUTS["torchvision"],
-                                         dtype=None, rngs=rngs))
+                blocks.append(
+                    BasicBlock(
+                        channels, width, stride, LAYOUTS["torchvision"], dtype=None, rngs=rngs
+                    )
+                )
                 channels = width
             setattr(self, f"layer{i}", nnx.List(blocks))
         self.fc = nnx.Linear(channels, len(class_names), rngs=rngs)

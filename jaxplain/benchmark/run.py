@@ -26,8 +26,18 @@ from jaxplain.evaluation.last_layer import LastLayer, last_layer_inputs
 from jaxplain.evaluation.pointing_game import PointingMethod, PointingTable, pointing_game
 from jaxplain.training import train_network
 
-__all__ = ["FULL", "QUICK", "Size", "Result", "arrays", "benchmark", "new_head", "small_image",
-           "train_small", "write"]  # fmt: skip
+__all__ = [
+    "FULL",
+    "QUICK",
+    "Size",
+    "Result",
+    "arrays",
+    "benchmark",
+    "new_head",
+    "small_image",
+    "train_small",
+    "write",
+]
 
 #: RISE's 1000 masks take minutes a network; on images of 32 x 32 these say as much.
 _OPTIONS = {"rise": {"masks": 200}}
@@ -58,9 +68,13 @@ class Size:
 
 FULL = Size(3000, 200, 400, 120, 8, tuple(METHODS))
 QUICK = Size(
-    800, 100, 100, 24, 3,
+    800,
+    100,
+    100,
+    24,
+    3,
     ("gradient", "guided-backprop", "lrp", "cam", "grad-cam", "mwp", "c-mwp"),
-)  # fmt: skip
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,8 +136,11 @@ class Result:
             f"(logistic regression on the same): {heads}. Took {sum(self.seconds.values()):.0f} s.",
         ]
         for network, claims in self.claims().items():
-            lines += [f"Does not hold for {network} on the difficult subset: {claim}."
-                      for claim, holds in claims.items() if not holds]  # fmt: skip
+            lines += [
+                f"Does not hold for {network} on the difficult subset: {claim}."
+                for claim, holds in claims.items()
+                if not holds
+            ]
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
@@ -171,17 +188,24 @@ def benchmark(
     source = ClutteredDigits(size.pointing, train=False)
     for name in NETWORKS:
         folder = None if checkpoint is None else Path(checkpoint) / name
-        network = timed(f"training {name}", functools.partial(
-            train_small, name, fitted, size, checkpoint=folder,
-            progress=lambda epoch, loss: say(f"  epoch {epoch}: validation loss {loss:.4f}"),
-        ))  # fmt: skip
+        network = timed(
+            f"training {name}",
+            functools.partial(
+                train_small,
+                name,
+                fitted,
+                size,
+                checkpoint=folder,
+                progress=lambda epoch, loss: say(f"  epoch {epoch}: validation loss {loss:.4f}"),
+            ),
+        )
         trained[name] = network
         scores = nnx.jit(lambda network, x: network(x))(network, _inputs(network, tested[0]))
         precision[name] = float(mean_average_precision(scores, tested[1] > 0))
         say(f"  mean average precision {100 * precision[name]:.1f} %")
-        heads[name] = timed(f"new head for {name}", functools.partial(
-            new_head, network, fitted, tested, size
-        ))  # fmt: skip
+        heads[name] = timed(
+            f"new head for {name}", functools.partial(new_head, network, fitted, tested, size)
+        )
         tables[name], undefined[name] = timed(
             f"pointing {name}", functools.partial(_point, network, source, size.methods)
         )
@@ -235,9 +259,11 @@ def train_small(
 
 
 def new_head(
-    network: nnx.Module, fitted: tuple[np.ndarray, np.ndarray],
-    tested: tuple[np.ndarray, np.ndarray], size: Size,
-) -> tuple[float, float]:  # fmt: skip
+    network: nnx.Module,
+    fitted: tuple[np.ndarray, np.ndarray],
+    tested: tuple[np.ndarray, np.ndarray],
+    size: Size,
+) -> tuple[float, float]:
     """Mean average precision of a new output layer, and of logistic regression in its place."""
     from sklearn.linear_model import LogisticRegression
 
@@ -248,17 +274,24 @@ def new_head(
     targets = fitted[1]
     parts = slice(0, size.train), slice(size.train, None)
     layer = LastLayer.fit(
-        *((features[part], targets[part]) for part in parts), classes=len(CLASSES),
-        loss="sigmoid", batch_size=64, epochs=100, patience=5,
-    )  # fmt: skip
+        *((features[part], targets[part]) for part in parts),
+        classes=len(CLASSES),
+        loss="sigmoid",
+        batch_size=64,
+        epochs=100,
+        patience=5,
+    )
     known = features[parts[0]]
     mean, deviation = known.mean(0), np.maximum(known.std(0), 1e-6)
-    theirs = np.stack([
-        LogisticRegression(max_iter=1000)
-        .fit((known - mean) / deviation, targets[parts[0], k] > 0)
-        .decision_function((unseen - mean) / deviation)
-        for k in range(len(CLASSES))
-    ], axis=1)  # fmt: skip
+    theirs = np.stack(
+        [
+            LogisticRegression(max_iter=1000)
+            .fit((known - mean) / deviation, targets[parts[0], k] > 0)
+            .decision_function((unseen - mean) / deviation)
+            for k in range(len(CLASSES))
+        ],
+        axis=1,
+    )
     present = tested[1] > 0
     return tuple(float(mean_average_precision(s, present)) for s in (layer(unseen), theirs))
 
@@ -279,9 +312,13 @@ def _point(
             continue
         players[METHODS[name].title] = PointingMethod(explain, name in BLURRED)
     table = pointing_game(
-        source, small_image, functools.partial(_inputs, network),
-        np.eye(len(CLASSES), dtype=np.float32), players, batch_size=16,
-    )  # fmt: skip
+        source,
+        small_image,
+        functools.partial(_inputs, network),
+        np.eye(len(CLASSES), dtype=np.float32),
+        players,
+        batch_size=16,
+    )
     return table, undefined
 
 

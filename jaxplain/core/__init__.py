@@ -9,7 +9,25 @@ from jaxplain.core.trace import tag, trace
 from jaxplain.core.transforms import Coverage, Table, capture, coverage, layers, split, with_rules
 
 __all__ = [
-    "KINDS", "BoundOp", "Coverage", "Graph", "Layer", "Model", "Operation", "Rule", "RuleSet",
-    "Table", "UnknownLayerError", "UnsupportedOperationError", "capture", "coverage", "layers",
-    "nearest", "pass_rule", "split", "tag", "trace", "with_rules",
+    "KINDS",
+    "BoundOp",
+    "Coverage",
+    "Graph",
+    "Layer",
+    "Model",
+    "Operation",
+    "Rule",
+    "RuleSet",
+    "Table",
+    "UnknownLayerError",
+    "UnsupportedOperationError",
+    "capture",
+    "coverage",
+    "layers",
+    "nearest",
+    "pass_rule",
+    "split",
+    "tag",
+    "trace",
+    "with_rules",
 ]

@@ -112,10 +112,14 @@ def zeros_like_varying(shape: tuple[int, ...], dtype: Any, like: Any) -> Any:
 def shape_of(aval: Any) -> jax.ShapeDtypeStruct:
     """What ``jax.make_jaxpr`` needs to make a value of this type again, in shard_map too."""
     mesh = getattr(getattr(aval, "sharding", None), "mesh", None)
-    placed = {} if mesh is None or mesh.empty else {
-        "sharding": aval.sharding, "manual_axis_type": aval.manual_axis_type}
-    return jax.ShapeDtypeStruct(aval.shape, aval.dtype,
-                                weak_type=getattr(aval, "weak_type", False), **placed)
+    placed = (
+        {}
+        if mesh is None or mesh.empty
+        else {"sharding": aval.sharding, "manual_axis_type": aval.manual_axis_type}
+    )
+    return jax.ShapeDtypeStruct(
+        aval.shape, aval.dtype, weak_type=getattr(aval, "weak_type", False), **placed
+    )
 
 
 def fingerprint(closed: Any) -> tuple[str, list]:
@@ -144,8 +148,10 @@ def _describe(jaxpr: Any, parts: list[str], keep: list) -> None:
 
     parts.append("{" + ",".join(map(name, [*jaxpr.constvars, *jaxpr.invars])) + ";")
     for eqn in jaxpr.eqns:
-        parts.append(f"{','.join(map(name, eqn.outvars))}={eqn.primitive.name}"
-                     f"({','.join(map(name, eqn.invars))})<{'/'.join(scopes(eqn))}>")
+        parts.append(
+            f"{','.join(map(name, eqn.outvars))}={eqn.primitive.name}"
+            f"({','.join(map(name, eqn.invars))})<{'/'.join(scopes(eqn))}>"
+        )
         for key in sorted(eqn.params):
             parts.append(f"[{key}=")
             _describe_value(eqn.params[key], parts, keep, 0)
@@ -180,7 +186,12 @@ def _describe_value(value: Any, parts: list[str], keep: list, depth: int) -> Non
             with contextlib.suppress(ValueError):  # an empty cell holds nothing to tell apart
                 # jax's own caches and sentinels are made anew at every trace and tell nothing apart
                 if type(cell.cell_contents).__name__ not in (
-                        "Store", "EqualStore", "list", "dict", "object"):
+                    "Store",
+                    "EqualStore",
+                    "list",
+                    "dict",
+                    "object",
+                ):
                     _describe_value(cell.cell_contents, parts, keep, depth + 1)
     else:
         keep.append(value)

@@ -15,19 +15,90 @@ from jaxplain.core import _compat
 from jaxplain.core.intervals import INF, UNKNOWN, Facts
 
 UNARY = {
-    "exp", "exp2", "log", "log1p", "expm1", "tanh", "logistic", "sin", "cos", "tan", "erf", "erfc",
-    "erf_inv", "rsqrt", "sqrt", "cbrt", "abs", "sign", "floor", "ceil", "round", "integer_pow",
-    "square", "pow", "atan2", "sinh", "cosh", "asinh", "acosh", "atanh", "asin", "acos", "atan",
-    "clamp", "nextafter", "rem",
+    "exp",
+    "exp2",
+    "log",
+    "log1p",
+    "expm1",
+    "tanh",
+    "logistic",
+    "sin",
+    "cos",
+    "tan",
+    "erf",
+    "erfc",
+    "erf_inv",
+    "rsqrt",
+    "sqrt",
+    "cbrt",
+    "abs",
+    "sign",
+    "floor",
+    "ceil",
+    "round",
+    "integer_pow",
+    "square",
+    "pow",
+    "atan2",
+    "sinh",
+    "cosh",
+    "asinh",
+    "acosh",
+    "atanh",
+    "asin",
+    "acos",
+    "atan",
+    "clamp",
+    "nextafter",
+    "rem",
 }
 DISCRETE = {
-    "gt", "ge", "lt", "le", "eq", "ne", "and", "or", "not", "xor", "is_finite", "argmax", "argmin",
-    "reduce_and", "reduce_or", "gt_to", "lt_to", "le_to", "eq_to",
+    "gt",
+    "ge",
+    "lt",
+    "le",
+    "eq",
+    "ne",
+    "and",
+    "or",
+    "not",
+    "xor",
+    "is_finite",
+    "argmax",
+    "argmin",
+    "reduce_and",
+    "reduce_or",
+    "gt_to",
+    "lt_to",
+    "le_to",
+    "eq_to",
 }
 ELEMENTWISE = UNARY | {
-    "add", "sub", "mul", "div", "max", "min", "neg", "select_n", "convert_element_type", "gt", "ge",
-    "lt", "le", "eq", "ne", "and", "or", "not", "xor", "is_finite", "copy", "stop_gradient",
-    "reduce_precision", "pvary", "pcast",
+    "add",
+    "sub",
+    "mul",
+    "div",
+    "max",
+    "min",
+    "neg",
+    "select_n",
+    "convert_element_type",
+    "gt",
+    "ge",
+    "lt",
+    "le",
+    "eq",
+    "ne",
+    "and",
+    "or",
+    "not",
+    "xor",
+    "is_finite",
+    "copy",
+    "stop_gradient",
+    "reduce_precision",
+    "pvary",
+    "pcast",
 }
 #: Names that are given by the values on the grid.
 KNOWN = ("relu", "relu6", "leaky_relu", "tanh", "sigmoid", "silu", "elu")
@@ -61,13 +132,27 @@ class Function:
                 names |= primitive_names(_compat.body(eqn)[0])
             else:
                 names.add(eqn.primitive.name)
-        trivial = {"convert_element_type", "copy", "stop_gradient", "reduce_precision", "neg", "add",
-                   "sub", "broadcast_in_dim", "pvary", "pcast"} | DISCRETE
+        trivial = {
+            "convert_element_type",
+            "copy",
+            "stop_gradient",
+            "reduce_precision",
+            "neg",
+            "add",
+            "sub",
+            "broadcast_in_dim",
+            "pvary",
+            "pcast",
+        } | DISCRETE
         linear = len(eqns) == 1 and names <= {"mul", "div"}
-        if (not names <= ELEMENTWISE | {"broadcast_in_dim"} or names <= trivial or linear
-                or last.outvars[0].aval.shape != root.aval.shape
-                or np.dtype(last.outvars[0].aval.dtype).kind in "iub"
-                or jax.dtypes.issubdtype(root.aval.dtype, np.integer)):
+        if (
+            not names <= ELEMENTWISE | {"broadcast_in_dim"}
+            or names <= trivial
+            or linear
+            or last.outvars[0].aval.shape != root.aval.shape
+            or np.dtype(last.outvars[0].aval.dtype).kind in "iub"
+            or jax.dtypes.issubdtype(root.aval.dtype, np.integer)
+        ):
             return None
         values = _on_grid(eqns, root, facts)
         if values is None:
@@ -88,9 +173,12 @@ def _function_name(x: np.ndarray, y: np.ndarray, last: Any, single: bool) -> str
     leak = float(y[0] / x[0])
     if 0 < leak < 1 and abs(slope - 1) < 1e-2 and close(np.where(x > 0, x, leak * x)):
         return "leaky_relu"
-    known = {"tanh": np.tanh(x), "sigmoid": 1 / (1 + np.exp(-np.clip(x, -500, 500))),
-             "silu": x / (1 + np.exp(-np.clip(x, -500, 500))),
-             "elu": np.where(x > 0, x, np.expm1(np.minimum(x, 0)))}
+    known = {
+        "tanh": np.tanh(x),
+        "sigmoid": 1 / (1 + np.exp(-np.clip(x, -500, 500))),
+        "silu": x / (1 + np.exp(-np.clip(x, -500, 500))),
+        "elu": np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
+    }
     for name, z in known.items():
         if close(z):
             return name
@@ -117,8 +205,9 @@ def _on_grid(eqns: list, root: Any, facts: dict) -> np.ndarray | None:
                         value = facts.get(v, UNKNOWN).static
                     if value is None or np.ndim(value) > 1:
                         return False
-                    values.append(jax.numpy.broadcast_to(
-                        jax.numpy.asarray(value, v.aval.dtype), _GRID.shape))
+                    values.append(
+                        jax.numpy.broadcast_to(jax.numpy.asarray(value, v.aval.dtype), _GRID.shape)
+                    )
                 name = eqn.primitive.name
                 if name in _compat.CALLS | _compat.CUSTOM_CALLS:
                     inner, consts = _compat.body(eqn)

@@ -70,8 +70,8 @@ def _unroll(eqn: Any, values: list) -> list:
     inner, closed_consts = _compat.body(eqn)
     n_consts, n_carry = _compat.scan_arity(eqn)
     length = eqn.params["length"]
-    consts, carry = values[:n_consts], values[n_consts:n_consts + n_carry]
-    xs = values[n_consts + n_carry:]
+    consts, carry = values[:n_consts], values[n_consts : n_consts + n_carry]
+    xs = values[n_consts + n_carry :]
     steps = range(length)[::-1] if eqn.params["reverse"] else range(length)
     stacked: list = [None] * length
     for i in steps:
@@ -80,6 +80,8 @@ def _unroll(eqn: Any, values: list) -> list:
         carry, stacked[i] = outs[:n_carry], outs[n_carry:]
     if not length:
         return _compat.bind(eqn, *values)
-    ys = [lax.concatenate([lax.expand_dims(y, (0,)) for y in column], 0)
-          for column in zip(*stacked, strict=True)]
+    ys = [
+        lax.concatenate([lax.expand_dims(y, (0,)) for y in column], 0)
+        for column in zip(*stacked, strict=True)
+    ]
     return [*carry, *ys]

@@ -44,7 +44,9 @@ class Chain:
                 c = jnp.asarray(values[c], dtype).reshape(-1)
                 c = c[0] if c.shape == (1,) else c
             if step.action in ("mul", "div", "neg", "rsub"):
-                factor = -1.0 if step.action in ("neg", "rsub") else c if step.action == "mul" else 1 / c
+                factor = (
+                    -1.0 if step.action in ("neg", "rsub") else c if step.action == "mul" else 1 / c
+                )
                 scale = factor if scale is None else scale * factor
                 bias = None if bias is None else bias * factor
             if step.action in ("add", "sub", "rsub"):
@@ -98,8 +100,15 @@ def find_chain(op: Any, consumers: dict, producers: dict, outputs: set, facts: d
         (user,) = consumers[value]
         eqn = user.equations[-1]
         if user.kind == "structural" and user.name in (
-                "name", "convert_element_type", "copy", "reshape", "squeeze", "expand_dims",
-                "transpose", "broadcast_in_dim"):
+            "name",
+            "convert_element_type",
+            "copy",
+            "reshape",
+            "squeeze",
+            "expand_dims",
+            "transpose",
+            "broadcast_in_dim",
+        ):
             if axis is not None:
                 axis = _follow(eqn, axis)
                 if axis is None:
@@ -159,7 +168,11 @@ def _per_channel(v: Any, axis: int | None, producers: dict) -> Any:
     if not wide or wide == [axis]:
         return v
     eqn = producers.get(v)
-    if eqn is None or eqn.primitive.name not in ("broadcast_in_dim", "convert_element_type", "copy"):
+    if eqn is None or eqn.primitive.name not in (
+        "broadcast_in_dim",
+        "convert_element_type",
+        "copy",
+    ):
         return None
     source = eqn.invars[0]
     if isinstance(source, _compat.Literal):

@@ -92,16 +92,27 @@ class Graph:
             if v in grouped:
                 op = self.producer.get(v)
                 first, *also = grouped[v]
-                named = op if op is None or op.name != "name" else self.producer.get(op.inputs[0], op)
-                rows.append(Layer(first, tuple(v.aval.shape), v.aval.dtype.name,
-                                  "input" if op is None else named.name, tuple(also),
-                                  "" if op is None else op.source))
+                named = (
+                    op if op is None or op.name != "name" else self.producer.get(op.inputs[0], op)
+                )
+                rows.append(
+                    Layer(
+                        first,
+                        tuple(v.aval.shape),
+                        v.aval.dtype.name,
+                        "input" if op is None else named.name,
+                        tuple(also),
+                        "" if op is None else op.source,
+                    )
+                )
         return rows
 
     def layer(self, name: str) -> Any:
         """The variable behind a layer's name."""
         if not isinstance(name, str):
-            raise TypeError(f"a layer is addressed by its name, a str, not by {type(name).__name__}")
+            raise TypeError(
+                f"a layer is addressed by its name, a str, not by {type(name).__name__}"
+            )
         dotted = name.replace("/", ".")
         for candidate in (name, dotted):
             if candidate in self._names:
@@ -111,18 +122,26 @@ class Graph:
             n, i = self._counts[counted[1]], int(counted[2])
             if -n <= i < n:
                 return self._names[f"{counted[1]}:{i % n}"]
-            raise UnknownLayerError(f"there is no layer {name!r}: the network has {n} of "
-                                    f"{counted[1]!r}, numbered 0 to {n - 1} or -{n} to -1")
+            raise UnknownLayerError(
+                f"there is no layer {name!r}: the network has {n} of "
+                f"{counted[1]!r}, numbered 0 to {n - 1} or -{n} to -1"
+            )
         if name in self.repeated_tags:
-            raise UnknownLayerError(f"the tag {name!r} occurs more than once in the network; "
-                                    f"say which with {name + ':0'!r}, {name + ':1'!r}, ...")
+            raise UnknownLayerError(
+                f"the tag {name!r} occurs more than once in the network; "
+                f"say which with {name + ':0'!r}, {name + ':1'!r}, ..."
+            )
         ends = [n for n in self._names if n.endswith("." + dotted)]
         if len({self._names[n] for n in ends}) == 1:
             return self._names[ends[0]]
         if ends:
-            raise UnknownLayerError(f"the layer {name!r} is ambiguous; say which of {', '.join(ends)}")
-        raise UnknownLayerError(f"there is no layer {name!r}; the nearest names are "
-                                f"{nearest(name, self._names)} (jaxplain.layers lists all)")
+            raise UnknownLayerError(
+                f"the layer {name!r} is ambiguous; say which of {', '.join(ends)}"
+            )
+        raise UnknownLayerError(
+            f"there is no layer {name!r}; the nearest names are "
+            f"{nearest(name, self._names)} (jaxplain.layers lists all)"
+        )
 
     def name_of(self, v: Any) -> str:
         return next((n for n, u in self._names.items() if u is v), "an unnamed value")
@@ -134,12 +153,18 @@ class Graph:
         for op in self.ops:
             shape = op.output.aval.shape
             named = op.name == "name"  # a tag may show as (B, H, W, C) what is transposed inside
-            if ((named or op.kind not in ("structural", "opaque", "scale", "bias")) and len(shape) == 4
-                    and shape[1] * shape[2] > 1 and op.output not in self.outputs):
+            if (
+                (named or op.kind not in ("structural", "opaque", "scale", "bias"))
+                and len(shape) == 4
+                and shape[1] * shape[2] > 1
+                and op.output not in self.outputs
+            ):
                 chosen = op.output
         if chosen is None:
-            raise UnknownLayerError("the network has no layer with a batch of maps (B, H, W, C); "
-                                    "name the layer to explain with layer=")
+            raise UnknownLayerError(
+                "the network has no layer with a batch of maps (B, H, W, C); "
+                "name the layer to explain with layer="
+            )
         return self.name_of(chosen)
 
     # -- paths -------------------------------------------------------------------------------
@@ -185,8 +210,10 @@ class Graph:
         """Bounds of the values that do not depend on the input."""
         facts: dict[Any, Facts] = {}
         for eqn in self.constant_equations:
-            known = [literal(v) if isinstance(v, _compat.Literal) else facts.get(v, Facts())
-                     for v in eqn.invars]
+            known = [
+                literal(v) if isinstance(v, _compat.Literal) else facts.get(v, Facts())
+                for v in eqn.invars
+            ]
             facts[eqn.outvars[0]] = propagate(eqn, known)
         return facts
 
@@ -195,8 +222,11 @@ class Graph:
         """The affine chain (batch norm ...) behind each linear operation."""
         producers = {v: eqn for eqn in self.constant_equations for v in eqn.outvars}
         outputs = {v for v in self.outputs if not isinstance(v, _compat.Literal)}
-        return {op: find_chain(op, self.consumers, producers, outputs, self.facts)
-                for op in self.ops if op.kind == "linear"}
+        return {
+            op: find_chain(op, self.consumers, producers, outputs, self.facts)
+            for op in self.ops
+            if op.kind == "linear"
+        }
 
     # -- rules -------------------------------------------------------------------------------
 
@@ -231,7 +261,8 @@ class Graph:
             elif op.kind in rules.requires:
                 raise UnsupportedOperationError(
                     f"no rule for the operation {op.name!r} (kind {op.kind!r}) at {op.source}; "
-                    f"add a rule for {op.kind!r} to the rule set, or explain a layer above it")
+                    f"add a rule for {op.kind!r} to the rule set, or explain a layer above it"
+                )
             elif op.kind == "opaque" and (rules.rules or rules.overrides):
                 self._refuse_opaque(op, rules)
         return chosen
@@ -246,9 +277,12 @@ class Graph:
             "scan": "shorten the scan: only scans of up to 256 steps are unrolled",
             "custom_vjp_call": "write it without custom_vjp",
             "custom_jvp_call": "write it without custom_jvp",
-        }.get(op.equations[-1].primitive.name,
-              "write it with operations that have a rule, or pass a rule for 'opaque'")
+        }.get(
+            op.equations[-1].primitive.name,
+            "write it with operations that have a rule, or pass a rule for 'opaque'",
+        )
         raise UnsupportedOperationError(
             f"the primitive {op.equations[-1].primitive.name!r} at {op.source} lies between the layer "
             f"and the output, and the rules cannot see through it; {remedy}, "
-            "or explain a layer above it")
+            "or explain a layer above it"
+        )

@@ -29,7 +29,8 @@ def hoist(function: Callable, *like: Any) -> Callable:
     leaves, tree = jax.tree.flatten(like)
     shapes = [_compat.shape_of(jax.typeof(v)) for v in leaves]
     closed, out = jax.make_jaxpr(
-        lambda *flat: function(*jax.tree.unflatten(tree, flat)), return_shape=True)(*shapes)
+        lambda *flat: function(*jax.tree.unflatten(tree, flat)), return_shape=True
+    )(*shapes)
     jaxpr, known = _compat.open_jaxpr(closed)
     env: dict = dict(zip(jaxpr.constvars, known, strict=True))
     kernels: dict = {}
@@ -84,7 +85,16 @@ def _convolve(eqn: Any, images: jax.Array, kernel: jax.Array) -> jax.Array:
     order = (0, last, *range(1, last))
     numbers = lax.ConvDimensionNumbers(order, (last, last - 1, *space), order)
     result = lax.conv_general_dilated(
-        images.transpose(given), kernel, p["window_strides"], p["padding"], p["lhs_dilation"],
-        p["rhs_dilation"], numbers, p["feature_group_count"], p["batch_group_count"],
-        p["precision"], p["preferred_element_type"])
+        images.transpose(given),
+        kernel,
+        p["window_strides"],
+        p["padding"],
+        p["lhs_dilation"],
+        p["rhs_dilation"],
+        numbers,
+        p["feature_group_count"],
+        p["batch_group_count"],
+        p["precision"],
+        p["preferred_element_type"],
+    )
     return result.transpose(np.argsort(wanted))

@@ -24,15 +24,49 @@ class Facts(NamedTuple):
 UNKNOWN = Facts()
 #: Values pass through these, whatever their shape: "pvary" and "pcast" are shard_map's.
 STRUCTURAL = {
-    "reshape", "transpose", "broadcast_in_dim", "squeeze", "expand_dims", "slice", "rev", "copy",
-    "copy_p", "name", "reduce_precision", "stop_gradient", "sharding_constraint", "pvary", "pcast",
-    "device_put", "convert_element_type", "optimization_barrier", "split", "gather",
-    "dynamic_slice", "layout_constraint", "mesh_cast", "reshard", "real", "unstack", "tile",
+    "reshape",
+    "transpose",
+    "broadcast_in_dim",
+    "squeeze",
+    "expand_dims",
+    "slice",
+    "rev",
+    "copy",
+    "copy_p",
+    "name",
+    "reduce_precision",
+    "stop_gradient",
+    "sharding_constraint",
+    "pvary",
+    "pcast",
+    "device_put",
+    "convert_element_type",
+    "optimization_barrier",
+    "split",
+    "gather",
+    "dynamic_slice",
+    "layout_constraint",
+    "mesh_cast",
+    "reshard",
+    "real",
+    "unstack",
+    "tile",
 }
 _FIXED = {
-    "logistic": (0, 1), "tanh": (-1, 1), "erf": (-1, 1), "exp": (0, INF), "exp2": (0, INF),
-    "abs": (0, INF), "square": (0, INF), "sqrt": (0, INF), "rsqrt": (0, INF), "expm1": (-1, INF),
-    "erfc": (0, 2), "sin": (-1, 1), "cos": (-1, 1), "sign": (-1, 1),
+    "logistic": (0, 1),
+    "tanh": (-1, 1),
+    "erf": (-1, 1),
+    "exp": (0, INF),
+    "exp2": (0, INF),
+    "abs": (0, INF),
+    "square": (0, INF),
+    "sqrt": (0, INF),
+    "rsqrt": (0, INF),
+    "expm1": (-1, INF),
+    "erfc": (0, 2),
+    "sin": (-1, 1),
+    "cos": (-1, 1),
+    "sign": (-1, 1),
 }
 
 
@@ -62,10 +96,14 @@ def propagate(eqn: Any, facts: list[Facts]) -> Facts:
     if name in ("max", "min", "add", "sub", "mul", "div"):
         return _binary(name, *facts)
     if name == "neg":
-        return _static(Facts(-first.high, -first.low), None if first.static is None else -first.static)
+        return _static(
+            Facts(-first.high, -first.low), None if first.static is None else -first.static
+        )
     if name == "clamp":
         low, value, high = facts
-        return Facts(max(low.low, min(value.low, high.low)), min(high.high, max(value.high, low.high)))
+        return Facts(
+            max(low.low, min(value.low, high.low)), min(high.high, max(value.high, low.high))
+        )
     if name in ("concatenate", "stack", "select_n", "pad"):
         cases = facts[1:] if name == "select_n" else facts
         return _union(cases)
@@ -95,8 +133,13 @@ def _binary(name: str, a: Facts, b: Facts) -> Facts:
     if a.static is not None and b.static is not None:
         if name == "div":
             return number(a.static / b.static) if b.static else UNKNOWN
-        op = {"max": max, "min": min, "add": float.__add__, "sub": float.__sub__,
-              "mul": float.__mul__}[name]
+        op = {
+            "max": max,
+            "min": min,
+            "add": float.__add__,
+            "sub": float.__sub__,
+            "mul": float.__mul__,
+        }[name]
         return number(op(float(a.static), float(b.static)))
     if name == "max":
         return Facts(max(a.low, b.low), max(a.high, b.high))

@@ -18,10 +18,15 @@ class Model:
     def __init__(self, graph: Graph, constants: Sequence[Any]):
         self.graph, self.constants = graph, constants
 
-    def evaluate(self, inputs: Sequence[Any], rules: RuleSet | None = None,
-                 added: dict[Any, Any] | None = None, outputs: Sequence[Any] | None = None,
-                 given: dict[Any, Any] | None = None,
-                 edits: dict[Any, Callable] | None = None) -> list:
+    def evaluate(
+        self,
+        inputs: Sequence[Any],
+        rules: RuleSet | None = None,
+        added: dict[Any, Any] | None = None,
+        outputs: Sequence[Any] | None = None,
+        given: dict[Any, Any] | None = None,
+        edits: dict[Any, Callable] | None = None,
+    ) -> list:
         """The values of ``outputs`` (the function's own, by default).
 
         ``added`` perturbs values; rules then act only downstream of those, so that everything
@@ -79,8 +84,9 @@ class Model:
         scores, *acts = self.evaluate([x], outputs=[self.graph.outputs[0], *variables])
         return scores, dict(zip(layers, acts, strict=True))
 
-    def pullback(self, x: jax.Array, layers: Sequence[str], rules: RuleSet | None = None
-                 ) -> tuple[jax.Array, dict, Callable[[jax.Array], dict]]:
+    def pullback(
+        self, x: jax.Array, layers: Sequence[str], rules: RuleSet | None = None
+    ) -> tuple[jax.Array, dict, Callable[[jax.Array], dict]]:
         """Scores, activations, and ``pull(seed) -> {layer: signal}`` under the rules.
 
         One forward pass. Signals are cotangents of zeros added at the layers, so that the
@@ -88,8 +94,9 @@ class Model:
         """
         return self.pull_values(x, {name: self.graph.layer(name) for name in layers}, rules)
 
-    def pull_values(self, x: jax.Array, values: dict[Any, Any], rules: RuleSet | None = None
-                    ) -> tuple[jax.Array, dict, Callable[[jax.Array], dict]]:
+    def pull_values(
+        self, x: jax.Array, values: dict[Any, Any], rules: RuleSet | None = None
+    ) -> tuple[jax.Array, dict, Callable[[jax.Array], dict]]:
         """:meth:`pullback` to any values of the graph, under keys of the caller's choice."""
         distinct = list(dict.fromkeys(values.values()))
         index = {v: i for i, v in enumerate(distinct)}

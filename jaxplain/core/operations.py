@@ -21,12 +21,33 @@ from jaxplain.core.elementwise import (
 )
 from jaxplain.core.intervals import STRUCTURAL, UNKNOWN, Facts, literal, propagate
 
-KINDS = ("linear", "scale", "bias", "activation", "max_pool", "add", "gate", "normalise",
-         "structural", "opaque")
+KINDS = (
+    "linear",
+    "scale",
+    "bias",
+    "activation",
+    "max_pool",
+    "add",
+    "gate",
+    "normalise",
+    "structural",
+    "opaque",
+)
 
 _REDUCING = {
-    "reduce_sum", "reduce_max", "reduce_min", "reduce_window_sum", "reduce_window_max", "cumsum",
-    "broadcast_in_dim", "reshape", "squeeze", "expand_dims", "slice", "pad", "concatenate",
+    "reduce_sum",
+    "reduce_max",
+    "reduce_min",
+    "reduce_window_sum",
+    "reduce_window_max",
+    "cumsum",
+    "broadcast_in_dim",
+    "reshape",
+    "squeeze",
+    "expand_dims",
+    "slice",
+    "pad",
+    "concatenate",
     "transpose",
 }
 _CURVED = {"exp", "log", "rsqrt", "sqrt", "integer_pow", "square", "pow", "div", "logistic"}
@@ -106,8 +127,10 @@ def classify(jaxpr: Any, inputs: list) -> tuple[list[Any], list[Operation]]:
         (active_eqns if depends else inactive_eqns).append(eqn)
         if depends:
             active.update(eqn.outvars)
-        known = [literal(v) if isinstance(v, _compat.Literal) else facts.get(v, UNKNOWN)
-                 for v in eqn.invars]
+        known = [
+            literal(v) if isinstance(v, _compat.Literal) else facts.get(v, UNKNOWN)
+            for v in eqn.invars
+        ]
         facts[eqn.outvars[0]] = _custom_facts(eqn, known)
     grouping = _Regions(active_eqns, active, inputs, jaxpr.outvars, facts)
     operations = [grouping.operation(group) for group in grouping.groups()]
@@ -241,8 +264,12 @@ class _Regions:
     def operation(self, group: list[int]) -> Operation:
         eqns = [self.equations[i] for i in group]
         inside = {v for eqn in eqns for v in eqn.outvars}
-        outer = [v for eqn in eqns for v in eqn.invars
-                 if not isinstance(v, _compat.Literal) and v not in inside]
+        outer = [
+            v
+            for eqn in eqns
+            for v in eqn.invars
+            if not isinstance(v, _compat.Literal) and v not in inside
+        ]
         inputs = tuple(dict.fromkeys(v for v in outer if v in self.active))
         constants = tuple(dict.fromkeys(v for v in outer if v not in self.active))
         output = eqns[-1].outvars[0]
@@ -252,7 +279,10 @@ class _Regions:
             function = Function.of(eqns, inputs[0], {v: self.facts.get(v, UNKNOWN) for v in outer})
         foreign = any(eqn.primitive.name == "custom_vjp_call" for eqn in eqns)
         if foreign and (function is None or function.name not in KNOWN):
-            kind, name = "opaque", "custom_vjp_call"  # its author's backward pass is not ours to replace
+            kind, name = (
+                "opaque",
+                "custom_vjp_call",
+            )  # its author's backward pass is not ours to replace
         elif function:
             kind, name = "activation", function.name
             self.facts[output] = function.facts
@@ -260,8 +290,17 @@ class _Regions:
             kind, name = self._kind(eqns, inputs)
         if kind == "normalise" and name == "softmax":
             self.facts[output] = Facts(0, 1)
-        return Operation(kind, name, tuple(eqns), inputs, constants, output,
-                         min(f.low for f in input_facts), self.facts.get(output, UNKNOWN), input_facts)
+        return Operation(
+            kind,
+            name,
+            tuple(eqns),
+            inputs,
+            constants,
+            output,
+            min(f.low for f in input_facts),
+            self.facts.get(output, UNKNOWN),
+            input_facts,
+        )
 
     def _kind(self, eqns: list, inputs: tuple) -> tuple[str, str]:
         eqn, prim = eqns[-1], eqns[-1].primitive.name
@@ -302,7 +341,8 @@ class _Regions:
         if prim in ("select_n", "concatenate", "stack", "pad", "dynamic_update_slice"):
             return "structural", prim
         indices_active = prim in ("gather", "dynamic_slice") and any(
-            is_active(v, self.active) for v in eqn.invars[1:])
+            is_active(v, self.active) for v in eqn.invars[1:]
+        )
         if prim in STRUCTURAL and not indices_active:
             return "structural", prim
         return "opaque", prim

@@ -31,7 +31,8 @@ def unbroadcast(g: jax.Array, like: jax.Array) -> jax.Array:
         return g
     lead = g.ndim - like.ndim
     axes = tuple(range(lead)) + tuple(
-        i + lead for i, n in enumerate(like.shape) if n == 1 and g.shape[i + lead] != 1)
+        i + lead for i, n in enumerate(like.shape) if n == 1 and g.shape[i + lead] != 1
+    )
     return g.sum(axes).reshape(like.shape)
 
 
@@ -54,14 +55,23 @@ class RuleSet:
     True
     """
 
-    def __init__(self, rules: Mapping[str, Rule] = (), *, overrides: Mapping[str, Rule] = (),
-                 requires: tuple[str, ...] = (), fold: bool = True):
+    def __init__(
+        self,
+        rules: Mapping[str, Rule] = (),
+        *,
+        overrides: Mapping[str, Rule] = (),
+        requires: tuple[str, ...] = (),
+        fold: bool = True,
+    ):
         unknown = set(requires) - set(KINDS)
         if unknown:
             raise ValueError(f"unknown kinds in requires: {sorted(unknown)}; the kinds are {KINDS}")
-        self._key = (tuple(sorted(dict(rules).items(), key=lambda kv: kv[0])),
-                     tuple(sorted(dict(overrides).items(), key=lambda kv: kv[0])),
-                     tuple(sorted(requires)), bool(fold))
+        self._key = (
+            tuple(sorted(dict(rules).items(), key=lambda kv: kv[0])),
+            tuple(sorted(dict(overrides).items(), key=lambda kv: kv[0])),
+            tuple(sorted(requires)),
+            bool(fold),
+        )
 
     @property
     def rules(self) -> dict[str, Rule]:
@@ -84,12 +94,20 @@ class RuleSet:
         rules = self.rules
         return rules.get(name, rules.get(kind))
 
-    def replace(self, rules: Mapping[str, Rule] = (), *, overrides: Mapping[str, Rule] = (),
-                fold: bool | None = None) -> RuleSet:
+    def replace(
+        self,
+        rules: Mapping[str, Rule] = (),
+        *,
+        overrides: Mapping[str, Rule] = (),
+        fold: bool | None = None,
+    ) -> RuleSet:
         """A copy with these entries added or changed."""
-        return RuleSet({**self.rules, **dict(rules)},
-                       overrides={**self.overrides, **dict(overrides)}, requires=self.requires,
-                       fold=self.fold if fold is None else fold)
+        return RuleSet(
+            {**self.rules, **dict(rules)},
+            overrides={**self.overrides, **dict(overrides)},
+            requires=self.requires,
+            fold=self.fold if fold is None else fold,
+        )
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RuleSet) and self._key == other._key
@@ -115,8 +133,15 @@ class BoundOp:
     average pools have their constant factor as ``weight``.
     """
 
-    def __init__(self, op: Operation, inputs: tuple, constants: tuple, output: jax.Array,
-                 chain: Chain | None, extras: tuple):
+    def __init__(
+        self,
+        op: Operation,
+        inputs: tuple,
+        constants: tuple,
+        output: jax.Array,
+        chain: Chain | None,
+        extras: tuple,
+    ):
         self.operation, self.inputs, self.output = op, inputs, output
         self.kind, self.name, self.source = op.kind, op.name, op.source
         self.low, self.nonnegative = op.low, op.low >= 0
@@ -125,8 +150,10 @@ class BoundOp:
 
     def vjp(self, g: jax.Array) -> tuple:
         """The plain gradient."""
+
         def forward(*inputs: jax.Array) -> jax.Array:
             return self.operation.evaluate(inputs, self._constants)[0]
+
         return jax.vjp(forward, *self.inputs)[1](g.astype(self.output.dtype))
 
     @property
@@ -137,8 +164,9 @@ class BoundOp:
     def _affine(self) -> tuple[Any, Any]:
         if self._chain is None:
             return None, None
-        return self._chain.affine(dict(zip(self._chain.variables, self._extras, strict=True)),
-                                  self.output.dtype)
+        return self._chain.affine(
+            dict(zip(self._chain.variables, self._extras, strict=True)), self.output.dtype
+        )
 
     @functools.cached_property
     def weight(self) -> jax.Array:
@@ -174,8 +202,9 @@ class BoundOp:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def apply_rule(op: Operation, rule: Rule, chain: Chain | None, inputs: tuple, constants: tuple,
-               extras: tuple) -> list:
+def apply_rule(
+    op: Operation, rule: Rule, chain: Chain | None, inputs: tuple, constants: tuple, extras: tuple
+) -> list:
     """The operation's outputs, with ``rule`` in place of its gradient."""
     return op.evaluate(inputs, constants)
 
@@ -190,10 +219,12 @@ def _backward(op, rule, chain, residuals, cotangents):
     bound = BoundOp(op, inputs, constants, output, chain, extras)
     signals = rule(bound, cotangents[0])
     if len(signals) != len(inputs) or any(
-            s.shape != a.shape for s, a in zip(signals, inputs, strict=True)):
+        s.shape != a.shape for s, a in zip(signals, inputs, strict=True)
+    ):
         raise ValueError(
             f"the rule {rule!r} returned signals of shapes {[jnp.shape(s) for s in signals]} for the "
-            f"operation {op.name!r}, whose inputs have shapes {[a.shape for a in inputs]}")
+            f"operation {op.name!r}, whose inputs have shapes {[a.shape for a in inputs]}"
+        )
     signals = tuple(s.astype(a.dtype) for s, a in zip(signals, inputs, strict=True))
     return signals, tuple(None for _ in constants), tuple(None for _ in extras)
 

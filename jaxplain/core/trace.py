@@ -80,8 +80,13 @@ def _trace_nnx(nnx: Any, module: Any, inputs: tuple) -> Model:
     graphdef, state = nnx.split(module)
     leaves, tree = jax.tree.flatten(state)
     args, in_tree = jax.tree.flatten(inputs)
-    key = (graphdef, tree, in_tree, tuple(jax.typeof(v) for v in [*leaves, *args]),
-           jax.config.jax_enable_x64)
+    key = (
+        graphdef,
+        tree,
+        in_tree,
+        tuple(jax.typeof(v) for v in [*leaves, *args]),
+        jax.config.jax_enable_x64,
+    )
     if key in _nnx_graphs:  # the program depends on nothing else: spare the tracing
         _nnx_graphs.move_to_end(key)
         return Model(_nnx_graphs[key], leaves)

@@ -87,7 +87,8 @@ def split(fn: Callable, name: str, *inputs: Any) -> tuple[Callable, Callable]:
             raise ValueError(
                 f"the layer {name!r} is no cut of the network: the operation {op.name!r} at "
                 f"{op.source} reaches the output without passing through it; choose a layer "
-                "outside the skip connection (the addition's output)")
+                "outside the skip connection (the addition's output)"
+            )
 
     def below(*inputs: Any) -> jax.Array:
         inner = trace(fn, *inputs)
@@ -112,8 +113,10 @@ class Table(list):
         header = [f for f in self[0]._fields]
         cells = [header] + [[_text(value) for value in row] for row in self]
         widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-        lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip()
-                 for row in cells]
+        lines = [
+            "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip()
+            for row in cells
+        ]
         lines.insert(1, "  ".join("-" * w for w in widths))
         return "\n".join([*lines, self.title] if self.title else lines)
 
@@ -185,20 +188,31 @@ def coverage(fn: Callable, x: jax.Array, rules: RuleSet, *, mass: bool = False) 
     for name, v in model.graph._names.items():
         names.setdefault(v, name)
     return Coverage(
-        Covered(op.kind, op.name, names.get(op.output, ""), tuple(op.output.aval.shape),
-                _rule_name(assigned[op]) if op in assigned else "plain gradient",
-                sums.get(op), op.source)
-        for op in model.graph.ops)
+        Covered(
+            op.kind,
+            op.name,
+            names.get(op.output, ""),
+            tuple(op.output.aval.shape),
+            _rule_name(assigned[op]) if op in assigned else "plain gradient",
+            sums.get(op),
+            op.source,
+        )
+        for op in model.graph.ops
+    )
 
 
 def _mass(model: Model, x: jax.Array, rules: RuleSet) -> dict[Any, float]:
-    floating = {op: op.output for op in model.graph.ops
-                if jnp.issubdtype(op.output.aval.dtype, jnp.floating)}
+    floating = {
+        op: op.output
+        for op in model.graph.ops
+        if jnp.issubdtype(op.output.aval.dtype, jnp.floating)
+    }
 
     @jax.jit
     def sums(constants: list, x: jax.Array) -> dict:
         scores, _, pull = Model(model.graph, constants).pull_values(
-            x, {i: v for i, v in enumerate(floating.values())}, rules)
+            x, {i: v for i, v in enumerate(floating.values())}, rules
+        )
         seed = jax.nn.one_hot(scores.argmax(-1), scores.shape[-1], dtype=scores.dtype)
         return {i: s.sum() / len(x) for i, s in pull(seed).items()}
 

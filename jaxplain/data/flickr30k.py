@@ -13,8 +13,15 @@ __all__ = ["FLICKR30K_GROUPS", "Flickr30kEntities", "parse_phrases"]
 
 #: The eight types of phrases (Plummer et al. 2015).
 FLICKR30K_GROUPS = (
-    "people", "clothing", "bodyparts", "animals", "vehicles", "instruments", "scene", "other"
-)  # fmt: skip
+    "people",
+    "clothing",
+    "bodyparts",
+    "animals",
+    "vehicles",
+    "instruments",
+    "scene",
+    "other",
+)
 
 _PHRASE = re.compile(r"\[/EN#(\d+)(/[^ \]]+) ([^\]]*)\]")
 
@@ -98,6 +105,9 @@ class Flickr30kEntities:
             for entity, text, groups in parse_phrases(sentence)
         )
         return Record.make(
-            read_image(self.images / f"{record}.jpg", record), record, [0] * len(boxes),
-            boxes_from_inclusive(boxes), phrases=phrases,
-        )  # fmt: skip
+            read_image(self.images / f"{record}.jpg", record),
+            record,
+            [0] * len(boxes),
+            boxes_from_inclusive(boxes),
+            phrases=phrases,
+        )

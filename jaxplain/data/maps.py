@@ -48,9 +48,13 @@ class Explanation:
 def encode(one: Explanation) -> bytes:
     """A line of JSON with names and shapes, then the numbers: int32 targets, float32 maps."""
     header = {
-        "id": one.id, "index": one.index, "size": one.size, "input_size": one.input_size,
-        "targets": one.targets.shape, "maps": {name: m.shape for name, m in one.maps.items()},
-    }  # fmt: skip
+        "id": one.id,
+        "index": one.index,
+        "size": one.size,
+        "input_size": one.input_size,
+        "targets": one.targets.shape,
+        "maps": {name: m.shape for name, m in one.maps.items()},
+    }
     arrays = [one.targets.astype("<i4"), *(m.astype("<f4") for m in one.maps.values())]
     return b"".join([json.dumps(header).encode(), b"\n", *(a.tobytes() for a in arrays)])
 
@@ -76,9 +80,13 @@ def decode(data: bytes) -> Explanation:
     targets = take(header["targets"], "<i4")
     maps = {name: take(shape, "<f4") for name, shape in header["maps"].items()}
     return Explanation(
-        header["id"], header["index"], tuple(header["size"]), tuple(header["input_size"]),
-        targets, maps,
-    )  # fmt: skip
+        header["id"],
+        header["index"],
+        tuple(header["size"]),
+        tuple(header["input_size"]),
+        targets,
+        maps,
+    )
 
 
 def array_record() -> Any:
@@ -91,7 +99,7 @@ def array_record() -> Any:
         from array_record.python import array_record_module
     except ImportError as error:
         raise ImportError(
-            'Shards of maps need the package array-record; install it with pip install '
+            "Shards of maps need the package array-record; install it with pip install "
             '"jaxplain[data]".'
         ) from error
     return array_record_module

@@ -47,9 +47,16 @@ class MapsWriter:
             self.manifest = json.loads(self._file.read_text("utf-8"))
         else:
             self.manifest = {
-                "format": FORMAT, "settings": settings, "process": process[0], "check": None,
-                "shards": [], "failures": [], "next": 0, "waiting": [], "complete": False,
-            }  # fmt: skip
+                "format": FORMAT,
+                "settings": settings,
+                "process": process[0],
+                "check": None,
+                "shards": [],
+                "failures": [],
+                "next": 0,
+                "waiting": [],
+                "complete": False,
+            }
         for left in folder.glob(f"*-{part}*.tmp"):  # by a process that was killed
             left.unlink(missing_ok=True)
         self._shard: Any = None

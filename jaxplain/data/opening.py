@@ -21,9 +21,13 @@ __all__ = ["open_source"]
 
 #: The split that papers evaluate on.
 _TFDS_SPLITS = {
-    "voc/2007": "test", "voc/2012": "validation", "coco/2014": "validation",
-    "coco/2017": "validation", "imagenet2012": "validation", "caltech_birds2011": "test",
-}  # fmt: skip
+    "voc/2007": "test",
+    "voc/2012": "validation",
+    "coco/2014": "validation",
+    "coco/2017": "validation",
+    "imagenet2012": "validation",
+    "caltech_birds2011": "test",
+}
 
 
 def open_source(

@@ -14,8 +14,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
-__all__ = ["Phrase", "Record", "Source", "UnreadableRecordError", "boxes_from_inclusive",
-           "boxes_from_sizes", "boxes_to_masks"]  # fmt: skip
+__all__ = [
+    "Phrase",
+    "Record",
+    "Source",
+    "UnreadableRecordError",
+    "boxes_from_inclusive",
+    "boxes_from_sizes",
+    "boxes_to_masks",
+]
 
 
 class UnreadableRecordError(ValueError):
@@ -79,9 +86,15 @@ class Record:
 
     @classmethod
     def make(
-        cls, image: np.ndarray, id: str, labels: Sequence[int] = (), boxes: Any = None,
-        masks: np.ndarray | None = None, difficult: Sequence[bool] | None = None, **more: Any,
-    ) -> Record:  # fmt: skip
+        cls,
+        image: np.ndarray,
+        id: str,
+        labels: Sequence[int] = (),
+        boxes: Any = None,
+        masks: np.ndarray | None = None,
+        difficult: Sequence[bool] | None = None,
+        **more: Any,
+    ) -> Record:
         """A record of the image as read: dtypes settled, boxes cut at the image's border, all
         checked.
 

@@ -16,9 +16,7 @@ from jaxplain.data.record import Record, UnreadableRecordError, boxes_from_inclu
 __all__ = ["TFDS_NAMES", "TFDS"]
 
 #: What is known; a version may follow, as in ``voc/2007:5.0.0``.
-TFDS_NAMES = (
-    "voc/2007", "voc/2012", "coco/2014", "coco/2017", "imagenet2012", "caltech_birds2011"
-)  # fmt: skip
+TFDS_NAMES = ("voc/2007", "voc/2012", "coco/2014", "coco/2017", "imagenet2012", "caltech_birds2011")
 
 
 class TFDS:
@@ -159,5 +157,8 @@ def _birds(row: Mapping[str, Any], record: str) -> Record:
 
 
 _READERS: Mapping[str, Callable[[Mapping[str, Any], str], Record]] = {
-    "voc": _voc, "coco": _coco, "imagenet2012": _imagenet, "caltech_birds2011": _birds,
-}  # fmt: skip
+    "voc": _voc,
+    "coco": _coco,
+    "imagenet2012": _imagenet,
+    "caltech_birds2011": _birds,
+}

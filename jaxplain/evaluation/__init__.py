@@ -20,7 +20,17 @@ from jaxplain.evaluation import (
 )
 
 __all__ = [
-    "faithfulness", "faithfulness_study", "fixation_study", "fixations", "localisation",
-    "localisation_study", "phrase_study", "phrases", "pointing", "pointing_game",
-    "randomisation_study", "sanity", "similarity",
-]  # fmt: skip
+    "faithfulness",
+    "faithfulness_study",
+    "fixation_study",
+    "fixations",
+    "localisation",
+    "localisation_study",
+    "phrase_study",
+    "phrases",
+    "pointing",
+    "pointing_game",
+    "randomisation_study",
+    "sanity",
+    "similarity",
+]

@@ -22,8 +22,16 @@ from jaxplain.core import Graph, trace
 from jaxplain.core.model import Model
 from jaxplain.evaluation import localisation, pointing
 
-__all__ = ["Explainer", "Group", "Question", "Questions", "boxes_of", "percent", "predicted",
-           "questions"]  # fmt: skip
+__all__ = [
+    "Explainer",
+    "Group",
+    "Question",
+    "Questions",
+    "boxes_of",
+    "percent",
+    "predicted",
+    "questions",
+]
 
 #: Images ``(B, h, w, 3)`` and signals over the outputs ``(B, N)`` to maps ``(B, h', w')``.
 Explainer = Callable[[jax.Array, jax.Array], jax.Array]
@@ -121,10 +129,16 @@ class Questions:
     """
 
     def __init__(
-        self, source: data.Source, prepare: Callable[[data.Record], np.ndarray],
-        signals: np.ndarray, *, batch_size: int = 8, indices: Iterable[int] | None = None,
-        workers: int = 0, progress: Callable[[int], None] | None = None,
-    ):  # fmt: skip
+        self,
+        source: data.Source,
+        prepare: Callable[[data.Record], np.ndarray],
+        signals: np.ndarray,
+        *,
+        batch_size: int = 8,
+        indices: Iterable[int] | None = None,
+        workers: int = 0,
+        progress: Callable[[int], None] | None = None,
+    ):
         self.source, self.prepare, self.signals = source, prepare, signals
         self.batch_size, self.workers, self.progress = batch_size, workers, progress
         self.indices = None if indices is None else list(indices)

@@ -42,9 +42,16 @@ class Curve(NamedTuple):
 
 
 def deletion(
-    fn: Callable, x: jax.Array, maps: jax.Array, targets: Any = None, *, steps: int = 56,
-    baseline: Any = 0.0, score: str = "probability", chunk: int = 8,
-) -> Curve:  # fmt: skip
+    fn: Callable,
+    x: jax.Array,
+    maps: jax.Array,
+    targets: Any = None,
+    *,
+    steps: int = 56,
+    baseline: Any = 0.0,
+    score: str = "probability",
+    chunk: int = 8,
+) -> Curve:
     """Deletion (Petsiuk et al. 2018): pixels become the baseline, the most important first.
 
     The smaller the area under the curve, the better.
@@ -82,9 +89,16 @@ def deletion(
 
 
 def insertion(
-    fn: Callable, x: jax.Array, maps: jax.Array, targets: Any = None, *, steps: int = 56,
-    baseline: Any = None, score: str = "probability", chunk: int = 8,
-) -> Curve:  # fmt: skip
+    fn: Callable,
+    x: jax.Array,
+    maps: jax.Array,
+    targets: Any = None,
+    *,
+    steps: int = 56,
+    baseline: Any = None,
+    score: str = "probability",
+    chunk: int = 8,
+) -> Curve:
     """Insertion (Petsiuk et al. 2018): the image appears on a baseline, the most important first.
 
     The larger the area under the curve, the better. Arguments, result and errors are those of
@@ -106,9 +120,17 @@ def insertion(
 
 
 def pixel_flipping(
-    fn: Callable, x: jax.Array, maps: jax.Array, targets: Any = None, *, patch: int = 9,
-    steps: int = 100, baseline: Any = 0.0, score: str = "logit", chunk: int = 8,
-) -> Curve:  # fmt: skip
+    fn: Callable,
+    x: jax.Array,
+    maps: jax.Array,
+    targets: Any = None,
+    *,
+    patch: int = 9,
+    steps: int = 100,
+    baseline: Any = 0.0,
+    score: str = "logit",
+    chunk: int = 8,
+) -> Curve:
     """Pixel-flipping (Bach et al. 2015), and its form with regions (Samek et al. 2017).
 
     The image is divided into squares of ``patch`` pixels, ranked by the sum of the map in each
@@ -149,8 +171,9 @@ def _curve(fn, x, maps, targets, first, last, steps, counts, patch, score, chunk
     if x.ndim != 4 or not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"images must be float (B, H, W, C), not {x.dtype} {x.shape}")
     if maps.shape != x.shape[:3]:
-        raise ValueError(f"maps must have the images' shape {x.shape[:3]}, not {maps.shape}; "
-                         "resize them first")  # fmt: skip
+        raise ValueError(
+            f"maps must have the images' shape {x.shape[:3]}, not {maps.shape}; resize them first"
+        )
     pixels = maps.shape[1] * maps.shape[2]
     if score not in ("probability", "logit"):
         raise ValueError(f"score must be 'probability' or 'logit', not {score!r}")

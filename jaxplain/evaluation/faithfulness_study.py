@@ -53,15 +53,19 @@ class FaithfulnessStudy:
         for name in self.values["insertion"]:
             cells = (_mean(self.values[curve][name]) for curve in CURVES)
             lines.append(f"| {name} | {' | '.join(cells)} |")
-        lines += ["", f"{self.images} images; mean and standard error. Insertion and deletion: "
-                  "area under the probability; pixel-flipping: mean drop of the logit "
-                  "(AOPC)."]  # fmt: skip
+        lines += [
+            "",
+            f"{self.images} images; mean and standard error. Insertion and deletion: "
+            "area under the probability; pixel-flipping: mean drop of the logit "
+            "(AOPC).",
+        ]
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
         """Everything as JSON values; the curves are means over images."""
         return {
-            "protocol": "faithfulness", "images": self.images,
+            "protocol": "faithfulness",
+            "images": self.images,
             "failures": [list(f) for f in self.failures],
             "curves": {
                 curve: {
@@ -76,7 +80,7 @@ class FaithfulnessStudy:
                 }
                 for curve in CURVES
             },
-        }  # fmt: skip
+        }
 
 
 def faithfulness_study(
@@ -112,9 +116,10 @@ def faithfulness_study(
     if not methods or not len(x):
         raise ValueError("faithfulness needs at least one method and one image")
     options = {
-        "insertion": {"steps": steps}, "deletion": {"steps": steps},
+        "insertion": {"steps": steps},
+        "deletion": {"steps": steps},
         "pixel_flipping": {"patch": patch, "steps": flips},
-    }  # fmt: skip
+    }
     names = (RANDOM, *methods)
     scores: dict = {curve: {name: [] for name in names} for curve in CURVES}
     values: dict = {curve: {name: [] for name in names} for curve in CURVES}

@@ -20,10 +20,18 @@ from jaxplain.core.transforms import Table
 from jaxplain.evaluation.last_layer import LastLayer, confusion_matrix, last_layer_inputs
 
 __all__ = [
-    "ColourRow", "MisclassificationReport", "TransferReport", "TransferRow", "colour_histogram",
-    "colour_shares", "foreground", "histogram_distance", "misclassification_report",
-    "transfer_report", "untrained_similarity",
-]  # fmt: skip
+    "ColourRow",
+    "MisclassificationReport",
+    "TransferReport",
+    "TransferRow",
+    "colour_histogram",
+    "colour_shares",
+    "foreground",
+    "histogram_distance",
+    "misclassification_report",
+    "transfer_report",
+    "untrained_similarity",
+]
 
 
 def foreground(weights: jax.Array) -> jax.Array:
@@ -138,24 +146,40 @@ def misclassification_report(
     shape = failed.shape
     fits = all(v.ndim == 4 and len(v) and v.shape[1:] == shape for v in (right, wrong))
     if len(shape) != 3 or not fits:
-        raise ValueError("failed must be one image (H, W, C), the others images (n, H, W, C) of "
-                         f"its size, not {shape}, {right.shape} and {wrong.shape}")
+        raise ValueError(
+            "failed must be one image (H, W, C), the others images (n, H, W, C) of "
+            f"its size, not {shape}, {right.shape} and {wrong.shape}"
+        )
     features = visualise(jnp.concatenate([failed[None], right, wrong]))
     mask = foreground(features.weights)
     histograms = colour_histogram(features.colours, mask, bins=bins)
     shares = np.asarray(colour_shares(features.colours, mask))
     of_true, of_wrong = slice(1, 1 + len(right)), slice(1 + len(right), None)
-    to_true, to_wrong = (np.asarray(histogram_distance(histograms, histograms[of].mean(0)))
-                         for of in (of_true, of_wrong))
-    names = ["failed", *(f"true {i + 1}" for i in range(len(right))),
-             *(f"mistaken {i + 1}" for i in range(len(wrong)))]
-    rows = [ColourRow(name, tuple(round(float(v), 3) for v in s), float(t), float(w))
-            for name, s, t, w in zip(names, shares, to_true, to_wrong, strict=True)]
+    to_true, to_wrong = (
+        np.asarray(histogram_distance(histograms, histograms[of].mean(0)))
+        for of in (of_true, of_wrong)
+    )
+    names = [
+        "failed",
+        *(f"true {i + 1}" for i in range(len(right))),
+        *(f"mistaken {i + 1}" for i in range(len(wrong))),
+    ]
+    rows = [
+        ColourRow(name, tuple(round(float(v), 3) for v in s), float(t), float(w))
+        for name, s, t, w in zip(names, shares, to_true, to_wrong, strict=True)
+    ]
     deviations = shares[0] - shares[of_true].mean(0)
     missing, misleading = int(deviations.argmin()), int(deviations.argmax())
     seen = np.asarray(features.colours, np.float32) * np.asarray(mask)[..., None]
-    return MisclassificationReport(Table(rows), features, missing, misleading, deviations,
-                                   seen[of_true][..., missing], seen[0][..., misleading])
+    return MisclassificationReport(
+        Table(rows),
+        features,
+        missing,
+        misleading,
+        deviations,
+        seen[of_true][..., missing],
+        seen[0][..., misleading],
+    )
 
 
 class TransferRow(NamedTuple):
@@ -241,15 +265,20 @@ def transfer_report(
     off = share + np.diag(np.full(count, -1.0))
     far = distance + np.diag(np.full(count, np.inf))
     rows = [
-        TransferRow(name, float(share[i, i]), float(response[i]),
-                    class_names[int(off[i].argmax())] if off[i].max() > 0 else "",
-                    class_names[int(far[i].argmin())])
+        TransferRow(
+            name,
+            float(share[i, i]),
+            float(response[i]),
+            class_names[int(off[i].argmax())] if off[i].max() > 0 else "",
+            class_names[int(far[i].argmin())],
+        )
         for i, name in enumerate(class_names)
     ]
     pairs = np.triu_indices(count, 1)
     agreement = _rank_correlation(-distance[pairs], (share + share.T)[pairs])
-    return TransferReport(Table(rows), features, response, distance, confusion, classifier,
-                          agreement)
+    return TransferReport(
+        Table(rows), features, response, distance, confusion, classifier, agreement
+    )
 
 
 def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
@@ -282,6 +311,8 @@ def untrained_similarity(trained: Any, untrained: Any) -> jax.Array:
         v = v.reshape(-1, v.shape[-1])
         bases.append(jnp.linalg.qr(v - v.mean(0))[0])
     if bases[0].shape[0] != bases[1].shape[0]:
-        raise ValueError("both must be of the same images and size; they have "
-                         f"{bases[0].shape[0]} and {bases[1].shape[0]} pixels")
+        raise ValueError(
+            "both must be of the same images and size; they have "
+            f"{bases[0].shape[0]} and {bases[1].shape[0]} pixels"
+        )
     return jnp.square(bases[0].T @ bases[1]).sum() / min(b.shape[1] for b in bases)

@@ -65,9 +65,10 @@ class FixationStudy(NamedTuple):
             for row in self.table
         }
         return {
-            "protocol": "human fixations", "failures": [list(f) for f in self.failures],
+            "protocol": "human fixations",
+            "failures": [list(f) for f in self.failures],
             "methods": methods,
-        }  # fmt: skip
+        }
 
 
 def fixated_pixels(truth: jax.Array, share: float = 0.2) -> jax.Array:
@@ -148,13 +149,17 @@ def compare_with_fixations(
                     raise ValueError(f"{key} gave a map that is not finite")
                 for score, v in got.items():
                     found = per_image.setdefault(key, {}).setdefault(score, [])
-                    found.append(v[:len(x) - start])
+                    found.append(v[: len(x) - start])
             if progress:
                 _show(name, i * steps + step + 1, len(methods) * steps)
-    per_image = {key: {score: np.concatenate(parts) for score, parts in found.items()}
-                 for key, found in per_image.items()}
-    rows = [Row(name, *(float(values[f].mean()) for f in Row._fields[1:]))
-            for name, values in per_image.items()]
+    per_image = {
+        key: {score: np.concatenate(parts) for score, parts in found.items()}
+        for key, found in per_image.items()
+    }
+    rows = [
+        Row(name, *(float(values[f].mean()) for f in Row._fields[1:]))
+        for name, values in per_image.items()
+    ]
     return FixationStudy(Table(sorted(rows, key=lambda row: row.mae)), per_image)
 
 
@@ -162,11 +167,14 @@ def _check(methods, x, truth, fixations, batch) -> None:
     if not methods:
         raise ValueError("methods is empty; give at least one")
     if x.ndim != 4 or truth.ndim != 3 or not 0 < len(x) == len(truth):
-        raise ValueError("x must have the shape (N, H, W, C) and truth (N, h, w), N at least 1, "
-                         f"not {x.shape} and {truth.shape}")
+        raise ValueError(
+            "x must have the shape (N, H, W, C) and truth (N, h, w), N at least 1, "
+            f"not {x.shape} and {truth.shape}"
+        )
     if fixations is not None and fixations.shape != truth.shape:
-        raise ValueError(f"fixations must have the shape of truth, {truth.shape}, not "
-                         f"{fixations.shape}")
+        raise ValueError(
+            f"fixations must have the shape of truth, {truth.shape}, not {fixations.shape}"
+        )
     if not bool((truth >= 0).all() & truth.any((1, 2)).all()):
         raise ValueError("each human map must be non-negative and positive somewhere")
     if not isinstance(batch, int) or batch < 1:
@@ -182,8 +190,11 @@ def _score(maps, truth, fixations, shape) -> dict[str, jax.Array]:
     looked = truth if fixations is None else fixations
     pixels = fixated_pixels(truth) if fixations is None else fixations
     found = {name: scores.SCORES[name](maps, truth) for name in ("mae", "cc", "sim", "kl")}
-    return found | {"nss": scores.nss(maps, looked), "auc_judd": scores.auc_judd(maps, pixels),
-                    "finite": finite}
+    return found | {
+        "nss": scores.nss(maps, looked),
+        "auc_judd": scores.auc_judd(maps, pixels),
+        "finite": finite,
+    }
 
 
 def _show(name: str, done: int, total: int) -> None:

@@ -72,8 +72,10 @@ def fixation_map(
     if not jnp.issubdtype(fixations.dtype, jnp.floating):
         raise TypeError(f"fixations must be a float array, not {fixations.dtype}")
     if fixations.ndim < 2 or fixations.shape[-1] != 3:
-        raise ValueError("fixations must have the shape (..., n, 3), row, column and duration, not "
-                         f"{fixations.shape}")
+        raise ValueError(
+            "fixations must have the shape (..., n, 3), row, column and duration, not "
+            f"{fixations.shape}"
+        )
     if not (math.isfinite(sigma) and sigma > 0):
         raise ValueError(f"sigma must be a positive number of pixels, not {sigma}")
     height, width, size = (operator.index(n) for n in (*shape, size))
@@ -110,8 +112,9 @@ def centre_map(shape: tuple[int, int], *, sigma: float = 0.25) -> jax.Array:
     """
     if not (math.isfinite(sigma) and sigma > 0):
         raise ValueError(f"sigma must be a positive fraction of the sides, not {sigma}")
-    rows, columns = (jnp.exp(-0.5 * ((jnp.arange(n) - (n - 1) / 2) / (sigma * n)) ** 2)
-                     for n in shape)
+    rows, columns = (
+        jnp.exp(-0.5 * ((jnp.arange(n) - (n - 1) / 2) / (sigma * n)) ** 2) for n in shape
+    )
     return rows[:, None] * columns
 
 
@@ -176,8 +179,9 @@ def auc_judd(saliency: jax.Array, fixations: jax.Array) -> jax.Array:
     saliency, fixations = _check(saliency, fixations)
     _need_some(fixations)
     if not isinstance(fixations, jax.core.Tracer) and bool((fixations > 0).all(_SPACE).any()):
-        raise ValueError("every pixel is fixated; auc_judd needs fixations as points: threshold a "
-                         "density first")
+        raise ValueError(
+            "every pixel is fixated; auc_judd needs fixations as points: threshold a density first"
+        )
     shape = saliency.shape[:-2]
     flat = (v.reshape(math.prod(shape), -1) for v in (saliency, fixations > 0))
     return jax.vmap(_auc_judd)(*flat).reshape(shape)
@@ -194,7 +198,8 @@ def _auc_judd(saliency: jax.Array, fixated: jax.Array) -> jax.Array:
     def curve(counts):
         points = jax.lax.cummax(jnp.where(fixated, counts[end], 0))
         return jnp.concatenate([jnp.zeros(1), points, counts[-1:]]).astype(dtype) / (
-            jnp.maximum(counts[-1], 1))
+            jnp.maximum(counts[-1], 1)
+        )
 
     x, y = curve(others), curve(hits)
     area = ((x[1:] - x[:-1]) * (y[1:] + y[:-1])).sum() / 2
@@ -250,17 +255,26 @@ def kl(saliency: jax.Array, truth: jax.Array, *, eps: float = 2.0**-52) -> jax.A
 
 
 #: Name -> score of (map, human map); `nss` and `auc_judd` want fixations, the others a density.
-SCORES: MappingProxyType[str, Callable] = MappingProxyType({
-    "mae": mae, "nss": nss, "auc_judd": auc_judd, "cc": cc, "sim": sim, "kl": kl,
-})
+SCORES: MappingProxyType[str, Callable] = MappingProxyType(
+    {
+        "mae": mae,
+        "nss": nss,
+        "auc_judd": auc_judd,
+        "cc": cc,
+        "sim": sim,
+        "kl": kl,
+    }
+)
 
 
 def _check(saliency, truth) -> tuple[jax.Array, jax.Array]:
     """Both as float32 at least, of one shape (..., H, W)."""
     saliency, truth = jnp.asarray(saliency), jnp.asarray(truth)
     if min(saliency.ndim, truth.ndim) < 2 or saliency.shape[-2:] != truth.shape[-2:]:
-        raise ValueError("both maps must have the shape (..., H, W) with the same H and W, not "
-                         f"{saliency.shape} and {truth.shape}")
+        raise ValueError(
+            "both maps must have the shape (..., H, W) with the same H and W, not "
+            f"{saliency.shape} and {truth.shape}"
+        )
     if not jnp.issubdtype(saliency.dtype, jnp.floating):
         raise TypeError(f"the map must be a float array, not {saliency.dtype}")
     dtype = jnp.promote_types(saliency.dtype, jnp.float32)

@@ -40,10 +40,12 @@ def last_layer_inputs(fn: Callable, x: Any, *, batch: int = 16) -> jax.Array:
         model = trace(fn, x[rows])
         linear = [op for op in model.graph.ops if op.weighted]
         if not linear or linear[-1].name != "dense" or linear[-1].inputs[0].aval.ndim != 2:
-            raise ValueError("the network does not end in a dense layer on features (B, F); give a "
-                             "network whose classifier is one dense layer")
+            raise ValueError(
+                "the network does not end in a dense layer on features (B, F); give a "
+                "network whose classifier is one dense layer"
+            )
         inputs = _evaluate(model.graph, linear[-1].inputs[0], model.constants, x[rows])
-        parts.append(inputs[:len(x) - start])
+        parts.append(inputs[: len(x) - start])
     return jnp.concatenate(parts)
 
 
@@ -82,10 +84,18 @@ class LastLayer(NamedTuple):
 
     @classmethod
     def fit(
-        cls, train: tuple[Any, Any], validation: tuple[Any, Any], *, classes: int,
-        loss: str = "softmax", learning_rate: float = 0.01, momentum: float = 0.9,
-        epochs: int = 1000, patience: int = 20, **options: Any,
-    ) -> LastLayer:  # fmt: skip
+        cls,
+        train: tuple[Any, Any],
+        validation: tuple[Any, Any],
+        *,
+        classes: int,
+        loss: str = "softmax",
+        learning_rate: float = 0.01,
+        momentum: float = 0.9,
+        epochs: int = 1000,
+        patience: int = 20,
+        **options: Any,
+    ) -> LastLayer:
         """Trains from zero until the validation loss stops falling.
 
         Features are standardised by the training set's mean and deviation for the training; the
@@ -112,8 +122,10 @@ class LastLayer(NamedTuple):
         for name, (features, labels) in (("training", train), ("validation", validation)):
             features, labels = jnp.asarray(features, jnp.float32), np.asarray(labels)
             if features.ndim != 2 or labels.shape[:1] != features.shape[:1] or not len(labels):
-                raise ValueError(f"{name} features must be (N, F) and labels (N,), not "
-                                 f"{features.shape} and {labels.shape}")
+                raise ValueError(
+                    f"{name} features must be (N, F) and labels (N,), not "
+                    f"{features.shape} and {labels.shape}"
+                )
             if labels.ndim == 1:
                 if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= classes:
                     raise ValueError(f"{name} labels must be whole numbers from 0 to {classes - 1}")
@@ -127,10 +139,16 @@ class LastLayer(NamedTuple):
         scaled = [((f - mean) * inverse, y) for f, y in sets]
         zero = (jnp.zeros((sets[0][0].shape[1], classes)), jnp.zeros(classes))
         result = training.train(
-            lambda weights, _, x, training: (x @ weights[0] + weights[1], ()), zero, (), *scaled,
-            loss=loss, optimiser=optax.sgd(learning_rate, momentum), epochs=epochs,
-            patience=patience, **options,
-        )  # fmt: skip
+            lambda weights, _, x, training: (x @ weights[0] + weights[1], ()),
+            zero,
+            (),
+            *scaled,
+            loss=loss,
+            optimiser=optax.sgd(learning_rate, momentum),
+            epochs=epochs,
+            patience=patience,
+            **options,
+        )
         kernel, bias = result.parameters
         kernel = kernel * inverse[:, None]
         losses = np.stack([result.training, result.validation[:-1]], axis=1)

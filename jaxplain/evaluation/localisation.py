@@ -10,8 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["ALPHAS", "best_alpha", "box_iou", "is_localised", "localisation_error", "mask_iou",
-           "nms", "threshold_boxes", "tightest_box"]  # fmt: skip
+__all__ = [
+    "ALPHAS",
+    "best_alpha",
+    "box_iou",
+    "is_localised",
+    "localisation_error",
+    "mask_iou",
+    "nms",
+    "threshold_boxes",
+    "tightest_box",
+]
 
 #: The thresholds, in means of the map, among which papers choose: 0, 0.5, ..., 10.
 ALPHAS = np.arange(21, dtype=np.float32) / 2

@@ -23,8 +23,14 @@ from jaxplain import localise, postprocess
 from jaxplain.evaluation import localisation
 from jaxplain.evaluation.asking import Explainer, Questions, boxes_of, percent
 
-__all__ = ["WHOLE", "Found", "LocalisationTable", "dominant_objects", "graph_cut_objects",
-           "held_out_images"]  # fmt: skip
+__all__ = [
+    "WHOLE",
+    "Found",
+    "LocalisationTable",
+    "dominant_objects",
+    "graph_cut_objects",
+    "held_out_images",
+]
 
 #: The baseline whose box is the whole image.
 WHOLE = "Whole image"
@@ -73,8 +79,10 @@ class LocalisationTable:
     def markdown(self) -> str:
         """A row a method: the error in per cent (Table 5, Zhang et al.; Table 3, Cao et al.)."""
         alphas = any(r.alpha is not None for r in self.results.values())
-        lines = [f"| method |{' alpha |' * alphas} error | localised |",
-                 f"| --- |{' ---: |' * alphas} ---: | ---: |"]  # fmt: skip
+        lines = [
+            f"| method |{' alpha |' * alphas} error | localised |",
+            f"| --- |{' ---: |' * alphas} ---: | ---: |",
+        ]
         for name, r in self.results.items():
             alpha = f" {'-' if r.alpha is None else f'{r.alpha:.1f}'} |" if alphas else ""
             lines.append(f"| {name} |{alpha} {percent(r.error)} | {r.hits} of {r.trials} |")
@@ -84,8 +92,11 @@ class LocalisationTable:
             lines[-1] += f" Alpha was chosen on {held} other questions."
         empty = {name: r.empty for name, r in self.results.items() if r.empty}
         if empty:
-            lines[-1] += " Maps without a maximum to start from: " + ", ".join(
-                f"{name} {count}" for name, count in empty.items()) + "."  # fmt: skip
+            lines[-1] += (
+                " Maps without a maximum to start from: "
+                + ", ".join(f"{name} {count}" for name, count in empty.items())
+                + "."
+            )
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
@@ -94,10 +105,14 @@ class LocalisationTable:
             name: dataclasses.asdict(r) | {"error": r.error} for name, r in self.results.items()
         }
         return {
-            "protocol": self.protocol, "iou": self.iou, "images": self.images,
-            "failures": [list(f) for f in self.failures], "not_asked": dict(self.not_asked),
-            "alphas": localisation.ALPHAS.tolist(), "methods": methods,
-        }  # fmt: skip
+            "protocol": self.protocol,
+            "iou": self.iou,
+            "images": self.images,
+            "failures": [list(f) for f in self.failures],
+            "not_asked": dict(self.not_asked),
+            "alphas": localisation.ALPHAS.tolist(),
+            "methods": methods,
+        }
 
 
 def held_out_images(count: int, held_out: int, seed: int = 0) -> frozenset[int]:
@@ -116,9 +131,13 @@ def held_out_images(count: int, held_out: int, seed: int = 0) -> frozenset[int]:
 
 
 def dominant_objects(
-    asked: Questions, to_input: Callable[[jax.Array], jax.Array], methods: Mapping[str, Explainer],
-    held_out: Iterable[int], *, iou: float = 0.5,
-) -> LocalisationTable:  # fmt: skip
+    asked: Questions,
+    to_input: Callable[[jax.Array], jax.Array],
+    methods: Mapping[str, Explainer],
+    held_out: Iterable[int],
+    *,
+    iou: float = 0.5,
+) -> LocalisationTable:
     """Localises dominant objects by thresholding (Zhang et al. 2018, section 6.2).
 
     Args:
@@ -164,9 +183,13 @@ def dominant_objects(
 
 
 def graph_cut_objects(
-    asked: Questions, to_input: Callable[[jax.Array], jax.Array], methods: Mapping[str, Explainer],
-    *, iou: float = 0.5, **options: Any,
-) -> LocalisationTable:  # fmt: skip
+    asked: Questions,
+    to_input: Callable[[jax.Array], jax.Array],
+    methods: Mapping[str, Explainer],
+    *,
+    iou: float = 0.5,
+    **options: Any,
+) -> LocalisationTable:
     """Localises objects by a graph cut that a map seeds (Cao et al. 2015, section 4.2).
 
     Args:
@@ -232,5 +255,11 @@ def _thresholded(maps, truth, valid, shape, iou) -> jax.Array:
 
 
 def _table(protocol: str, iou: float, asked: Questions, results: dict) -> LocalisationTable:
-    return LocalisationTable(protocol, iou, asked.images, tuple(asked.failures),
-                             dict(sorted(asked.not_asked.items())), results)  # fmt: skip
+    return LocalisationTable(
+        protocol,
+        iou,
+        asked.images,
+        tuple(asked.failures),
+        dict(sorted(asked.not_asked.items())),
+        results,
+    )

@@ -74,16 +74,22 @@ class PhraseTable:
             cells = [f"{percent(a)} / {percent(b)}" for a, b in pairs]
             lines.append(f"| {name} | {gamma:.2f} | {' | '.join(cells)} |")
         groups = list(next(iter(self.results.values()))[1].group_recall)
-        lines += ["", f"| recall at 5 | {' | '.join(groups)} | mean |",
-                  f"| --- |{' ---: |' * (len(groups) + 1)}"]  # fmt: skip
+        lines += [
+            "",
+            f"| recall at 5 | {' | '.join(groups)} | mean |",
+            f"| --- |{' ---: |' * (len(groups) + 1)}",
+        ]
         for name, (_, everything, _) in self.results.items():
             values = list(everything.group_recall.values())
             cells = map(percent, [*values, float(np.mean(values))])
             lines.append(f"| {name} | {' | '.join(cells)} |")
-        lines += ["", f"{self.images} images; {self.asked} phrases, {self.small} of them small "
-                  f"instances; {self.unknown} more have no word that the network knows. Per cent; "
-                  f"all / small instances. Gamma was chosen on {self.held_out} other "
-                  "phrases."]  # fmt: skip
+        lines += [
+            "",
+            f"{self.images} images; {self.asked} phrases, {self.small} of them small "
+            f"instances; {self.unknown} more have no word that the network knows. Per cent; "
+            f"all / small instances. Gamma was chosen on {self.held_out} other "
+            "phrases.",
+        ]
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
@@ -92,12 +98,19 @@ class PhraseTable:
             name: {"gamma": gamma, "all": dataclasses.asdict(a), "small": dataclasses.asdict(s)}
             for name, (gamma, a, s) in self.results.items()
         }
-        return _finite({
-            "protocol": "phrase localisation", "images": self.images,
-            "failures": [list(f) for f in self.failures], "phrases": self.asked,
-            "small": self.small, "unknown": self.unknown, "held_out": self.held_out,
-            "recall_at": list(KS), "methods": methods,
-        })  # fmt: skip
+        return _finite(
+            {
+                "protocol": "phrase localisation",
+                "images": self.images,
+                "failures": [list(f) for f in self.failures],
+                "phrases": self.asked,
+                "small": self.small,
+                "unknown": self.unknown,
+                "held_out": self.held_out,
+                "recall_at": list(KS),
+                "methods": methods,
+            }
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -124,14 +137,18 @@ def sliding_boxes(record: data.Record) -> np.ndarray:
       >>> boxes.shape, boxes[0].tolist(), boxes[-1].tolist()
       ((289, 4), [0.0, 0.0, 20.0, 10.0], [0.0, 0.0, 80.0, 40.0])
     """
-    spans = np.concatenate([
-        np.stack([(first := np.linspace(0, 1 - side, n)), first + side], axis=1)
-        for side, n in ((0.25, 10), (0.5, 4), (0.75, 2), (1.0, 1))
-    ])  # fmt: skip
+    spans = np.concatenate(
+        [
+            np.stack([(first := np.linspace(0, 1 - side, n)), first + side], axis=1)
+            for side, n in ((0.25, 10), (0.5, 4), (0.75, 2), (1.0, 1))
+        ]
+    )
     rows, columns = np.repeat(spans, len(spans), axis=0), np.tile(spans, (len(spans), 1))
     height, width = record.size
-    boxes = np.stack([columns[:, 0] * width, rows[:, 0] * height,
-                      columns[:, 1] * width, rows[:, 1] * height], axis=1)  # fmt: skip
+    boxes = np.stack(
+        [columns[:, 0] * width, rows[:, 0] * height, columns[:, 1] * width, rows[:, 1] * height],
+        axis=1,
+    )
     return boxes.astype(np.float32)
 
 
@@ -201,15 +218,25 @@ def phrase_study(
         both = (_scores(part, name, g) for part in (tested, [p for p in tested if p.small]))
         results[name] = (float(phrases.GAMMAS[g]), *both)
     return PhraseTable(
-        images, tuple(failures), len(tested), sum(p.small for p in tested), unknown,
-        len(found) - len(tested), results,
-    )  # fmt: skip
+        images,
+        tuple(failures),
+        len(tested),
+        sum(p.small for p in tested),
+        unknown,
+        len(found) - len(tested),
+        results,
+    )
 
 
 def _localise(
-    item: data.Item, asked: Sequence[data.Phrase], boxes: np.ndarray, to_input: Callable,
-    words: Words, methods: Mapping[str, Callable], held: bool,
-) -> Iterator[_Phrase]:  # fmt: skip
+    item: data.Item,
+    asked: Sequence[data.Phrase],
+    boxes: np.ndarray,
+    to_input: Callable,
+    words: Words,
+    methods: Mapping[str, Callable],
+    held: bool,
+) -> Iterator[_Phrase]:
     """All phrases of an image. Everything is padded, so that few programs are compiled."""
     own = [words.known(p.text) for p in asked]
     every = list(dict.fromkeys(word for one in own for word in one))
@@ -279,8 +306,9 @@ def _scores(found: Sequence[_Phrase], name: str, g: int) -> Scores:
             groups.setdefault(group, []).append(phrase)
     order = [g for g in data.FLICKR30K_GROUPS if g in groups]
     order += sorted(set(groups) - set(order))
-    at5 = {k: float(np.mean([p.answers[name][g][0][KS.index(5)] for p in groups[k]]))
-           for k in order}  # fmt: skip
+    at5 = {
+        k: float(np.mean([p.answers[name][g][0][KS.index(5)] for p in groups[k]])) for k in order
+    }
     group_ap = np.mean([_ap(own, name, g) for own in groups.values()])
     phrase_ap = np.mean([_ap(own, name, g) for own in texts.values()])
     return Scores(tuple(hits.mean(0).tolist()), float(group_ap), float(phrase_ap), at5)

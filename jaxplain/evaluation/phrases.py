@@ -19,8 +19,16 @@ import numpy as np
 
 from jaxplain.evaluation.localisation import box_iou
 
-__all__ = ["GAMMAS", "average_precision", "is_small", "match", "phrase_map", "recall_at",
-           "score_boxes", "score_segments"]  # fmt: skip
+__all__ = [
+    "GAMMAS",
+    "average_precision",
+    "is_small",
+    "match",
+    "phrase_map",
+    "recall_at",
+    "score_boxes",
+    "score_segments",
+]
 
 #: The exponents of the area among which the paper chooses: 0, 0.25, ..., 1.
 GAMMAS = np.arange(5, dtype=np.float32) / 4
@@ -71,9 +79,11 @@ def score_segments(maps: jax.Array, segments: jax.Array, gamma: float) -> jax.Ar
     segments = jnp.asarray(segments, bool).astype(maps.dtype)
     flat = segments.reshape(*segments.shape[:-2], -1)
     sums = jnp.einsum(
-        "...np,...p->...n", flat, maps.reshape(*maps.shape[:-2], -1),
+        "...np,...p->...n",
+        flat,
+        maps.reshape(*maps.shape[:-2], -1),
         precision=jax.lax.Precision.HIGHEST,
-    )  # fmt: skip
+    )
     return _score(sums, flat.sum(-1), gamma)
 
 
@@ -145,9 +155,14 @@ def union_box(boxes: jax.Array, valid: jax.Array | None = None) -> jax.Array:
 
 
 def recall_at(
-    boxes: jax.Array, scores: jax.Array, truth: jax.Array, ks: Sequence[int] = (1, 5, 10), *,
-    valid: jax.Array | None = None, iou: float = 0.5,
-) -> jax.Array:  # fmt: skip
+    boxes: jax.Array,
+    scores: jax.Array,
+    truth: jax.Array,
+    ks: Sequence[int] = (1, 5, 10),
+    *,
+    valid: jax.Array | None = None,
+    iou: float = 0.5,
+) -> jax.Array:
     """Whether one of the k best boxes overlaps with the true one, for each k: bool ``(len(ks),)``.
 
     Recall is its mean over phrases.
@@ -174,9 +189,14 @@ def recall_at(
 
 
 def match(
-    boxes: jax.Array, scores: jax.Array, truth: jax.Array, *, valid: jax.Array | None = None,
-    truth_valid: jax.Array | None = None, iou: float = 0.5,
-) -> jax.Array:  # fmt: skip
+    boxes: jax.Array,
+    scores: jax.Array,
+    truth: jax.Array,
+    *,
+    valid: jax.Array | None = None,
+    truth_valid: jax.Array | None = None,
+    iou: float = 0.5,
+) -> jax.Array:
     """Which detections of one image are right: PASCAL VOC's rule, bool ``(N,)``.
 
     From the highest score down, a detection is compared with the true box that it overlaps with
@@ -214,9 +234,13 @@ def match(
 
 
 def average_precision(
-    scores: jax.Array, right: jax.Array, positives: jax.Array, *, valid: jax.Array | None = None,
+    scores: jax.Array,
+    right: jax.Array,
+    positives: jax.Array,
+    *,
+    valid: jax.Array | None = None,
     eleven_points: bool = False,
-) -> jax.Array:  # fmt: skip
+) -> jax.Array:
     """Average precision of ranked detections.
 
     Precision is made non-increasing in recall, and integrated over it (PASCAL VOC since 2010); or

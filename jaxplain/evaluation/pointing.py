@@ -16,8 +16,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-__all__ = ["TOLERANCE", "PointingAccuracy", "accuracy", "centre", "is_difficult", "maximum",
-           "on_boxes", "on_mask"]  # fmt: skip
+__all__ = [
+    "TOLERANCE",
+    "PointingAccuracy",
+    "accuracy",
+    "centre",
+    "is_difficult",
+    "maximum",
+    "on_boxes",
+    "on_mask",
+]
 
 #: A maximum counts if it is less than this many pixels from the object (section 6.1.1).
 TOLERANCE = 15.0
@@ -51,9 +59,11 @@ def centre(size: jax.Array) -> jax.Array:
 
 
 def on_boxes(
-    points: jax.Array, boxes: jax.Array, valid: jax.Array | None = None,
+    points: jax.Array,
+    boxes: jax.Array,
+    valid: jax.Array | None = None,
     tolerance: float = TOLERANCE,
-) -> jax.Array:  # fmt: skip
+) -> jax.Array:
     """Whether points are on, or less than ``tolerance`` pixels from, one of several boxes.
 
     The distance is the Euclidean one between the centres of pixels, to the nearest pixel of a box.

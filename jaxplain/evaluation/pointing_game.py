@@ -69,10 +69,7 @@ class PointingTable:
         lines = [
             "| method | all | difficult |",
             "| --- | ---: | ---: |",
-            *(
-                f"| {name} | {_cell(a)} | {_cell(d)} |"
-                for name, (a, d) in self.results.items()
-            ),
+            *(f"| {name} | {_cell(a)} | {_cell(d)} |" for name, (a, d) in self.results.items()),
             "",
             f"{self.images} images; {int(everything.trials.sum())} questions about "
             f"{int((everything.trials > 0).sum())} classes, {int(hard.trials.sum())} of them "
@@ -97,13 +94,16 @@ class PointingTable:
             }
 
         return {
-            "protocol": "pointing game", "tolerance": pointing.TOLERANCE, "region": self.region,
-            "images": self.images, "failures": [list(f) for f in self.failures],
+            "protocol": "pointing game",
+            "tolerance": pointing.TOLERANCE,
+            "region": self.region,
+            "images": self.images,
+            "failures": [list(f) for f in self.failures],
             "not_asked": dict(self.not_asked),
             "methods": {
                 name: {"all": one(a), "difficult": one(d)} for name, (a, d) in self.results.items()
             },
-        }  # fmt: skip
+        }
 
 
 def pointing_game(
@@ -138,8 +138,15 @@ def pointing_game(
     Raises:
       ValueError: records without boxes and masks, or some with masks and some without.
     """
-    asked = Questions(source, prepare, signals, batch_size=batch_size, indices=indices,
-                      workers=workers, progress=progress)  # fmt: skip
+    asked = Questions(
+        source,
+        prepare,
+        signals,
+        batch_size=batch_size,
+        indices=indices,
+        workers=workers,
+        progress=progress,
+    )
     tally = _Tally(["Center", *methods], len(source.class_names))
     for group in asked:
         x = to_input(group.pixels)
@@ -152,9 +159,13 @@ def pointing_game(
         hits = _hits(jnp.stack(points), *regions)
         tally.add(group.questions, np.asarray(hits)[:, : len(group.questions)], regions[0] is None)
     return PointingTable(
-        tuple(source.class_names), "masks" if tally.masks else "boxes", asked.images,
-        tuple(asked.failures), tally.results(), dict(sorted(asked.not_asked.items())),
-    )  # fmt: skip
+        tuple(source.class_names),
+        "masks" if tally.masks else "boxes",
+        asked.images,
+        tuple(asked.failures),
+        tally.results(),
+        dict(sorted(asked.not_asked.items())),
+    )
 
 
 class _Tally:
@@ -239,9 +250,12 @@ def _matrix(size: int, target: int, sigma: float) -> np.ndarray:
 @jax.jit
 def _points(maps: jax.Array, rows: jax.Array, columns: jax.Array, sizes: jax.Array) -> jax.Array:
     large = jnp.einsum(
-        "bih,bhw,bjw->bij", rows, maps.astype(jnp.float32), columns,
+        "bih,bhw,bjw->bij",
+        rows,
+        maps.astype(jnp.float32),
+        columns,
         precision=jax.lax.Precision.HIGHEST,
-    )  # fmt: skip
+    )
     down, across = (jnp.arange(n) for n in large.shape[1:])
     inside = (down < sizes[:, :1])[:, :, None] & (across < sizes[:, 1:])[:, None, :]
     return pointing.maximum(jnp.where(inside, large, -jnp.inf))

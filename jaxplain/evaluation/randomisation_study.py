@@ -76,10 +76,12 @@ class SanityStudy:
     def to_json(self) -> dict[str, Any]:
         """Everything as JSON values; the values of the images apart."""
         return {
-            "protocol": "parameter randomisation", "layers": list(self.layers),
-            "images": self.images, "failures": [list(f) for f in self.failures],
+            "protocol": "parameter randomisation",
+            "layers": list(self.layers),
+            "images": self.images,
+            "failures": [list(f) for f in self.failures],
             "similarity": jax.tree.map(lambda v: v.tolist(), _plain(self.similarity)),
-        }  # fmt: skip
+        }
 
 
 def top_modules(module: nnx.Module, x: jax.Array) -> list[str]:

@@ -55,9 +55,13 @@ def parameter_layers(module: nnx.Module, x: jax.Array) -> list[str]:
 
 
 def randomisations(
-    module: nnx.Module, x: jax.Array, key: jax.Array, *, cascading: bool = True,
+    module: nnx.Module,
+    x: jax.Array,
+    key: jax.Array,
+    *,
+    cascading: bool = True,
     layers: Sequence[str] | None = None,
-) -> Iterator[tuple[str, nnx.Module]]:  # fmt: skip
+) -> Iterator[tuple[str, nnx.Module]]:
     """Copies of a network with random parameters in more and more layers, or in one at a time.
 
     Every parameter of a layer is drawn anew from a normal distribution with the mean and the
@@ -98,8 +102,11 @@ def randomisations(
     parameters = {path for path, _ in _flat(nnx.state(module, nnx.Param))}
     values = list(trained)
     for layer in order:
-        own = [i for i, path in enumerate(names) if path in parameters
-               and f"{_name(path)}.".startswith(f"{layer}.")]  # fmt: skip
+        own = [
+            i
+            for i, path in enumerate(names)
+            if path in parameters and f"{_name(path)}.".startswith(f"{layer}.")
+        ]
         if not own:
             raise ValueError(f"there is no submodule {layer!r} with parameters")
         if not cascading:

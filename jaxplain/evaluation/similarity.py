@@ -60,9 +60,7 @@ def ssim(a: jax.Array, b: jax.Array, data_range: float = 1.0) -> jax.Array:
     return (top / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))).mean((-2, -1))
 
 
-def hog(
-    maps: jax.Array, *, orientations: int = 9, cell: int = 16, block: int = 3
-) -> jax.Array:  # fmt: skip
+def hog(maps: jax.Array, *, orientations: int = 9, cell: int = 16, block: int = 3) -> jax.Array:
     """Histograms of oriented gradients (Dalal and Triggs 2005): ``(..., H, W)`` to ``(..., F)``.
 
     Central differences (0 at the border), unsigned orientations without interpolation, cells of

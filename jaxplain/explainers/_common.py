@@ -15,8 +15,17 @@ from jaxplain.core import Graph, Model, trace
 from jaxplain.core.hoist import hoist
 
 
-def run(impl: Callable, fn: Callable, x: jax.Array, targets: Any, *, layer: Any = None,
-        class_chunk: int | None = None, arrays: tuple = (), **static: Any) -> Any:
+def run(
+    impl: Callable,
+    fn: Callable,
+    x: jax.Array,
+    targets: Any,
+    *,
+    layer: Any = None,
+    class_chunk: int | None = None,
+    arrays: tuple = (),
+    **static: Any,
+) -> Any:
     """Check the arguments, trace ``fn`` and call ``impl`` inside the one internal jit.
 
     ``impl(model, x, targets, *arrays, layers=..., class_chunk=..., **static)`` returns a dict from
@@ -33,21 +42,30 @@ def run(impl: Callable, fn: Callable, x: jax.Array, targets: Any, *, layer: Any 
         raise ValueError("layer is an empty sequence; name at least one layer")
     for name in names:
         model.graph.layer(name)
-    result = run_traced(impl, model, x, targets, arrays=arrays, layers=names,
-                        class_chunk=class_chunk, **static)
+    result = run_traced(
+        impl, model, x, targets, arrays=arrays, layers=names, class_chunk=class_chunk, **static
+    )
     return result[names[0]] if single else result
 
 
-def run_traced(impl: Callable, model: Model, x: jax.Array, targets: Any, *, arrays: tuple = (),
-               **static: Any) -> Any:
+def run_traced(
+    impl: Callable, model: Model, x: jax.Array, targets: Any, *, arrays: tuple = (), **static: Any
+) -> Any:
     """``impl(model, x, targets, *arrays, **static)`` in the one internal jit."""
     options = tuple(sorted(static.items(), key=lambda item: item[0]))
     return _compiled(impl, model.graph, options, model.constants, x, targets, arrays)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _compiled(impl: Callable, graph: Graph, options: tuple, constants: list, x: jax.Array,
-              targets: Any, arrays: tuple) -> Any:
+def _compiled(
+    impl: Callable,
+    graph: Graph,
+    options: tuple,
+    constants: list,
+    x: jax.Array,
+    targets: Any,
+    arrays: tuple,
+) -> Any:
     return impl(Model(graph, constants), x, targets, *arrays, **dict(options))
 
 
@@ -56,11 +74,11 @@ def check_images(x: Any) -> jax.Array:
     x = jnp.asarray(x)
     if x.ndim != 4:
         hint = "; add a batch axis with x[None]" if x.ndim == 3 else ""
-        raise ValueError(f"images must have the shape (B, H, W, C), "
-                         f"not {x.shape}{hint}")
+        raise ValueError(f"images must have the shape (B, H, W, C), not {x.shape}{hint}")
     if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(f"images must be floating point, preprocessed as the network expects, "
-                        f"not {x.dtype}")
+        raise TypeError(
+            f"images must be floating point, preprocessed as the network expects, not {x.dtype}"
+        )
     if not isinstance(x, jax.core.Tracer):
         with jax.ensure_compile_time_eval():  # under the user's own jit too
             finite = bool(jnp.isfinite(x).all())
@@ -69,8 +87,9 @@ def check_images(x: Any) -> jax.Array:
     return x
 
 
-def check_targets(graph: Graph, targets: Any, batch: int, *, traced_batch: int | None = None
-                  ) -> jax.Array | None:
+def check_targets(
+    graph: Graph, targets: Any, batch: int, *, traced_batch: int | None = None
+) -> jax.Array | None:
     """Targets as an array: None, ints () / (B,) / (B, K), or a float signal (B, N) / (B, K, N).
 
     ``traced_batch`` is the number of images that the graph was traced at, where it is another one.
@@ -79,8 +98,10 @@ def check_targets(graph: Graph, targets: Any, batch: int, *, traced_batch: int |
         raise ValueError(f"fn must return one array of scores, not {len(graph.outputs)} arrays")
     shape = graph.outputs[0].aval.shape
     if len(shape) not in (2, 4) or shape[0] != (traced_batch or batch):
-        raise ValueError("fn must return scores (batch, classes) or a score map "
-                         f"(batch, height, width, classes), not shape {shape}")
+        raise ValueError(
+            "fn must return scores (batch, classes) or a score map "
+            f"(batch, height, width, classes), not shape {shape}"
+        )
     if targets is None:
         return None
     concrete = not isinstance(targets, jax.core.Tracer)
@@ -90,19 +111,27 @@ def check_targets(graph: Graph, targets: Any, batch: int, *, traced_batch: int |
     classes = shape[-1]
     if jnp.issubdtype(targets.dtype, jnp.integer):
         if targets.ndim > 2 or (targets.ndim and targets.shape[0] != batch):
-            raise ValueError("class targets must be an int or have the shape (batch,) or (batch, "
-                             f"targets) with batch {batch}, not {targets.shape}")
+            raise ValueError(
+                "class targets must be an int or have the shape (batch,) or (batch, "
+                f"targets) with batch {batch}, not {targets.shape}"
+            )
         if concrete and values.size:
             if values.min() < 0 or values.max() >= classes:
                 wrong = values.min() if values.min() < 0 else values.max()
-                raise ValueError(f"class {wrong} is out of range: the network has {classes} "
-                                 f"classes, 0 to {classes - 1}")
+                raise ValueError(
+                    f"class {wrong} is out of range: the network has {classes} "
+                    f"classes, 0 to {classes - 1}"
+                )
         return jnp.asarray(targets)
     if not jnp.issubdtype(targets.dtype, jnp.floating):
-        raise TypeError(f"targets must be class numbers (int) or a signal (float), not {targets.dtype}")
+        raise TypeError(
+            f"targets must be class numbers (int) or a signal (float), not {targets.dtype}"
+        )
     if targets.ndim not in (2, 3) or targets.shape[0] != batch or targets.shape[-1] != classes:
-        raise ValueError(f"a signal must have the shape ({batch}, {classes}) or ({batch}, targets, "
-                         f"{classes}), not {targets.shape}")
+        raise ValueError(
+            f"a signal must have the shape ({batch}, {classes}) or ({batch}, targets, "
+            f"{classes}), not {targets.shape}"
+        )
     return jnp.asarray(targets)
 
 
@@ -123,7 +152,9 @@ def seeds(scores: jax.Array, targets: jax.Array | None) -> tuple[jax.Array, bool
     if several:
         signal = jnp.moveaxis(signal, 1, 0)
     if space:
-        signal = jnp.expand_dims(signal, tuple(range(signal.ndim - 1, signal.ndim - 1 + len(space))))
+        signal = jnp.expand_dims(
+            signal, tuple(range(signal.ndim - 1, signal.ndim - 1 + len(space)))
+        )
         signal = signal * jax.nn.softmax(scores, axis=space)
     return signal, several
 
@@ -133,14 +164,21 @@ def explained_score(signal: jax.Array, scores: jax.Array) -> jax.Array:
     return (signal * scores).sum(tuple(range(-(scores.ndim - 1), 0)))
 
 
-def over_targets(one: Callable[[jax.Array], Any], scores: jax.Array, targets: jax.Array | None,
-                 class_chunk: int | None = None) -> Any:
+def over_targets(
+    one: Callable[[jax.Array], Any],
+    scores: jax.Array,
+    targets: jax.Array | None,
+    class_chunk: int | None = None,
+) -> Any:
     """``one(seed)`` for every target: results (B, ...) or, with K targets, (B, K, ...)."""
     signal, several = seeds(scores, targets)
     if not several:
         return one(signal)
-    results = jax.vmap(one)(signal) if class_chunk is None else lax.map(
-        hoist(one, signal[0]), signal, batch_size=class_chunk)
+    results = (
+        jax.vmap(one)(signal)
+        if class_chunk is None
+        else lax.map(hoist(one, signal[0]), signal, batch_size=class_chunk)
+    )
     return jax.tree.map(lambda r: jnp.moveaxis(r, 0, 1), results)
 
 
@@ -159,5 +197,6 @@ def check_baseline(baseline: Any, x: Any) -> jax.Array:
         fits = False
     if not fits:
         raise ValueError(
-            f"baseline has shape {shape}, which does not broadcast to the images' {images}")
+            f"baseline has shape {shape}, which does not broadcast to the images' {images}"
+        )
     return jnp.asarray(baseline)

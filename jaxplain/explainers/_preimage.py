@@ -18,9 +18,25 @@ from jaxplain.core import Graph, Operation, UnknownLayerError, UnsupportedOperat
 from jaxplain.explainers._least_squares import LeastSquares, least_squares
 
 #: Data movement whose transpose leads every value back to where it came from.
-_MOVES = {"reshape", "squeeze", "expand_dims", "transpose", "name", "copy", "copy_p", "pad",
-          "slice", "rev", "convert_element_type", "concatenate", "reduce_precision",
-          "optimization_barrier", "sharding_constraint", "pvary", "pcast"}
+_MOVES = {
+    "reshape",
+    "squeeze",
+    "expand_dims",
+    "transpose",
+    "name",
+    "copy",
+    "copy_p",
+    "pad",
+    "slice",
+    "rev",
+    "convert_element_type",
+    "concatenate",
+    "reduce_precision",
+    "optimization_barrier",
+    "sharding_constraint",
+    "pvary",
+    "pcast",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,15 +106,22 @@ def position(graph: Graph, cuts: dict[Any, int], name: str) -> int:
         return cuts[v]
     above = graph.downstream(frozenset({v}))
     reached = {v, *(u for op in above for u in op.outputs)}
-    meeting = next((op for op in graph.ops
-                    if op in above and not reached.issuperset(op.inputs)), None)
+    meeting = next(
+        (op for op in graph.ops if op in above and not reached.issuperset(op.inputs)), None
+    )
     known = [graph.name_of(u) for u in cuts if len(u.aval.shape) == 4]
     named = [n for n in known if not n.rpartition(":")[2].lstrip("-").isdigit()] or known
-    reason = "" if meeting is None else (
-        f": at the operation {meeting.name!r} at {meeting.source} it meets a path that bypasses it")
+    reason = (
+        ""
+        if meeting is None
+        else (
+            f": at the operation {meeting.name!r} at {meeting.source} it meets a path that bypasses it"
+        )
+    )
     raise UnknownLayerError(
         f"the layer {name!r} is no cut of the network{reason}. NAFlow leads the feature maps back "
-        f"through cuts only, which are here {', '.join(map(repr, named))}")
+        f"through cuts only, which are here {', '.join(map(repr, named))}"
+    )
 
 
 class Led(NamedTuple):
@@ -121,8 +144,9 @@ def start(value: jax.Array) -> Led:
     return Led(value, None, jnp.zeros((), value.dtype), jnp.zeros((), jnp.int32))
 
 
-def preimage(stage: Stage, constants: tuple, a: jax.Array, above: Led, options: LeastSquares
-             ) -> Led:
+def preimage(
+    stage: Stage, constants: tuple, a: jax.Array, above: Led, options: LeastSquares
+) -> Led:
     """The feature map at the stage's source for the one at its target.
 
     ``a`` is the source's value in the forward pass: it says which neurons ReLUs and max pools
@@ -150,8 +174,9 @@ def preimage(stage: Stage, constants: tuple, a: jax.Array, above: Led, options: 
     return Led(x, known, jnp.zeros((), x.dtype), jnp.zeros((), jnp.int32))
 
 
-def coefficients(stage: Stage, constants: tuple, a: jax.Array, x: jax.Array, g: jax.Array
-                 ) -> jax.Array:
+def coefficients(
+    stage: Stage, constants: tuple, a: jax.Array, x: jax.Array, g: jax.Array
+) -> jax.Array:
     """Eq. 16: the coefficients ``g`` at the target times the Jacobian at ``x``.
 
     ``x`` is the back-propagated feature map at the source. Abandoned neurons get 0, and a max
@@ -178,8 +203,9 @@ def _unscale(stage: Stage, evaluate: Any, y: jax.Array, known: jax.Array | None)
     return jnp.where(used, y / jnp.where(used, factor, 1), 0), _both(known, used)
 
 
-def _put_back(evaluate: Any, a: jax.Array, y: jax.Array, known: jax.Array | None, *, pooled: bool
-              ) -> tuple:
+def _put_back(
+    evaluate: Any, a: jax.Array, y: jax.Array, known: jax.Array | None, *, pooled: bool
+) -> tuple:
     """Values return to where they were taken from (Eq. 14); the rest is 0 and not known.
 
     A neuron that several windows of a max pool chose gets the mean of what they hold.
@@ -204,7 +230,8 @@ def _least_squares(stage, constants, a, y, known, options):
         if op.kind == "opaque" or not jnp.issubdtype(stage.target.aval.dtype, jnp.floating):
             raise UnsupportedOperationError(
                 f"NAFlow cannot lead a feature map back through the operation {op.name!r} at "
-                f"{op.source}: it has no Jacobian that can be transposed; choose layers above it")
+                f"{op.source}: it has no Jacobian that can be transposed; choose layers above it"
+            )
     function, parameters = functools.partial(_masked, stage), (constants, known)
     value, through = jax.jvp(functools.partial(function, parameters), (a,), (a,))
     # J x + (f(a) - J a) = y: the stage is affine while its ReLUs and pools keep their states.

@@ -32,8 +32,9 @@ def route_costs(rows: int, channels: int, components: int = 3) -> dict[str, Cost
     m, n = max(rows, channels), min(rows, channels)
     project = 2.0 * rows * channels * components
     svd = Cost(6.0 * m * n**2 + 20.0 * n**3 + project, rows * channels + m * n + n * n)
-    covariance = Cost(2.0 * rows * channels**2 + 9.0 * channels**3 + project,
-                      rows * channels + 2.0 * channels**2)
+    covariance = Cost(
+        2.0 * rows * channels**2 + 9.0 * channels**3 + project, rows * channels + 2.0 * channels**2
+    )
     return {"svd": svd, "covariance": covariance}
 
 
@@ -59,8 +60,9 @@ def _principal_jvp(k, route, primals, tangents):
     (centred,), (tangent,) = primals, tangents
     directions, values = _decompose(centred, route)
     v, s = directions[:, :k], values[:k]
-    moved = (jnp.matmul(tangent.T, centred @ v, precision=HIGHEST)
-             + jnp.matmul(centred.T, tangent @ v, precision=HIGHEST))
+    moved = jnp.matmul(tangent.T, centred @ v, precision=HIGHEST) + jnp.matmul(
+        centred.T, tangent @ v, precision=HIGHEST
+    )
     along = jnp.matmul(directions.T, moved, precision=HIGHEST)
     gaps = (s - values[:, None]) * (s + values[:, None])  # exactly 0 for equal ones
     turn = jnp.where(gaps != 0, along / jnp.where(gaps != 0, gaps, 1), 0)

@@ -43,8 +43,10 @@ def stages(graph: Graph) -> list[Any]:
         if keeps and _is_maps(out) and out not in pooled and out not in graph.outputs:
             last = out
     if last is None or not any(op.name == "conv" for op in graph.ops):
-        raise UnknownLayerError("the network has no convolution on maps (B, H, W, C), height and "
-                                "width in the middle; name the layers (jaxplain.layers lists them)")
+        raise UnknownLayerError(
+            "the network has no convolution on maps (B, H, W, C), height and "
+            "width in the middle; name the layers (jaxplain.layers lists them)"
+        )
     size = tuple(last.aval.shape[1:3])
     before = [v for shape, v in found.items() if shape != size and order[v] < order[last]]
     return sorted(before, key=order.__getitem__) + [last]
@@ -60,8 +62,10 @@ def require_maps(graph: Graph, name: str, method: str) -> Any:
     """The variable behind a layer's name; an error unless it is a batch of maps."""
     v = graph.layer(name)
     if v.aval.ndim != 4:
-        raise ValueError(f"{method} needs layers with height and width, but {name!r} has shape "
-                         f"{tuple(v.aval.shape)}: name a layer before the flattening")
+        raise ValueError(
+            f"{method} needs layers with height and width, but {name!r} has shape "
+            f"{tuple(v.aval.shape)}: name a layer before the flattening"
+        )
     return v
 
 

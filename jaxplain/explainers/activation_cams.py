@@ -130,9 +130,16 @@ def score_cam(
     """
     check_option("weights", weights, ("softmax", "increase"))
     return run(
-        _score_cam, fn, x, targets, layer=layer, weights=weights,
-        align_corners=bool(align_corners), relu=bool(relu), chunk=_positive_int("chunk", chunk),
-    )  # fmt: skip
+        _score_cam,
+        fn,
+        x,
+        targets,
+        layer=layer,
+        weights=weights,
+        align_corners=bool(align_corners),
+        relu=bool(relu),
+        chunk=_positive_int("chunk", chunk),
+    )
 
 
 def _above(model: core.Model, x: jax.Array, layer: str):
@@ -203,9 +210,15 @@ def ablation_cam(
       Array([[[0.75, 0.25]]], dtype=float32)
     """
     return run(
-        _ablation_cam, fn, x, targets, layer=layer, relative=bool(relative), relu=bool(relu),
+        _ablation_cam,
+        fn,
+        x,
+        targets,
+        layer=layer,
+        relative=bool(relative),
+        relu=bool(relu),
         chunk=_positive_int("chunk", chunk),
-    )  # fmt: skip
+    )
 
 
 @jax.custom_jvp
@@ -221,8 +234,10 @@ def _principal_jvp(primals, tangents):
     v = vectors[..., -1]
     gap = values[..., -1:] - values
     least = jnp.finfo(values.dtype).eps * jnp.abs(values).max(-1, keepdims=True)
-    slope = safe_divide(jnp.einsum("...ji,...jk,...k->...i", vectors, tangents[0], v),
-                        jnp.where(gap > least, gap, 0))  # fmt: skip
+    slope = safe_divide(
+        jnp.einsum("...ji,...jk,...k->...i", vectors, tangents[0], v),
+        jnp.where(gap > least, gap, 0),
+    )
     return v, jnp.einsum("...ij,...j->...i", vectors, slope)
 
 
@@ -293,8 +308,10 @@ def _relevance_cam(model, x, targets, *, layers, class_chunk, rules, contrastive
     _require_space(layers, acts, "relevance_cam")
     others = scores.shape[-1] - 1
     if contrastive and not others:
-        raise ValueError("relevance_cam has no other class to contrast with, as the network has "
-                         "one score; use contrastive=False")  # fmt: skip
+        raise ValueError(
+            "relevance_cam has no other class to contrast with, as the network has "
+            "one score; use contrastive=False"
+        )
 
     def one(seed):
         if contrastive:
@@ -307,9 +324,16 @@ def _relevance_cam(model, x, targets, *, layers, class_chunk, rules, contrastive
 
 
 def relevance_cam(
-    fn, x, targets=None, *, layer=None, rules: core.RuleSet | None = None, contrastive: bool = True,
-    relu: bool = False, class_chunk=None,
-):  # fmt: skip
+    fn,
+    x,
+    targets=None,
+    *,
+    layer=None,
+    rules: core.RuleSet | None = None,
+    contrastive: bool = True,
+    relu: bool = False,
+    class_chunk=None,
+):
     """Relevance-CAM (Lee et al. 2021): channels weigh their relevance by LRP.
 
     ``sum_c w_c A_c`` with ``w_c`` the sum over space of the channel's relevance. Relevance starts
@@ -354,6 +378,13 @@ def relevance_cam(
     elif not isinstance(rules, core.RuleSet):
         raise TypeError(f"rules must be a jaxplain.RuleSet or None, not {type(rules).__name__}")
     return run(
-        _relevance_cam, fn, x, targets, layer=layer, class_chunk=class_chunk, rules=rules,
-        contrastive=bool(contrastive), relu=bool(relu),
-    )  # fmt: skip
+        _relevance_cam,
+        fn,
+        x,
+        targets,
+        layer=layer,
+        class_chunk=class_chunk,
+        rules=rules,
+        contrastive=bool(contrastive),
+        relu=bool(relu),
+    )

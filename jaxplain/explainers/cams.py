@@ -124,10 +124,16 @@ def _cams(model, x, targets, *, layers, class_chunk, method, relu, options=()):
 
 def _run(method, fn, x, targets, layer, relu, class_chunk, **options):
     return run(
-        _cams, fn, x, targets,
-        layer=layer, class_chunk=class_chunk, method=method, relu=bool(relu),
+        _cams,
+        fn,
+        x,
+        targets,
+        layer=layer,
+        class_chunk=class_chunk,
+        method=method,
+        relu=bool(relu),
         options=tuple(options.items()),
-    )  # fmt: skip
+    )
 
 
 def _eps(eps: float) -> float:
@@ -403,6 +409,12 @@ def guided_grad_cam(
     if resize not in ("bilinear", "nearest"):
         raise ValueError(f"resize must be 'bilinear' or 'nearest', not {resize!r}.")
     return run(
-        _guided_grad_cam, fn, x, targets,
-        layer=layer, class_chunk=class_chunk, resize=resize, reduce=check_reduce(reduce),
-    )  # fmt: skip
+        _guided_grad_cam,
+        fn,
+        x,
+        targets,
+        layer=layer,
+        class_chunk=class_chunk,
+        resize=resize,
+        reduce=check_reduce(reduce),
+    )

@@ -52,9 +52,16 @@ def _contrastive(model, x, targets, *, layers, class_chunk, rules, classifier, r
 def _run(fn, x, targets, layer, rules, classifier, reduce, class_chunk):
     check_option("reduce", reduce, ("max_abs", "sum", "l2"))
     return run(
-        _contrastive, fn, x, targets, layer=layer, class_chunk=class_chunk, rules=rules,
-        classifier=classifier, reduce=reduce,
-    )  # fmt: skip
+        _contrastive,
+        fn,
+        x,
+        targets,
+        layer=layer,
+        class_chunk=class_chunk,
+        rules=rules,
+        classifier=classifier,
+        reduce=reduce,
+    )
 
 
 def contrastive_deconvnet(

@@ -95,10 +95,12 @@ def dense_attention(fn, x, *, layers: Sequence[str] | None = None) -> DenseAtten
         order = {v: i for i, v in enumerate([*graph.inputs, *(op.output for op in graph.ops)])}
         pairs = sorted(zip(variables, labels, strict=True), key=lambda pair: order[pair[0]])
         variables, labels = (list(column) for column in zip(*pairs, strict=True))
-    own, cumulative = _compiled(_maps, graph, (("variables", tuple(variables)),),
-                                model.constants, x, None, ())
-    return DenseAttention(dict(zip(labels, own, strict=True)),
-                          dict(zip(labels, cumulative, strict=True)))
+    own, cumulative = _compiled(
+        _maps, graph, (("variables", tuple(variables)),), model.constants, x, None, ()
+    )
+    return DenseAttention(
+        dict(zip(labels, own, strict=True)), dict(zip(labels, cumulative, strict=True))
+    )
 
 
 def _maps(model, x, _, *, variables):
@@ -112,10 +114,14 @@ def _maps(model, x, _, *, variables):
         return acts[-1].astype(dtype).mean((1, 2, 3)).sum(), acts  # the images are independent
 
     sensitivities, acts = jax.grad(total, has_aux=True)(zeros)
-    own = [_attention(a.astype(dtype), g.astype(dtype))
-           for a, g in zip(acts, sensitivities, strict=True)]
-    cumulative = [sum((postprocess.resize(m, own[i].shape[1:]) for m in own[i + 1:]), own[i])
-                  for i in range(len(own))]
+    own = [
+        _attention(a.astype(dtype), g.astype(dtype))
+        for a, g in zip(acts, sensitivities, strict=True)
+    ]
+    cumulative = [
+        sum((postprocess.resize(m, own[i].shape[1:]) for m in own[i + 1 :]), own[i])
+        for i in range(len(own))
+    ]
     return [m.astype(x.dtype) for m in own], [m.astype(x.dtype) for m in cumulative]
 
 

@@ -26,10 +26,20 @@ from jaxplain.rules.excitation import (
 
 
 def excitation_backprop(
-    fn: Callable, x: jax.Array, targets: Any = None, *, layer: str | Sequence[str] | None = None,
-    contrastive: bool = False, residual: str = "proportional", inputs: str = "signed",
-    fold_scales: bool = True, lower_bound: bool = False, normalise: str = "full",
-    classifier: str = "last_linear", channels: bool = False, class_chunk: int | None = None,
+    fn: Callable,
+    x: jax.Array,
+    targets: Any = None,
+    *,
+    layer: str | Sequence[str] | None = None,
+    contrastive: bool = False,
+    residual: str = "proportional",
+    inputs: str = "signed",
+    fold_scales: bool = True,
+    lower_bound: bool = False,
+    normalise: str = "full",
+    classifier: str = "last_linear",
+    channels: bool = False,
+    class_chunk: int | None = None,
 ) -> Any:
     """MWP maps, or contrastive MWP maps (c-MWP) with ``contrastive=True``.
 
@@ -79,20 +89,52 @@ def excitation_backprop(
     check_option("residual", residual, ("proportional", "signed", "branch"))
     check_option("inputs", inputs, ("signed", "plain"))
     check_option("normalise", normalise, ("full", "post", "none"))
-    return run(_excitation, fn, x, targets, layer=layer, class_chunk=class_chunk,
-               contrastive=bool(contrastive), residual=residual, inputs=inputs,
-               fold_scales=bool(fold_scales), lower_bound=bool(lower_bound), normalise=normalise,
-               classifier=classifier, channels=bool(channels))
+    return run(
+        _excitation,
+        fn,
+        x,
+        targets,
+        layer=layer,
+        class_chunk=class_chunk,
+        contrastive=bool(contrastive),
+        residual=residual,
+        inputs=inputs,
+        fold_scales=bool(fold_scales),
+        lower_bound=bool(lower_bound),
+        normalise=normalise,
+        classifier=classifier,
+        channels=bool(channels),
+    )
 
 
-def _excitation(model, x, targets, *, layers, class_chunk, contrastive, residual, inputs,
-                fold_scales, lower_bound, normalise, classifier, channels):
+def _excitation(
+    model,
+    x,
+    targets,
+    *,
+    layers,
+    class_chunk,
+    contrastive,
+    residual,
+    inputs,
+    fold_scales,
+    lower_bound,
+    normalise,
+    classifier,
+    channels,
+):
     share = ResidualShare(residual, model.graph if residual == "branch" else None)
 
     def pullback(contrast: int):
         rules = excitation_rules(
-            inputs, share, lower_bound=lower_bound, normalise=normalise != "none",
-            fold_scales=fold_scales, contrast=contrast, classifier=classifier)
+            inputs,
+            share,
+            lower_bound=lower_bound,
+            normalise=normalise != "none",
+            fold_scales=fold_scales,
+            contrast=contrast,
+            classifier=classifier,
+        )
         return model.pullback(x, layers, rules)
 
     def finish(signal: jax.Array) -> jax.Array:
@@ -103,8 +145,9 @@ def _excitation(model, x, targets, *, layers, class_chunk, contrastive, residual
 
     if normalise != "post":
         scores, _, pull = pullback(0 if contrastive else 1)
-        return over_targets(lambda seed: {k: finish(s) for k, s in pull(seed).items()},
-                            scores, targets, class_chunk)
+        return over_targets(
+            lambda seed: {k: finish(s) for k, s in pull(seed).items()}, scores, targets, class_chunk
+        )
 
     scores, _, pull = pullback(1)
     reverse = pullback(-1)[2] if contrastive else None
@@ -123,8 +166,14 @@ def _unit(signal: jax.Array) -> jax.Array:
     return safe_divide(signal, jnp.abs(signal).sum(tuple(range(1, signal.ndim)), keepdims=True))
 
 
-def winner_take_all(fn: Callable, x: jax.Array, targets: Any = None, *,
-                    layer: str | Sequence[str] | None = None, class_chunk: int | None = None) -> Any:
+def winner_take_all(
+    fn: Callable,
+    x: jax.Array,
+    targets: Any = None,
+    *,
+    layer: str | Sequence[str] | None = None,
+    class_chunk: int | None = None,
+) -> Any:
     """Deterministic winner-take-all (d-WTA, Table 4): the one winner a layer, a binary map.
 
     From the target unit (of a signal, its largest entry) the child of greatest excitation

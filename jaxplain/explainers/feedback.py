@@ -60,9 +60,17 @@ class Feedback(NamedTuple):
 
 
 def feedback(
-    fn: Callable, x: jax.Array, targets: Any = None, *, steps: int = 10, mode: str = "hard",
-    order: str = "sequential", step_size: float = 1.0, reduce: Reduce = "max_abs",
-    details: bool = False, class_chunk: int | None = None,
+    fn: Callable,
+    x: jax.Array,
+    targets: Any = None,
+    *,
+    steps: int = 10,
+    mode: str = "hard",
+    order: str = "sequential",
+    step_size: float = 1.0,
+    reduce: Reduce = "max_abs",
+    details: bool = False,
+    class_chunk: int | None = None,
 ) -> Any:
     """The gradient of the class score at the image after feedback (Cao et al. 2015, Eqs. 6 to 8).
 
@@ -125,9 +133,20 @@ def feedback(
         raise ValueError(f"step_size must be positive and finite, not {step_size}")
     check_option("mode", mode, tuple(_UPDATES))
     check_option("order", order, ("sequential", "simultaneous"))
-    return run(_feedback, fn, x, targets, layer="input", class_chunk=class_chunk, steps=steps,
-               mode=mode, order=order, reduce=check_reduce(reduce), details=bool(details),
-               arrays=(jnp.asarray(step_size, jnp.float32),))
+    return run(
+        _feedback,
+        fn,
+        x,
+        targets,
+        layer="input",
+        class_chunk=class_chunk,
+        steps=steps,
+        mode=mode,
+        order=order,
+        reduce=check_reduce(reduce),
+        details=bool(details),
+        arrays=(jnp.asarray(step_size, jnp.float32),),
+    )
 
 
 def _hard(h: jax.Array, alpha: jax.Array, step_size: jax.Array) -> jax.Array:
@@ -178,12 +197,14 @@ def _gated_values(graph: Graph) -> list:
     if not values:
         raise UnsupportedOperationError(
             "the network has no ReLU or ReLU6 between image and scores, and feedback sets gates "
-            "behind ReLUs only; use gradient, grad_cam or another method without gates")
+            "behind ReLUs only; use gradient, grad_cam or another method without gates"
+        )
     return values
 
 
-def _feedback(model, x, targets, step_size, *, layers, class_chunk, steps, mode, order, reduce,
-              details):
+def _feedback(
+    model, x, targets, step_size, *, layers, class_chunk, steps, mode, order, reduce, details
+):
     graph = model.graph
     gated = _gated_values(graph)
     wide = [jnp.promote_types(v.aval.dtype, jnp.float32) for v in gated]
@@ -191,10 +212,18 @@ def _feedback(model, x, targets, step_size, *, layers, class_chunk, steps, mode,
     behind = update if order == "sequential" else _old
     given = [step_size] * len(gated)
 
-    def evaluate(model: Model, image: jax.Array, behind: Callable, gates: list, given: list,
-                 values: list = ()) -> list:
-        edits = {v: functools.partial(_gate, behind, h, a)
-                 for v, h, a in zip(gated, gates, given, strict=True)}
+    def evaluate(
+        model: Model,
+        image: jax.Array,
+        behind: Callable,
+        gates: list,
+        given: list,
+        values: list = (),
+    ) -> list:
+        edits = {
+            v: functools.partial(_gate, behind, h, a)
+            for v, h, a in zip(gated, gates, given, strict=True)
+        }
         return model.evaluate([image], edits=edits, outputs=[graph.outputs[0], *values])
 
     # The loop is not differentiated: the final gates are constants.
@@ -210,21 +239,27 @@ def _feedback(model, x, targets, step_size, *, layers, class_chunk, steps, mode,
         def sweep(carry: tuple) -> tuple:
             i, gates, _, trajectory, _ = carry
             scores, pull = jax.vjp(
-                lambda gates: evaluate(held, fixed_x, behind, gates, given)[0], gates)
+                lambda gates: evaluate(held, fixed_x, behind, gates, given)[0], gates
+            )
             slopes = pull(_compat.vary_like(fixed_seed, scores))[0]
             after = [update(h, alpha, step_size) for h, alpha in zip(gates, slopes, strict=True)]
             changed = functools.reduce(
-                jnp.logical_or, [(a != h).any() for a, h in zip(after, gates, strict=True)])
+                jnp.logical_or, [(a != h).any() for a, h in zip(after, gates, strict=True)]
+            )
             return i + 1, after, gates, trajectory.at[:, i].set(score(scores)), changed
 
-        opened = [_compat.zeros_like_varying(v.aval.shape, dtype, x) + 1
-                  for v, dtype in zip(gated, wide, strict=True)]
+        opened = [
+            _compat.zeros_like_varying(v.aval.shape, dtype, x) + 1
+            for v, dtype in zip(gated, wide, strict=True)
+        ]
         trajectory = _compat.zeros_like_varying(
-            (len(x), steps + 1), jnp.promote_types(seed.dtype, jnp.float32), x)
+            (len(x), steps + 1), jnp.promote_types(seed.dtype, jnp.float32), x
+        )
         changed = ~_compat.zeros_like_varying((), bool, x)
         start = 0, opened, opened, trajectory, changed
-        i, gates, before, trajectory, changed = lax.stop_gradient(lax.while_loop(
-            lambda carry: carry[-1] & (carry[0] < steps), hoist(sweep, start), start))
+        i, gates, before, trajectory, changed = lax.stop_gradient(
+            lax.while_loop(lambda carry: carry[-1] & (carry[0] < steps), hoist(sweep, start), start)
+        )
 
         # Eq. 8 with the states of the last sweep: its gates forward, the final ones backward.
         _, pull = jax.vjp(lambda image: evaluate(model, image, _given, before, gates)[0], x)
@@ -234,10 +269,15 @@ def _feedback(model, x, targets, step_size, *, layers, class_chunk, steps, mode,
         scores, *activations = evaluate(model, x, _old, gates, given, gated)
         last = jnp.arange(steps + 1) >= i
         names = [graph.name_of(v) for v in gated]
-        return {"input": Feedback(
-            maps, jnp.where(last, score(scores)[:, None], trajectory),
-            dict(zip(names, gates, strict=True)), dict(zip(names, activations, strict=True)),
-            jnp.broadcast_to(~changed, (len(x),)))}
+        return {
+            "input": Feedback(
+                maps,
+                jnp.where(last, score(scores)[:, None], trajectory),
+                dict(zip(names, gates, strict=True)),
+                dict(zip(names, activations, strict=True)),
+                jnp.broadcast_to(~changed, (len(x),)),
+            )
+        }
 
     open_scores, _ = model.forward(x)
     return over_targets(one, open_scores, targets, class_chunk)

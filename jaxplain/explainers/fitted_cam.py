@@ -138,7 +138,7 @@ def fit_cam(
             f"the {moments.count} images do not tell the {channels} channels of {layer!r} apart "
             "(some are constant or sums of others), so there is no unique fit: use ridge > 0, or "
             "more images"
-        )  # fmt: skip
+        )
     weight = vectors @ ((vectors.T @ shared) / values[:, None])
     left = moments.squares / moments.count - (weight * (2 * shared - covariance @ weight)).sum(0)
     total = moments.squares / moments.count

@@ -73,8 +73,9 @@ def _find_terms(graph: core.Graph, implicit: bool) -> tuple[_Term, ...]:
         elif op.kind == "structural":
             wanted = implicit and op.name in _MIXING
         else:
-            wanted = (implicit and op.kind not in _HOMOGENEOUS_KINDS
-                      and op.name not in _HOMOGENEOUS_NAMES)  # fmt: skip
+            wanted = (
+                implicit and op.kind not in _HOMOGENEOUS_KINDS and op.name not in _HOMOGENEOUS_NAMES
+            )
         if wanted:
             unnamed = f"{op.name}:{sum(t.ops[0].name == op.name for t in terms)}"
             name = next((names[o.output] for o in reversed(ops) if o.output in names), unnamed)
@@ -88,7 +89,8 @@ def _affine_run(graph: core.Graph, op: core.Operation) -> tuple[core.Operation, 
     while len(graph.consumers.get(ops[-1].output, ())) == 1:
         (user,) = graph.consumers[ops[-1].output]
         if ops[-1].output in graph.outputs or not (
-                user.kind in ("scale", "bias") or user.name in _SAME_VALUE):
+            user.kind in ("scale", "bias") or user.name in _SAME_VALUE
+        ):
             break
         ops.append(user)
     return tuple(ops)
@@ -119,6 +121,7 @@ def _offset(term: _Term, values: dict) -> jax.Array:
             "biases out"
         )
     else:
+
         def tangent(a: jax.Array) -> Any:
             floating = jnp.issubdtype(a.dtype, jnp.floating)
             return a if floating else np.zeros(a.shape, jax.dtypes.float0)
@@ -187,8 +190,15 @@ def full_grad_terms(fn, x, targets=None, *, implicit: bool = True, class_chunk=N
       >>> {name: float(term.sum()) for name, term in terms.items()}
       {'bias:1': 5.0, 'input': 12.0, 'shifted': -2.0}
     """
-    return run(_full_grad_terms, fn, x, targets, layer="input", class_chunk=class_chunk,
-               implicit=bool(implicit))  # fmt: skip
+    return run(
+        _full_grad_terms,
+        fn,
+        x,
+        targets,
+        layer="input",
+        class_chunk=class_chunk,
+        implicit=bool(implicit),
+    )
 
 
 def _rescaled(m: jax.Array, axes: tuple[int, ...], eps: float) -> jax.Array:
@@ -258,5 +268,14 @@ def full_grad(
     check_option("rescale", rescale, ("channel", "layer", None))
     if not eps >= 0:
         raise ValueError(f"eps must not be negative, but is {eps}")
-    return run(_full_grad, fn, x, targets, layer="input", class_chunk=class_chunk,
-               rescale=rescale, implicit=bool(implicit), eps=float(eps))  # fmt: skip
+    return run(
+        _full_grad,
+        fn,
+        x,
+        targets,
+        layer="input",
+        class_chunk=class_chunk,
+        rescale=rescale,
+        implicit=bool(implicit),
+        eps=float(eps),
+    )

@@ -118,9 +118,14 @@ def gradient(fn, x, targets=None, *, layer="input", reduce: Reduce = "max_abs", 
               [0.5, 0.5]]], dtype=float32)
     """
     return run(
-        _backward, fn, x, targets,
-        layer=layer, class_chunk=class_chunk, reduce=check_reduce(reduce),
-    )  # fmt: skip
+        _backward,
+        fn,
+        x,
+        targets,
+        layer=layer,
+        class_chunk=class_chunk,
+        reduce=check_reduce(reduce),
+    )
 
 
 def input_x_gradient(
@@ -142,9 +147,15 @@ def input_x_gradient(
       12.0
     """
     return run(
-        _backward, fn, x, targets,
-        layer=layer, class_chunk=class_chunk, reduce=check_reduce(reduce), times_input=True,
-    )  # fmt: skip
+        _backward,
+        fn,
+        x,
+        targets,
+        layer=layer,
+        class_chunk=class_chunk,
+        reduce=check_reduce(reduce),
+        times_input=True,
+    )
 
 
 def guided_backprop(
@@ -174,10 +185,15 @@ def guided_backprop(
       (1.0, 3.0)
     """
     return run(
-        _backward, fn, x, targets,
-        layer=layer, class_chunk=class_chunk, reduce=check_reduce(reduce),
+        _backward,
+        fn,
+        x,
+        targets,
+        layer=layer,
+        class_chunk=class_chunk,
+        reduce=check_reduce(reduce),
         rules=gradient_rules.guided_rules(),
-    )  # fmt: skip
+    )
 
 
 def deconvnet(
@@ -221,13 +237,17 @@ def deconvnet(
     """
     if form not in ("zeiler", "springenberg"):
         raise ValueError(f"form must be 'zeiler' or 'springenberg', not {form!r}.")
-    rules = (
-        gradient_rules.deconvnet_rules() if form == "zeiler" else gradient_rules.guided_rules()
-    )
+    rules = gradient_rules.deconvnet_rules() if form == "zeiler" else gradient_rules.guided_rules()
     return run(
-        _backward, fn, x, targets,
-        layer=layer, class_chunk=class_chunk, reduce=check_reduce(reduce), rules=rules,
-    )  # fmt: skip
+        _backward,
+        fn,
+        x,
+        targets,
+        layer=layer,
+        class_chunk=class_chunk,
+        reduce=check_reduce(reduce),
+        rules=rules,
+    )
 
 
 def _smooth_grad(model, x, targets, key, *, layers, class_chunk, samples, noise, reduce):
@@ -244,8 +264,10 @@ def _smooth_grad(model, x, targets, key, *, layers, class_chunk, samples, noise,
 
         keys = jax.random.split(key, samples)
         shapes = jax.eval_shape(lambda v: model.pullback(v, layers)[2](seed), x)
-        zero = {name: _compat.zeros_like_varying(shapes[name].shape, shapes[name].dtype, x)
-                for name in layers}  # fmt: skip
+        zero = {
+            name: _compat.zeros_like_varying(shapes[name].shape, shapes[name].dtype, x)
+            for name in layers
+        }
         total, _ = jax.lax.scan(hoist(sample, zero, keys[0]), zero, keys)
         return {name: reduce_channels(total[name] / samples, reduce) for name in layers}
 
@@ -298,10 +320,17 @@ def smooth_grad(
     if not noise >= 0:
         raise ValueError(f"noise must not be negative, but is {noise}.")
     return run(
-        _smooth_grad, fn, x, targets,
-        layer=layer, class_chunk=class_chunk, arrays=(key,),
-        samples=samples, noise=float(noise), reduce=check_reduce(reduce),
-    )  # fmt: skip
+        _smooth_grad,
+        fn,
+        x,
+        targets,
+        layer=layer,
+        class_chunk=class_chunk,
+        arrays=(key,),
+        samples=samples,
+        noise=float(noise),
+        reduce=check_reduce(reduce),
+    )
 
 
 @functools.cache
@@ -370,7 +399,13 @@ def integrated_gradients(
     """
     steps = _positive_int("steps", steps)
     return run(
-        _integrated_gradients, fn, x, targets,
-        layer="input", class_chunk=class_chunk, arrays=(check_baseline(baseline, x),),
-        steps=steps, reduce=check_reduce(reduce),
-    )  # fmt: skip
+        _integrated_gradients,
+        fn,
+        x,
+        targets,
+        layer="input",
+        class_chunk=class_chunk,
+        arrays=(check_baseline(baseline, x),),
+        steps=steps,
+        reduce=check_reduce(reduce),
+    )

@@ -95,10 +95,15 @@ def lrp(
             )
         rules = composite
     else:
-        raise TypeError(
-            f"composite must be a name or a RuleSet, not {type(composite).__name__}."
-        )
+        raise TypeError(f"composite must be a name or a RuleSet, not {type(composite).__name__}.")
     return run(
-        _lrp, fn, x, targets,
-        layer=layer, class_chunk=class_chunk, rules=rules, seed=seed, channels=bool(channels),
-    )  # fmt: skip
+        _lrp,
+        fn,
+        x,
+        targets,
+        layer=layer,
+        class_chunk=class_chunk,
+        rules=rules,
+        seed=seed,
+        channels=bool(channels),
+    )

@@ -66,8 +66,9 @@ class Flow(NamedTuple):
     iterations: dict[str, jax.Array]
 
 
-def contribution_weights(embedding: jax.Array, reference: jax.Array,
-                         similarity: Callable | None = None) -> jax.Array:
+def contribution_weights(
+    embedding: jax.Array, reference: jax.Array, similarity: Callable | None = None
+) -> jax.Array:
     """Channel contribution weights ``w_k = |x_k y_k| / sum_k |x_k y_k|`` (NAFlow, Eq. 17).
 
     Args:
@@ -87,8 +88,17 @@ def contribution_weights(embedding: jax.Array, reference: jax.Array,
     return jnp.where(total > 0, terms / jnp.where(total > 0, total, 1), 0)
 
 
-def naflow(fn, x, targets=None, *, layers=None, last: str | None = None,
-           solver: LeastSquares = LeastSquares(), details: bool = False, class_chunk=None):
+def naflow(
+    fn,
+    x,
+    targets=None,
+    *,
+    layers=None,
+    last: str | None = None,
+    solver: LeastSquares = LeastSquares(),
+    details: bool = False,
+    class_chunk=None,
+):
     """Neuron Abandoning Attention Flow (Liao et al. 2024): ``sum_c alpha_l * BPFM_l`` (Eq. 2).
 
     Every layer must be a cut of the network: a value that each path from the image to the scores
@@ -144,9 +154,17 @@ def naflow(fn, x, targets=None, *, layers=None, last: str | None = None,
     return _run(fn, x, targets, None, layers, last, solver, details, class_chunk, None)
 
 
-def naflow_similarity(embed, x, reference, *, layers=None,
-                      similarity: Callable | None = None, last: str | None = None, solver: LeastSquares = LeastSquares(),
-                      details: bool = False):
+def naflow_similarity(
+    embed,
+    x,
+    reference,
+    *,
+    layers=None,
+    similarity: Callable | None = None,
+    last: str | None = None,
+    solver: LeastSquares = LeastSquares(),
+    details: bool = False,
+):
     """NAFlow of a network without classifier: what makes an image similar to a reference.
 
     The channel contribution weights (Eq. 17, see `contribution_weights`) take the place of the
@@ -182,8 +200,9 @@ def naflow_similarity(embed, x, reference, *, layers=None,
     """
     if similarity is not None and not callable(similarity):
         raise TypeError(f"similarity must be a function of two vectors, not {similarity!r}")
-    return _run(embed, x, None, jnp.asarray(reference), layers, last, solver, details, None,
-                similarity)
+    return _run(
+        embed, x, None, jnp.asarray(reference), layers, last, solver, details, None, similarity
+    )
 
 
 def _run(fn, x, targets, reference, layers, last, solver, details, class_chunk, similarity):
@@ -201,9 +220,19 @@ def _run(fn, x, targets, reference, layers, last, solver, details, class_chunk, 
     names = (layers,) if single else tuple(layers)
     if not names:
         raise ValueError("layers is an empty sequence; name at least one layer")
-    flow = run_traced(_flow, model, x, targets, arrays=(reference,), layers=names, last=last,
-                      solver=solver, class_chunk=class_chunk, similarity=similarity,
-                      details=bool(details))
+    flow = run_traced(
+        _flow,
+        model,
+        x,
+        targets,
+        arrays=(reference,),
+        layers=names,
+        last=last,
+        solver=solver,
+        class_chunk=class_chunk,
+        similarity=similarity,
+        details=bool(details),
+    )
     if details:  # jit sorts the keys of a dict
         return Flow(*({name: part[name] for name in names} for part in flow))
     return flow.maps[names[0]] if single else {name: flow.maps[name] for name in names}
@@ -219,16 +248,22 @@ def _default_layers(graph, last: str | None) -> list[str]:
 def _check_reference(graph, reference, x):
     shape = graph.outputs[0].aval.shape
     if len(shape) != 2:
-        raise ValueError("embed must return embeddings (batch, channels), not an array of shape "
-                         f"{(len(x), *shape[1:])}: flatten it or pool it in embed")
+        raise ValueError(
+            "embed must return embeddings (batch, channels), not an array of shape "
+            f"{(len(x), *shape[1:])}: flatten it or pool it in embed"
+        )
     if reference.ndim == 4:
         if reference.shape[1:] != x.shape[1:] or len(reference) not in (1, len(x)):
-            raise ValueError(f"reference images must have the shape {x.shape} or "
-                             f"{(1, *x.shape[1:])}, not {reference.shape}")
+            raise ValueError(
+                f"reference images must have the shape {x.shape} or "
+                f"{(1, *x.shape[1:])}, not {reference.shape}"
+            )
         return jnp.broadcast_to(check_images(reference), x.shape)
     if reference.shape not in (shape[1:], (1, *shape[1:]), (len(x), *shape[1:])):
-        raise ValueError(f"reference must be images {x.shape} or embeddings "
-                         f"{(len(x), *shape[1:])}, not of shape {reference.shape}")
+        raise ValueError(
+            f"reference must be images {x.shape} or embeddings "
+            f"{(len(x), *shape[1:])}, not of shape {reference.shape}"
+        )
     return jnp.broadcast_to(reference, (len(x), *shape[1:]))
 
 
@@ -241,6 +276,7 @@ def _flow(model, x, targets, reference, *, layers, class_chunk, last, solver, si
     def one(x, targets, reference):
         def lift(v):
             return None if v is None else v[None]
+
         signal = lift(targets)
         if reference is not None:
             signal = _similarity_signal(model, x, reference, similarity)
@@ -254,8 +290,10 @@ def _flow(model, x, targets, reference, *, layers, class_chunk, last, solver, si
 
 def _similarity_signal(model, x, reference, similarity):
     """The signal ``(1, D)`` at the embedding that takes the class signal's place."""
+
     def embed(x):
         return model.evaluate([x[None]])[0][0]
+
     embedding = embed(x)
     reference = embed(reference) if reference.ndim == 3 else reference
     if similarity is not None:
@@ -264,8 +302,10 @@ def _similarity_signal(model, x, reference, similarity):
         if shape == ():
             return jax.grad(similarity)(embedding, reference)[None]
         if shape != embedding.shape:
-            raise ValueError(f"similarity must return a scalar or the {embedding.shape} terms that "
-                             f"sum to it, not an array of shape {shape}")
+            raise ValueError(
+                f"similarity must return a scalar or the {embedding.shape} terms that "
+                f"sum to it, not an array of shape {shape}"
+            )
     return contribution_weights(embedding, reference, similarity)[None]
 
 
@@ -284,22 +324,25 @@ class _Plan:
             if len(shape) != 4:
                 raise ValueError(
                     f"naflow needs layers with height and width, but {name!r} has shape {shape}: "
-                    "name a layer before the pooling or flattening")
+                    "name a layer before the pooling or flattening"
+                )
         last = graph.last_spatial if last is None else last
         self.top = position(graph, cuts, last)
         self.bottom = min(self.at.values())
         for name, i in self.at.items():
             if i > self.top:
-                raise ValueError(f"the layer {name!r} lies above {last!r}, where the flow starts; "
-                                 f"start there with last={name!r}")
+                raise ValueError(
+                    f"the layer {name!r} lies above {last!r}, where the flow starts; "
+                    f"start there with last={name!r}"
+                )
 
     def flow(self, x, targets, solver, class_chunk):
         """The `Flow` of a batch of one image."""
-        between = self.stages[self.bottom:self.top]
-        values = self.values[self.bottom:self.top + 1]
+        between = self.stages[self.bottom : self.top]
+        values = self.values[self.bottom : self.top + 1]
         held = list(dict.fromkeys(v for stage in between for v in stage.constants))
         known = self.model.evaluate([x], outputs=[*values, *held])
-        forward, held = known[:len(values)], dict(zip(held, known[len(values):], strict=True))
+        forward, held = known[: len(values)], dict(zip(held, known[len(values) :], strict=True))
         constants = [tuple(held[v] for v in stage.constants) for stage in between]
 
         led = [start(forward[-1])]
@@ -317,22 +360,33 @@ class _Plan:
             g = pull(seed.astype(scores.dtype))[0].astype(features[-1].dtype)
             found = [g]
             for stage, held, a, below in reversed(
-                    list(zip(between, constants, forward, features, strict=False))):
+                list(zip(between, constants, forward, features, strict=False))
+            ):
                 g = coefficients(stage, held, a, below, g)
                 found.append(g)
             found.reverse()
             alphas = {name: found[i - self.bottom] for name, i in self.at.items()}
-            maps = {name: (alphas[name] * features[i - self.bottom]).sum(-1).astype(
-                self.values[i].aval.dtype) for name, i in self.at.items()}
+            maps = {
+                name: (alphas[name] * features[i - self.bottom])
+                .sum(-1)
+                .astype(self.values[i].aval.dtype)
+                for name, i in self.at.items()
+            }
             return maps, alphas
 
         maps, alphas = over_targets(carry_down, scores, targets, class_chunk)
         chosen = {name: i - self.bottom for name, i in self.at.items()}
         # The solves of a layer are those between it and the next one above.
-        solves = {name: [led[j] for j in range(i, len(led))
-                         if not any(i < k <= j for k in chosen.values())]
-                  for name, i in chosen.items()}
+        solves = {
+            name: [
+                led[j] for j in range(i, len(led)) if not any(i < k <= j for k in chosen.values())
+            ]
+            for name, i in chosen.items()
+        }
         return Flow(
-            maps, {name: features[i] for name, i in chosen.items()}, alphas,
+            maps,
+            {name: features[i] for name, i in chosen.items()},
+            alphas,
             {name: jnp.stack([s.residual for s in steps]).max() for name, steps in solves.items()},
-            {name: sum(s.steps for s in steps) for name, steps in solves.items()})
+            {name: sum(s.steps for s in steps) for name, steps in solves.items()},
+        )

@@ -115,15 +115,26 @@ def occlusion(
     window = _pair("window", window)
     stride = tuple(max(w // 2, 1) for w in window) if stride is None else _pair("stride", stride)
     if len(size) == 2 and any(w > n for w, n in zip(window, size, strict=True)):
-        raise ValueError(f"window must fit in the images of {size[0]} x {size[1]}, not be "
-                         f"{window[0]} x {window[1]}")  # fmt: skip
+        raise ValueError(
+            f"window must fit in the images of {size[0]} x {size[1]}, not be "
+            f"{window[0]} x {window[1]}"
+        )
     if any(s > w for s, w in zip(stride, window, strict=True)):
-        raise ValueError("stride must not exceed window, or pixels are left out: stride is "
-                         f"{stride}, window {window}")  # fmt: skip
+        raise ValueError(
+            "stride must not exceed window, or pixels are left out: stride is "
+            f"{stride}, window {window}"
+        )
     return run(
-        _occlusion, fn, x, targets, layer="input", arrays=(check_baseline(baseline, x),),
-        window=window, stride=stride, chunk=_positive_int("chunk", chunk),
-    )  # fmt: skip
+        _occlusion,
+        fn,
+        x,
+        targets,
+        layer="input",
+        arrays=(check_baseline(baseline, x),),
+        window=window,
+        stride=stride,
+        chunk=_positive_int("chunk", chunk),
+    )
 
 
 def draw_masks(
@@ -147,12 +158,26 @@ def make_mask(cells: jax.Array, shift: jax.Array, shape: tuple[int, int]) -> jax
         at = (jnp.arange(size) + shift[axis] + 0.5) * (n / enlarged) - 0.5  # half-pixel centres
         hats = jnp.maximum(1 - jnp.abs(jnp.clip(at, 0, n - 1)[:, None] - jnp.arange(n)), 0)
         mask = jnp.moveaxis(
-            jnp.tensordot(hats, mask, axes=(1, axis), precision=lax.Precision.HIGHEST), 0, axis)
+            jnp.tensordot(hats, mask, axes=(1, axis), precision=lax.Precision.HIGHEST), 0, axis
+        )
     return mask
 
 
-def _rise(model, x, targets, key, baseline, *, layers, class_chunk, masks, grid, probability,
-          centre, chunk):  # fmt: skip
+def _rise(
+    model,
+    x,
+    targets,
+    key,
+    baseline,
+    *,
+    layers,
+    class_chunk,
+    masks,
+    grid,
+    probability,
+    centre,
+    chunk,
+):
     scores, _ = model.forward(x)
     signal, several = seeds(scores, targets)
     start = jnp.broadcast_to(baseline, x.shape).astype(x.dtype)
@@ -234,7 +259,15 @@ def rise(
     if not 0 < probability <= 1:
         raise ValueError(f"probability must be in (0, 1], but is {probability}")
     return run(
-        _rise, fn, x, targets, layer="input", arrays=(key, check_baseline(baseline, x)),
-        masks=_positive_int("masks", masks), grid=_pair("grid", grid),
-        probability=float(probability), centre=bool(centre), chunk=_positive_int("chunk", chunk),
-    )  # fmt: skip
+        _rise,
+        fn,
+        x,
+        targets,
+        layer="input",
+        arrays=(key, check_baseline(baseline, x)),
+        masks=_positive_int("masks", masks),
+        grid=_pair("grid", grid),
+        probability=float(probability),
+        centre=bool(centre),
+        chunk=_positive_int("chunk", chunk),
+    )

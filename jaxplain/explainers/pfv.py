@@ -80,8 +80,16 @@ class PrincipalFeatures(NamedTuple):
     basis: PFVBasis
 
 
-def pfv(fn, x, *, layer: str | None = None, weight_layers: Sequence[str] | None = None,
-        components: int = 3, method: str = "auto", weighting: str = "sum") -> PrincipalFeatures:
+def pfv(
+    fn,
+    x,
+    *,
+    layer: str | None = None,
+    weight_layers: Sequence[str] | None = None,
+    components: int = 3,
+    method: str = "auto",
+    weighting: str = "sum",
+) -> PrincipalFeatures:
     """Principal features of a batch of images (Bakken et al. 2020, Eqs. 1 to 7).
 
     All arithmetic is in float32 at least; results have the dtype of ``x``. The result is
@@ -136,9 +144,16 @@ def pfv(fn, x, *, layer: str | None = None, weight_layers: Sequence[str] | None 
     return _call(_pfv, fn, x, basis, components=components, method=method)
 
 
-def pfv_fit(fn, batches: Iterable[Any], *, layer: str | None = None,
-            weight_layers: Sequence[str] | None = None, components: int = 3,
-            weighting: str = "sum", scale: bool = True) -> PFVBasis:
+def pfv_fit(
+    fn,
+    batches: Iterable[Any],
+    *,
+    layer: str | None = None,
+    weight_layers: Sequence[str] | None = None,
+    components: int = 3,
+    weighting: str = "sum",
+    scale: bool = True,
+) -> PFVBasis:
     """The principal directions of a stream of batches: a running mean and ``C x C`` covariance.
 
     The same as `pfv` of all images at once, up to rounding, with memory for one batch. Batches may
@@ -172,8 +187,10 @@ def pfv_fit(fn, batches: Iterable[Any], *, layer: str | None = None,
       [1.5, 2.0]
     """
     if scale and isinstance(batches, Iterator):
-        raise TypeError("batches is an iterator, which can be read only once, and the range of the "
-                        "colours needs a second pass: give a list, or say scale=False")
+        raise TypeError(
+            "batches is an iterator, which can be read only once, and the range of the "
+            "colours needs a second pass: give a list, or say scale=False"
+        )
     basis = _unfitted(layer, weight_layers, weighting)
     moments = None
     for x in batches:
@@ -182,8 +199,13 @@ def pfv_fit(fn, batches: Iterable[Any], *, layer: str | None = None,
     if moments is None:
         raise ValueError("batches is empty; give at least one batch of images (B, H, W, C)")
     directions, singular_values = from_covariance(moments.covariance, moments.rows, components)
-    basis = dataclasses.replace(basis, mean=moments.mean, directions=directions,
-                                singular_values=singular_values, weight_max=moments.weight_max)
+    basis = dataclasses.replace(
+        basis,
+        mean=moments.mean,
+        directions=directions,
+        singular_values=singular_values,
+        weight_max=moments.weight_max,
+    )
     if not scale:
         return basis
     values = np.array([_call(_value_moments, fn, x, basis) for x in batches], np.float64)
@@ -244,12 +266,16 @@ def _call(impl, fn, x, basis: PFVBasis, **static):
     variables = _variables(model.graph, basis)
     b, h, w, channels = variables[0].aval.shape
     if basis.mean is not None and basis.mean.shape != (channels,):
-        raise ValueError(f"the basis is one of {basis.mean.shape[0]} channels, but the layer has "
-                         f"{channels}; fit it with the same network and layer")
+        raise ValueError(
+            f"the basis is one of {basis.mean.shape[0]} channels, but the layer has "
+            f"{channels}; fit it with the same network and layer"
+        )
     k = static.get("components", 1)
     if not isinstance(k, int) or not 1 <= k <= min(channels, b * h * w):
-        raise ValueError(f"components must be an int from 1 to {min(channels, b * h * w)}, the "
-                         f"smaller of the layer's channels and pixels, not {k!r}")
+        raise ValueError(
+            f"components must be an int from 1 to {min(channels, b * h * w)}, the "
+            f"smaller of the layer's channels and pixels, not {k!r}"
+        )
     if static.get("method") == "auto":
         costs = route_costs(b * h * w, channels, k)
         static["method"] = min(costs, key=lambda name: costs[name].flops)
@@ -266,12 +292,14 @@ def _variables(graph, basis: PFVBasis) -> tuple:
         order = {v: i for i, v in enumerate([*graph.inputs, *(op.output for op in graph.ops)])}
         return last, *sorted(named, key=order.__getitem__)
     before = [op.output for op in graph.ops]
-    before = set(before[:before.index(last)] if last in before else ())
+    before = set(before[: before.index(last)] if last in before else ())
     size = last.aval.shape[1:3]
     weights = [v for v in found if v in before and v.aval.shape[1:3] != size]
     if not weights:
-        raise ValueError("the network does not become smaller before the layer, so that there is "
-                         "no weight layer; name weight_layers, or say weight_layers=() for none")
+        raise ValueError(
+            "the network does not become smaller before the layer, so that there is "
+            "no weight layer; name weight_layers, or say weight_layers=() for none"
+        )
     return last, *weights
 
 
@@ -288,8 +316,13 @@ def _pfv(model, x, _, basis, *, variables, components, method):
     rows = features.reshape(-1, features.shape[-1])
     mean = rows.mean(0)
     directions, singular_values = principal(rows - mean, components, method)
-    basis = dataclasses.replace(basis, mean=mean, directions=directions,
-                                singular_values=singular_values, weight_max=_maxima(sums, mean))
+    basis = dataclasses.replace(
+        basis,
+        mean=mean,
+        directions=directions,
+        singular_values=singular_values,
+        weight_max=_maxima(sums, mean),
+    )
     return _features(features, sums, basis, x)
 
 
@@ -348,10 +381,14 @@ def _merge(a: _Moments, b: _Moments) -> _Moments:
     rows = a.rows + b.rows
     share = b.rows / rows
     delta = b.mean - a.mean
-    covariance = ((1 - share) * a.covariance + share * b.covariance
-                  + share * (1 - share) * jnp.outer(delta, delta))
-    return _Moments(a.mean + share * delta, covariance,
-                    jnp.maximum(a.weight_max, b.weight_max), rows)
+    covariance = (
+        (1 - share) * a.covariance
+        + share * b.covariance
+        + share * (1 - share) * jnp.outer(delta, delta)
+    )
+    return _Moments(
+        a.mean + share * delta, covariance, jnp.maximum(a.weight_max, b.weight_max), rows
+    )
 
 
 def _feature_moments(model, x, _, basis, *, variables, components):
@@ -365,8 +402,9 @@ def _feature_moments(model, x, _, basis, *, variables, components):
 
 def _value_moments(model, x, _, basis, *, variables):
     """Count, mean, variance, lowest and highest of the weighted components."""
-    v = _features(*_activations(model, x, variables), basis,
-                  x.astype(jnp.promote_types(x.dtype, jnp.float32))).weighted
+    v = _features(
+        *_activations(model, x, variables), basis, x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    ).weighted
     mean = v.mean()
     count = jnp.asarray(v.size, mean.dtype)
     return jnp.stack([count, mean, jnp.square(v - mean).mean(), v.min(), v.max()])

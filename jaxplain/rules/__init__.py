@@ -7,7 +7,23 @@ from jaxplain.rules.gradient_rules import deconvnet_rules, guided_rules
 from jaxplain.rules.lrp import AlphaBeta, Epsilon, Flat, Gamma, Norm, WSquare, ZBox, ZPlus
 
 __all__ = [
-    "COMPOSITES", "AlphaBeta", "BoundOp", "Epsilon", "Excitation", "Flat", "Gamma", "Norm",
-    "ResidualShare", "RuleSet", "WSquare", "ZBox", "ZPlus", "composite", "deconvnet_rules",
-    "excitation_rules", "guided_rules", "pass_rule", "winner_rules",
+    "COMPOSITES",
+    "AlphaBeta",
+    "BoundOp",
+    "Epsilon",
+    "Excitation",
+    "Flat",
+    "Gamma",
+    "Norm",
+    "ResidualShare",
+    "RuleSet",
+    "WSquare",
+    "ZBox",
+    "ZPlus",
+    "composite",
+    "deconvnet_rules",
+    "excitation_rules",
+    "guided_rules",
+    "pass_rule",
+    "winner_rules",
 ]

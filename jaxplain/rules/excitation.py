@@ -106,10 +106,13 @@ class ResidualShare:
         if depths.count(max(depths)) > 1:
             raise core.UnsupportedOperationError(
                 f"the addition at {op.source} joins branches of equal depth, so residual='branch' "
-                "cannot tell the skip connection; use residual='proportional'")
+                "cannot tell the skip connection; use residual='proportional'"
+            )
         chosen = depths.index(max(depths))
-        return tuple(core.rules.unbroadcast(g, a) if i == chosen else jnp.zeros_like(a)
-                     for i, a in enumerate(op.inputs))
+        return tuple(
+            core.rules.unbroadcast(g, a) if i == chosen else jnp.zeros_like(a)
+            for i, a in enumerate(op.inputs)
+        )
 
 
 def gate(op: BoundOp, g: jax.Array) -> tuple:
@@ -121,18 +124,28 @@ def gate(op: BoundOp, g: jax.Array) -> tuple:
         raise core.UnsupportedOperationError(
             f"the product {op.name!r} of two activations at {op.source} has no recognisable gate (one "
             "factor between 0 and 1, such as a sigmoid's); explain a layer above it, or pass a "
-            "rule for 'gate'")
-    return tuple(jnp.zeros_like(a) if is_gate else core.rules.unbroadcast(g, a)
-                 for a, is_gate in zip(op.inputs, gates, strict=True))
+            "rule for 'gate'"
+        )
+    return tuple(
+        jnp.zeros_like(a) if is_gate else core.rules.unbroadcast(g, a)
+        for a, is_gate in zip(op.inputs, gates, strict=True)
+    )
 
 
 _PASSING = {kind: pass_rule for kind in ("scale", "bias", "activation", "normalise")}
 _REQUIRED = ("linear", "scale", "bias", "activation", "add", "gate", "normalise")
 
 
-def excitation_rules(inputs: str = "signed", residual: ResidualShare | None = None, *,
-                     lower_bound: bool = False, normalise: bool = True, fold_scales: bool = True,
-                     contrast: int = 1, classifier: str = "last_linear") -> RuleSet:
+def excitation_rules(
+    inputs: str = "signed",
+    residual: ResidualShare | None = None,
+    *,
+    lower_bound: bool = False,
+    normalise: bool = True,
+    fold_scales: bool = True,
+    contrast: int = 1,
+    classifier: str = "last_linear",
+) -> RuleSet:
     """The rule set of Excitation Backprop; ``contrast`` applies to the classifier alone.
 
     >>> import jax, jax.numpy as jnp, jaxplain
@@ -142,10 +155,13 @@ def excitation_rules(inputs: str = "signed", residual: ResidualShare | None = No
     [[0.75, 0.25, 0.0]]
     """
     linear = Excitation(inputs, lower_bound, normalise)
-    special = {} if contrast == 1 else {
-        classifier: dataclasses.replace(linear, contrast=contrast)}
-    return RuleSet({**_PASSING, "linear": linear, "add": residual or ResidualShare(), "gate": gate},
-                   overrides=special, requires=_REQUIRED, fold=fold_scales)
+    special = {} if contrast == 1 else {classifier: dataclasses.replace(linear, contrast=contrast)}
+    return RuleSet(
+        {**_PASSING, "linear": linear, "add": residual or ResidualShare(), "gate": gate},
+        overrides=special,
+        requires=_REQUIRED,
+        fold=fold_scales,
+    )
 
 
 def winner(op: BoundOp, g: jax.Array) -> tuple:
@@ -171,7 +187,8 @@ def winner(op: BoundOp, g: jax.Array) -> tuple:
     total = g.reshape(len(a), -1).sum(1, keepdims=True)
     index = flat.argmax(1)
     won = jax.nn.one_hot(index, flat.shape[1], dtype=g.dtype) * jnp.where(
-        flat.max(1, keepdims=True) > 0, total, jnp.zeros_like(total))
+        flat.max(1, keepdims=True) > 0, total, jnp.zeros_like(total)
+    )
     return (won.reshape(a.shape),)
 
 

@@ -11,5 +11,15 @@ from jaxplain.viz.overlays import overlay
 from jaxplain.viz.panels import panel, save
 from jaxplain.viz.principal_features import feature_overlay, feature_panel
 
-__all__ = ["STYLES", "attention_rows", "colourise", "feature_overlay", "feature_panel", "flow_row",
-           "overlay", "panel", "save", "score_bars"]  # fmt: skip
+__all__ = [
+    "STYLES",
+    "attention_rows",
+    "colourise",
+    "feature_overlay",
+    "feature_panel",
+    "flow_row",
+    "overlay",
+    "panel",
+    "save",
+    "score_bars",
+]

@@ -68,5 +68,7 @@ def flow_row(image: np.ndarray, maps: Mapping[str, np.ndarray]) -> dict[str, np.
     >>> list(flow_row(image, {"layer1": np.eye(4), "layer2": np.eye(2)}))
     ['layer2', 'layer1']
     """
-    return {name: overlay(image, np.minimum(maps[name], np.percentile(maps[name], 99)))
-            for name in reversed(maps)}  # fmt: skip
+    return {
+        name: overlay(image, np.minimum(maps[name], np.percentile(maps[name], 99)))
+        for name in reversed(maps)
+    }

@@ -42,8 +42,9 @@ def score_bars(
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     colours = ["#b8b8b8" if name in highlight else "#4477aa" for name in rows]
-    axes.barh(list(rows), means, xerr=errors, color=colours,
-              error_kw={"lw": 1, "ecolor": "#444444"})  # fmt: skip
+    axes.barh(
+        list(rows), means, xerr=errors, color=colours, error_kw={"lw": 1, "ecolor": "#444444"}
+    )
     axes.invert_yaxis()
     edge = axes.get_xlim()[1]
     for i, (mean, error) in enumerate(zip(means, errors, strict=True)):

@@ -48,8 +48,10 @@ def colourise(
     heat_map = np.asarray(heat_map, np.float32)
     coloured = style == "gray" and heat_map.ndim == 3 and heat_map.shape[-1] == 3
     if not (heat_map.ndim == 2 or coloured) or 0 in heat_map.shape:
-        raise ValueError(f"A map must have shape (h, w), or (h, w, 3) for style 'gray'; "
-                         f"got {heat_map.shape} for style {style!r}.")  # fmt: skip
+        raise ValueError(
+            f"A map must have shape (h, w), or (h, w, 3) for style 'gray'; "
+            f"got {heat_map.shape} for style {style!r}."
+        )
     if not np.isfinite(heat_map).all():
         raise ValueError("The map holds NaN or infinity; only finite maps can be drawn.")
     preset, name = STYLES[style]

@@ -14,9 +14,7 @@ from jaxplain.viz.overlays import as_float_image
 _BARS = ("#cc3333", "#33a02c", "#3355cc")
 
 
-def feature_overlay(
-    image: np.ndarray, colours: np.ndarray, *, strength: float = 0.6
-) -> np.ndarray:
+def feature_overlay(image: np.ndarray, colours: np.ndarray, *, strength: float = 0.6) -> np.ndarray:
     """Lays the colours of principal features over a grey version of the image (Figs. 6 and 7).
 
     Args:
@@ -35,8 +33,9 @@ def feature_overlay(
     """
     image, colours = as_float_image(image), np.asarray(colours, np.float32)
     if colours.ndim != 3 or colours.shape[-1] != 3:
-        raise ValueError(f"colours must have shape (h, w, 3), those of three components; got "
-                         f"{colours.shape}.")  # fmt: skip
+        raise ValueError(
+            f"colours must have shape (h, w, 3), those of three components; got {colours.shape}."
+        )
     if not (colours.min() >= 0 and colours.max() <= 1):
         raise ValueError("colours must be in [0, 1]; give PrincipalFeatures.colours.")
     if not 0 <= strength <= 1:
@@ -84,8 +83,9 @@ def feature_panel(
     columns = min(count, max_columns)
     lines = -(-count // columns)
     heights = ([1.0, 1.0] if shares is None else [1.0, 1.0, 0.5]) * lines
-    figure = Figure(figsize=(columns * cell, sum(heights) * cell + 0.25 * lines),
-                    layout="constrained")  # fmt: skip
+    figure = Figure(
+        figsize=(columns * cell, sum(heights) * cell + 0.25 * lines), layout="constrained"
+    )
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(kinds * lines, columns, height_ratios=heights)
     for i in range(count):

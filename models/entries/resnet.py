@@ -82,7 +82,5 @@ ENTRIES = {f"resnet{depth}": _torchvision(depth, top1) for depth, top1 in _ACCUR
     ),
     "resnet18_npid": _embedding("resnet18_npid", 18, 128, maps.NPID_RESNET),
     "resnet50_npid": _embedding("resnet50_npid", 50, 128, maps.NPID_RESNET),
-    "resnet50_ms": _embedding(
-        "resnet50_ms", 50, 512, maps.MS_RESNET, crop_fraction=227 / 256
-    ),
+    "resnet50_ms": _embedding("resnet50_ms", 50, 512, maps.MS_RESNET, crop_fraction=227 / 256),
 }

@@ -41,7 +41,6 @@ MS_RESNET = dataclasses.replace(
 )
 
 
-
 def _caffe(branch: str) -> dict[str, str]:
     """The BatchNorm and Scale layers of a branch; stage 2 of the paper is our first."""
     place = f"{{s+1}}{{b:letter}}_branch{branch}"
