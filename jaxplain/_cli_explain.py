@@ -338,9 +338,8 @@ _DRAW = {"naflow": _draw_flow, "dense-attention": _draw_attention, "pfv": _draw_
 
 
 def _drawn(photo: np.ndarray) -> np.ndarray:
-    from PIL import Image
-
     import numpy as np
+    from PIL import Image
 
     image = Image.fromarray(photo)
     image.thumbnail((_DRAWN, _DRAWN), Image.Resampling.LANCZOS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from typing import Sequence
+from collections.abc import Sequence
 
 
 def nearest(name: str, known: Sequence[str], count: int = 5) -> list[str]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Mapping
-
+from collections.abc import Mapping
+from typing import Any
 
 #: The explainers of the CAM family, which look at the last convolutional layer.
 CAM_FAMILY = (

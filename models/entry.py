@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Callable, Mapping
+from typing import Any
 
 from flax import nnx
 
@@ -134,7 +135,9 @@ def imagenet_names() -> tuple[str, ...]:
 
 def cifar10_names() -> tuple[str, ...]:
     """Names of the classes of CIFAR-10."""
-    return tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
+    return tuple(
+        ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    )
 
 
 def _missing(package: str, in_zoo: bool = True) -> ImportError:

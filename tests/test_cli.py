@@ -10,9 +10,9 @@ from flax import nnx
 from PIL import Image
 
 import jaxplain
-from jaxplain.viz import panel
 from jaxplain import _cli_explain, _methods, cli, models
 from jaxplain._cli_common import CliError, read_image
+from jaxplain.viz import panel
 
 
 def _error(capsys, *argv):

@@ -10,7 +10,6 @@ from rectangles import RECTANGLES, picture, white_box, write
 from jaxplain import data
 from jaxplain.data.flickr30k import parse_phrases
 
-
 # -- boxes -----------------------------------------------------------------------------------------
 
 

@@ -6,7 +6,6 @@ import pkgutil
 
 import pytest
 
-
 # Walked one by one: in an editable install the folders beside jaxplain/ are not below its path.
 _ROOTS = ("jaxplain", "jaxplain.models", "jaxplain.weights_convert")
 

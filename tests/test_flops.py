@@ -1,6 +1,7 @@
 """What explanations cost, in FLOPs that XLA counts, relative to the network's forward pass."""
 
 import pytest
+
 from benchmarks import flops
 from benchmarks.shaped import RESNET50, VGG16
 

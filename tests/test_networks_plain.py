@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from nets import relative_error
 from PIL import Image
 
 from jaxplain import weights_convert as wc
@@ -18,7 +19,6 @@ from jaxplain.models.googlenet import GoogLeNet
 from jaxplain.models.registry import find
 from jaxplain.models.squeezenet import SqueezeNet
 from jaxplain.models.vgg import VGG
-from nets import relative_error
 
 _VGG16 = ["conv1_1", "relu1_1", "conv1_2", "relu1_2", "pool1", "conv2_1", "relu2_1", "conv2_2"]
 _VGG16 += ["relu2_2", "pool2"]

@@ -10,7 +10,6 @@ from scipy import ndimage
 
 from jaxplain import postprocess
 
-
 pytestmark = pytest.mark.usefixtures("x64")
 
 

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import jax
+
 import jaxplain
 from jaxplain.models import registry as models
 

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from squares import SIZE, Net, picture
 from flax import nnx
+from squares import SIZE, Net, picture
 
 from jaxplain import data, localise, postprocess
 from jaxplain.data.words import Words

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from benchmarks import cued_animal
 
 import jaxplain
+from benchmarks import cued_animal
 
 
 def test_contrastive_excitation_backprop_peaks_on_the_animal_asked_for(test_data):

@@ -10,7 +10,8 @@ from __future__ import annotations
 import dataclasses
 import pickle
 import pickletools
-from typing import Any, BinaryIO, Callable
+from collections.abc import Callable
+from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np

@@ -110,7 +110,7 @@ def load(
     if not (count >= 1 and 0 <= part < count):
         raise ValueError(f"shard must be (k, n) with 0 <= k < n, not {shard}.")
     chosen = np.arange(len(source)) if indices is None else np.asarray(indices, np.int64)
-    if chosen.size and not (0 <= chosen.min() and chosen.max() < len(source)):
+    if chosen.size and not (chosen.min() >= 0 and chosen.max() < len(source)):
         raise ValueError(f"indices must lie in 0 to {len(source) - 1}, the records of the source.")
     if seed is not None:
         chosen = np.random.default_rng(seed).permutation(chosen)

@@ -11,8 +11,8 @@ from jaxplain.data.cub import CUB200
 from jaxplain.data.fixations import Fixations
 from jaxplain.data.flickr30k import Flickr30kEntities
 from jaxplain.data.image_folder import ImageFolder
-from jaxplain.data.images import IMAGE_SUFFIXES
 from jaxplain.data.imagenet import ImageNet
+from jaxplain.data.images import IMAGE_SUFFIXES
 from jaxplain.data.record import Source
 from jaxplain.data.tfds_source import TFDS, TFDS_NAMES
 from jaxplain.data.voc import VOC

@@ -37,8 +37,8 @@ from jaxplain.explainers.naflow import (
     naflow,
     naflow_similarity,
 )
-from jaxplain.explainers.pfv import PFVBasis, PrincipalFeatures, pfv, pfv_apply, pfv_fit
 from jaxplain.explainers.perturbation import occlusion, rise
+from jaxplain.explainers.pfv import PFVBasis, PrincipalFeatures, pfv, pfv_apply, pfv_fit
 
 __all__ = [
     "FittedCam",

@@ -34,7 +34,6 @@ import jax.numpy as jnp
 from jaxplain.core import trace
 from jaxplain.explainers._common import check_images, check_targets, over_targets, run_traced
 from jaxplain.explainers._least_squares import LeastSquares
-from jaxplain.explainers._stages import stages as resolutions
 from jaxplain.explainers._preimage import (
     coefficients,
     position,
@@ -42,6 +41,7 @@ from jaxplain.explainers._preimage import (
     stages,
     start,
 )
+from jaxplain.explainers._stages import stages as resolutions
 
 __all__ = ["Flow", "LeastSquares", "contribution_weights", "naflow", "naflow_similarity"]
 

@@ -10,8 +10,6 @@ import pytest
 import timm
 import torch
 import torchvision
-
-from jaxplain import weights_convert as wc
 from compare import (
     SIZES,
     TOLERANCE,
@@ -23,6 +21,8 @@ from compare import (
     randomise,
     state,
 )
+
+from jaxplain import weights_convert as wc
 
 
 def _sequence(features: torch.nn.Sequential, name) -> dict[str, str]:

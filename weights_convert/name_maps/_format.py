@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Any, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 #: What is said of a source once: its names of parameters, their separator and axis order.
 TORCH: Mapping[str, Any] = dict(
