@@ -20,7 +20,7 @@ import numpy as np
 
 import jaxplain
 from jaxplain import data, models
-from jaxplain._programs import Programs
+from jaxplain.engine.programs import Programs
 
 
 class Repeated:

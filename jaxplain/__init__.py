@@ -3,8 +3,7 @@
 import importlib
 from importlib.metadata import PackageNotFoundError, version
 
-from jaxplain import core, explainers, localise, postprocess, rules
-from jaxplain.batch import explain_dataset
+from jaxplain import core, explainers, postprocess, rules
 from jaxplain.core import (
     RuleSet,
     UnknownLayerError,
@@ -17,8 +16,9 @@ from jaxplain.core import (
     trace,
     with_rules,
 )
+from jaxplain.engine import explain_dataset
 from jaxplain.explainers import *  # noqa: F403 (its __all__ is the list of explainers)
-from jaxplain.localise import feedback_localise
+from jaxplain.explainers.segmentation import feedback_localise
 
 try:
     __version__ = version("jaxplain")
@@ -39,7 +39,6 @@ __all__ = [
     "feedback_localise",
     "finetune",
     "layers",
-    "localise",
     "postprocess",
     "rules",
     "split",
@@ -55,5 +54,5 @@ def __getattr__(name: str):
     if name in _LAZY:
         return importlib.import_module(f"jaxplain.{name}")
     if name == "finetune":
-        return importlib.import_module("jaxplain.finetuning").finetune
+        return importlib.import_module("jaxplain.training.finetune").finetune
     raise AttributeError(f"module 'jaxplain' has no attribute {name!r}")

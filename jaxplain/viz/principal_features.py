@@ -62,7 +62,7 @@ def feature_panel(
         colours: (B, h, w, 3) in [0, 1], `PrincipalFeatures.colours`.
         titles: what is written over each image.
         shares: (B, 3), the height of each image's red, green and blue bar, from
-            `jaxplain.evaluation.feature_reports.colour_shares`; None draws no bars.
+            `jaxplain.evaluation.studies.features.colour_shares`; None draws no bars.
         max_columns: longer batches are wrapped.
         cell: width of a picture in inches.
 

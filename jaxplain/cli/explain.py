@@ -1,0 +1,346 @@
+"""The commands `jaxplain explain` and `jaxplain layers`."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jaxplain.cli.common import (
+    DEFAULT_MODEL,
+    CliError,
+    add_model_options,
+    check_output,
+    extra,
+    load_model,
+    read_image,
+    step,
+    suggest,
+)
+from jaxplain.core import UnsupportedOperationError
+from jaxplain.explainers.catalogue import DEFAULT, METHODS, OTHERS, canonical, explainer
+
+if TYPE_CHECKING:
+    import numpy as np
+
+DEFAULT_OUTPUT = "explained.png"
+PHOTO = "cat_and_cup.jpg"
+#: Largest side at which a photograph is drawn; what the network sees does not depend on it.
+_DRAWN = 448
+_BATCH = 8
+_KNOWN = {**METHODS, **OTHERS}
+
+Rows = dict[str, dict[str, "np.ndarray"]]
+
+
+def add_commands(commands: Any) -> None:
+    """Adds both commands."""
+    explain = commands.add_parser(
+        "explain",
+        help="explain an image and write a panel of maps",
+        description="Classifies an image, and writes a panel: the image, and for each class a row "
+        "of maps, one a method. Methods that give a map a layer, or need no class, have rows of "
+        "their own.",
+    )
+    explain.add_argument(
+        "image",
+        nargs="?",
+        metavar="IMAGE",
+        help="an image file; default: a photo of a cat and a cup",
+    )
+    add_model_options(explain, DEFAULT_MODEL)
+    explain.add_argument(
+        "--methods",
+        default=",".join(DEFAULT),
+        metavar="A,B,C",
+        help=f"methods, or 'all'; default: %(default)s; known: {', '.join(_KNOWN)}",
+    )
+    explain.add_argument(
+        "--class",
+        dest="classes",
+        action="append",
+        metavar="NAME|INDEX|topK",
+        help="class to explain, by name or index, or the K most probable ones; may be repeated; "
+        "default: top2",
+    )
+    explain.add_argument(
+        "--layer",
+        metavar="NAME",
+        help="layer of the methods that take one, see "
+        "'jaxplain layers'; default: each method's own",
+    )
+    explain.add_argument(
+        "--fit",
+        metavar="FOLDER",
+        type=Path,
+        help="photographs on which fitted-cam learns its weights, the more the better",
+    )
+    explain.add_argument(
+        "--output",
+        default=DEFAULT_OUTPUT,
+        metavar="FILE",
+        type=Path,
+        help="picture to write; default: %(default)s",
+    )
+    explain.set_defaults(command=_explain)
+
+    layers = commands.add_parser(
+        "layers",
+        help="list a network's layers",
+        description="Lists a network's layers with shapes.",
+    )
+    add_model_options(layers, DEFAULT_MODEL)
+    layers.set_defaults(command=_layers)
+
+
+def _explain(arguments: argparse.Namespace) -> None:
+    methods, every = _choose_methods(arguments.methods)
+    if arguments.layer is not None and not any(_KNOWN[name].at_layer for name in methods):
+        raise CliError("--layer has no effect: none of these methods is explained at a layer")
+    if arguments.fit is not None and "fitted-cam" not in methods:
+        raise CliError("--fit has no effect: fitted-cam, which it is for, is not asked for")
+    # Whatever can be found wrong without the network is found before it is loaded.
+    check_output(arguments.output)
+    with extra("viz"):
+        from jaxplain import viz
+    path = example_photo() if arguments.image is None else Path(arguments.image)
+    photo = read_image(path)
+    model = load_model(arguments.model, arguments.network)
+    with step("classifying"):
+        x, probabilities = _classify(model, photo)
+    names = model.config.class_names or [f"class {i}" for i in range(len(probabilities))]
+    targets = _choose_classes(arguments.classes or ["top2"], names, probabilities)
+    print(f"{path}: {model.config.name} predicts")
+    for index in probabilities.argsort()[::-1][:5]:
+        print(f"  {probabilities[index]:6.1%}  {names[index]} ({index})")
+
+    drawn = _drawn(photo)
+    labels = _labels(targets, names, probabilities)
+    rows: Rows = {label: {} for label in labels}
+    for count, name in enumerate(methods, 1):
+        method = _KNOWN[name]
+        with step(f"[{count}/{len(methods)}] {method.title}"):
+            try:
+                if name in _DRAW:
+                    rows |= _DRAW[name](model, x, targets, labels, drawn, arguments.layer)
+                    continue
+                maps = _maps(name, model, x, targets, arguments)
+            # What a network does not allow, a method says in these words; OSError: of --fit.
+            except (UnsupportedOperationError, ValueError, OSError) as error:
+                if not every:
+                    raise CliError(f"{method.title}: {error}") from None
+                print(f"{method.title} left out: {' '.join(str(error).split())}", file=sys.stderr)
+                continue
+            for label, one in zip(labels, maps, strict=True):
+                # Nothing arrived, as when d-WTA's process ends above the layer: say so.
+                title = method.title if one.any() else f"{method.title} (empty)"
+                rows[label][title] = viz.overlay(drawn, one, method.style)
+    rows = {label: row for label, row in rows.items() if row}
+    if not rows:
+        raise CliError("none of the methods can explain this network there")
+    with step("drawing"):
+        try:
+            viz.save(viz.panel(drawn, rows), arguments.output)
+        except (OSError, ValueError) as error:
+            raise CliError(f"cannot write {arguments.output}: {error}") from None
+    print(f"wrote {arguments.output}")
+
+
+def _layers(arguments: argparse.Namespace) -> None:
+    model = load_model(arguments.model, arguments.network)
+    import jax
+
+    import jaxplain
+
+    size = model.config.input_size
+    print(jaxplain.layers(model, jax.numpy.zeros((1, size, size, 3), "float32")))
+
+
+def example_photo() -> Path:
+    """Where the photograph of a cat and a cup is installed.
+
+    >>> example_photo().name
+    'cat_and_cup.jpg'
+    """
+    import importlib.resources
+
+    path = Path(str(importlib.resources.files("jaxplain.examples") / PHOTO))
+    if not path.is_file():
+        raise CliError(f"the photo {PHOTO} is missing from this installation; name an image file")
+    return path
+
+
+def _choose_methods(text: str) -> tuple[list[str], bool]:
+    """The methods named, in order and once each; and whether all were asked for."""
+    asked = [canonical(name) for name in text.split(",") if name.strip()]
+    if not asked:
+        raise CliError(f"no method given; known: all, {', '.join(_KNOWN)}")
+    if "all" in asked:
+        return list(_KNOWN), True
+    for name in asked:
+        if name not in _KNOWN:
+            raise CliError(f"unknown method {name!r}{suggest(name, [*_KNOWN, 'all'])}")
+    return list(dict.fromkeys(asked)), False
+
+
+def _classify(model, photo: np.ndarray):
+    """The network's input (1, H, W, 3), and the probabilities of the classes as a host array."""
+    import jax
+    import numpy as np
+
+    from jaxplain import models
+
+    # The whole image, not its central crop: every pixel of the picture is explained.
+    x = models.preprocess(photo, model.config, crop=False)
+    return x, np.asarray(jax.nn.softmax(model(x)[0].astype("float32")))
+
+
+def _choose_classes(
+    asked: Iterable[str], names: Sequence[str], probabilities: np.ndarray
+) -> list[int]:
+    """Class indices for NAME, INDEX or topK, in the order asked and once each."""
+    from jaxplain import models
+
+    count = len(probabilities)
+    chosen: list[int] = []
+    for text in asked:
+        if top := re.fullmatch(r"top[-_ ]?(\d+)", text.strip().lower()):
+            if not 1 <= int(top[1]) <= count:
+                raise CliError(f"{text!r}: with {count} classes it must be top1 to top{count}")
+            chosen += (int(i) for i in probabilities.argsort()[::-1][: int(top[1])])
+        else:
+            try:
+                chosen.append(models.class_index(text.replace("_", " "), names, count))
+            except ValueError as error:
+                raise CliError(str(error)) from None
+    return list(dict.fromkeys(chosen))
+
+
+def _labels(targets: Sequence[int], names: Sequence[str], probabilities: np.ndarray) -> list[str]:
+    """What is written over each class's row; two classes can bear one name."""
+    labels: list[str] = []
+    for i in targets:
+        label = f"{names[i]}  {probabilities[i]:.1%}"
+        labels.append(f"{label} ({i})" if label in labels else label)
+    return labels
+
+
+def _maps(name: str, model, x, targets: Sequence[int], arguments) -> np.ndarray:
+    """One map a class, (K, h, w), on the host; one forward pass for all of them."""
+    import jax
+    import numpy as np
+
+    import jaxplain
+
+    more = {"fit": _fit(model, arguments.fit)} if name == "fitted-cam" else {}
+    try:
+        explain = explainer(name, model.config, arguments.layer, **more)
+        maps = explain(model, x, jax.numpy.asarray([targets]))
+    except jaxplain.UnknownLayerError as error:
+        raise CliError(str(error)) from None
+    return np.asarray(maps[0], np.float32)
+
+
+def _fit(model, folder: Path | None):
+    """The weights of CAM, from a folder of photographs."""
+    import numpy as np
+
+    import jaxplain
+    from jaxplain import models
+    from jaxplain.data.images import image_files
+
+    if folder is None:
+        raise ValueError("it needs photographs to learn its weights from: --fit FOLDER")
+    files = image_files(folder)
+
+    def batches():
+        for i in range(0, len(files), _BATCH):
+            chosen = files[i : i + _BATCH]
+            yield np.concatenate(
+                [models.preprocess(read_image(f), model.config, crop=False) for f in chosen]
+            )
+
+    fit = jaxplain.fit_cam(model, batches(), layer=model.config.layer("cam"))
+    print(
+        f"fitted on {len(files)} photographs: R^2 {float(np.median(fit.explained)):.2f} in the "
+        "median over classes, on these photographs themselves",
+        file=sys.stderr,
+    )
+    return fit
+
+
+# -- methods with rows of their own ---------------------------------------------------------------
+
+
+def _draw_flow(model, x, targets, labels, drawn, layer) -> Rows:
+    import jax
+    import numpy as np
+
+    import jaxplain
+    from jaxplain import viz
+
+    # Undamped, the feature maps of trained networks grow a thousandfold from stage to stage.
+    solver = jaxplain.LeastSquares(tolerance=1e-2, iterations=200, damping=0.3)
+    layers = None if layer is None else [layer]
+    flow = jaxplain.naflow(
+        model, x, jax.numpy.asarray([targets]), layers=layers, solver=solver, details=True
+    )
+    for name, residual in flow.residuals.items():
+        if residual[0] > solver.tolerance:
+            print(
+                f"NAFlow: at {name} a residual of {float(residual[0]):.1e} is left after "
+                f"{solver.iterations} iterations",
+                file=sys.stderr,
+            )
+    return {
+        f"NAFlow: {label}": viz.flow_row(
+            drawn, {name: np.asarray(m[0, k], np.float32) for name, m in flow.maps.items()}
+        )
+        for k, label in enumerate(labels)
+    }
+
+
+def _draw_attention(model, x, targets, labels, drawn, layer) -> Rows:
+    import numpy as np
+
+    import jaxplain
+    from jaxplain import viz
+
+    parts = (
+        {n: np.asarray(m[0], np.float32) for n, m in maps.items()}
+        for maps in jaxplain.dense_attention(model, x)
+    )
+    rows = viz.attention_rows(drawn, *parts)
+    return {f"Dense Attention, {label}": row for label, row in rows.items()}
+
+
+def _draw_features(model, x, targets, labels, drawn, layer) -> Rows:
+    import numpy as np
+
+    import jaxplain
+    from jaxplain import viz
+
+    found = jaxplain.pfv(model, x, layer=layer)
+    return {
+        "PFV": {
+            "principal features": viz.feature_overlay(
+                drawn, np.asarray(found.colours[0], np.float32)
+            ),
+            "activation weights": viz.overlay(drawn, np.asarray(found.weights[0], np.float32)),
+        }
+    }
+
+
+_DRAW = {"naflow": _draw_flow, "dense-attention": _draw_attention, "pfv": _draw_features}
+
+
+def _drawn(photo: np.ndarray) -> np.ndarray:
+    import numpy as np
+    from PIL import Image
+
+    image = Image.fromarray(photo)
+    image.thumbnail((_DRAWN, _DRAWN), Image.Resampling.LANCZOS)
+    return np.asarray(image)

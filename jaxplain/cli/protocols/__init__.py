@@ -1,0 +1,1 @@
+"""The protocols of `jaxplain evaluate`, one file each."""

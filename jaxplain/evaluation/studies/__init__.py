@@ -1,0 +1,1 @@
+"""The papers' protocols over a data set; explainers come in as arguments."""

@@ -1,0 +1,266 @@
+"""Objects found by their maps over a data set: two protocols, both with boxes and IoU >= 0.5.
+
+- `dominant_objects` (Zhang et al. 2018, section 6.2): the tightest box around the pixels above
+  ``alpha`` times the mean of the map, ``alpha`` chosen for each method on held-out images;
+- `graph_cut_objects` (Cao et al. 2015, section 4.2): the map seeds a graph cut of the picture.
+
+The class is given. Images are stretched to the network's square, and everything is measured in it:
+that changes no intersection over union.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxplain import postprocess
+from jaxplain.evaluation import localisation
+from jaxplain.evaluation.studies.questions import Explainer, Questions, boxes_of, percent
+from jaxplain.explainers import segmentation
+
+__all__ = [
+    "WHOLE",
+    "Found",
+    "LocalisationTable",
+    "dominant_objects",
+    "graph_cut_objects",
+    "held_out_images",
+]
+
+#: The baseline whose box is the whole image.
+WHOLE = "Whole image"
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What a method came to.
+
+    Attributes:
+      hits, trials: of the images that were tested.
+      alpha: the threshold, where there is one.
+      held_out: hits on the held-out images, one each alpha; and how many trials these were.
+      empty: maps without anything to start a graph cut from, which count as misses.
+    """
+
+    hits: int
+    trials: int
+    alpha: float | None = None
+    held_out: tuple[tuple[int, ...], int] | None = None
+    empty: int = 0
+
+    @property
+    def error(self) -> float:
+        return 1 - self.hits / self.trials
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LocalisationTable:
+    """The table of a localisation protocol.
+
+    Attributes:
+      protocol: its name.
+      iou: what counts as localised.
+      images, failures, not_asked: as in `Questions`.
+      results: method -> `Found`; the first one is ``WHOLE``.
+    """
+
+    protocol: str
+    iou: float
+    images: int
+    failures: tuple[tuple[str, str], ...]
+    not_asked: Mapping[str, int]
+    results: Mapping[str, Found]
+
+    def markdown(self) -> str:
+        """A row a method: the error in per cent (Table 5, Zhang et al.; Table 3, Cao et al.)."""
+        alphas = any(r.alpha is not None for r in self.results.values())
+        lines = [
+            f"| method |{' alpha |' * alphas} error | localised |",
+            f"| --- |{' ---: |' * alphas} ---: | ---: |",
+        ]
+        for name, r in self.results.items():
+            alpha = f" {'-' if r.alpha is None else f'{r.alpha:.1f}'} |" if alphas else ""
+            lines.append(f"| {name} |{alpha} {percent(r.error)} | {r.hits} of {r.trials} |")
+        held = next((r.held_out[1] for r in self.results.values() if r.held_out), 0)
+        lines += ["", f"{self.images} images; localised: IoU of at least {self.iou}."]
+        if held:
+            lines[-1] += f" Alpha was chosen on {held} other questions."
+        empty = {name: r.empty for name, r in self.results.items() if r.empty}
+        if empty:
+            lines[-1] += (
+                " Maps without a maximum to start from: "
+                + ", ".join(f"{name} {count}" for name, count in empty.items())
+                + "."
+            )
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as JSON values."""
+        methods = {
+            name: dataclasses.asdict(r) | {"error": r.error} for name, r in self.results.items()
+        }
+        return {
+            "protocol": self.protocol,
+            "iou": self.iou,
+            "images": self.images,
+            "failures": [list(f) for f in self.failures],
+            "not_asked": dict(self.not_asked),
+            "alphas": localisation.ALPHAS.tolist(),
+            "methods": methods,
+        }
+
+
+def held_out_images(count: int, held_out: int, seed: int = 0) -> frozenset[int]:
+    """Which of ``count`` images are held out: ``held_out`` of them, drawn at random.
+
+    Raises:
+      ValueError: none would be held out, or none left.
+
+    Example:
+      >>> sorted(held_out_images(10, 3))
+      [2, 4, 6]
+    """
+    if not 0 < held_out < count:
+        raise ValueError(f"of {count} images, 1 to {count - 1} can be held out, not {held_out}")
+    return frozenset(np.random.default_rng(seed).permutation(count)[:held_out].tolist())
+
+
+def dominant_objects(
+    asked: Questions,
+    to_input: Callable[[jax.Array], jax.Array],
+    methods: Mapping[str, Explainer],
+    held_out: Iterable[int],
+    *,
+    iou: float = 0.5,
+) -> LocalisationTable:
+    """Localises dominant objects by thresholding (Zhang et al. 2018, section 6.2).
+
+    Args:
+      asked: the questions, with images of one square shape.
+      to_input: pixels ``(B, h, w, 3)`` to the network's input, see `data.normalise`.
+      methods: name -> method; the positive part of its maps counts, bicubically resized.
+      held_out: the images (numbers in the source) on which each method's alpha is chosen, that of
+        the lowest error (the smallest of several); the others are the test.
+      iou: the overlap with one of the true boxes that is asked for.
+
+    Raises:
+      ValueError: records without boxes; no question among the held-out images, or among the others.
+    """
+    held_out = frozenset(held_out)
+    hits: dict[str, list[np.ndarray]] = {name: [] for name in (WHOLE, *methods)}
+    is_held: list[bool] = []
+    for group, x, truth, valid in _asked(asked, to_input):
+        count = len(group.questions)
+        is_held += [q.item.index in held_out for q in group.questions]
+        whole = jnp.array([0, 0, x.shape[2], x.shape[1]], jnp.float32)
+        good = localisation.is_localised(jnp.tile(whole, (len(x), 1)), truth, valid, iou)
+        hits[WHOLE].append(np.asarray(good)[:count, None])
+        for name, explain in methods.items():
+            good = _thresholded(explain(x, group.signals), truth, valid, x.shape[1:3], iou)
+            hits[name].append(np.asarray(good)[:count])
+    held = np.array(is_held)
+    if held.all() or not held.any():
+        raise ValueError(
+            f"{int(held.sum())} of {len(held)} questions are about held-out images; some must be, "
+            "and some not"
+        )
+    results = {}
+    for name, parts in hits.items():
+        good = np.concatenate(parts)
+        if name == WHOLE:
+            results[name] = Found(int(good[~held].sum()), int((~held).sum()))
+            continue
+        alpha = float(localisation.best_alpha(localisation.localisation_error(good[held])))
+        tested = good[~held][:, int(np.searchsorted(localisation.ALPHAS, alpha))]
+        chosen_on = tuple(int(n) for n in good[held].sum(0)), int(held.sum())
+        results[name] = Found(int(tested.sum()), len(tested), alpha, chosen_on)
+    return _table("dominant objects", iou, asked, results)
+
+
+def graph_cut_objects(
+    asked: Questions,
+    to_input: Callable[[jax.Array], jax.Array],
+    methods: Mapping[str, Explainer],
+    *,
+    iou: float = 0.5,
+    **options: Any,
+) -> LocalisationTable:
+    """Localises objects by a graph cut that a map seeds (Cao et al. 2015, section 4.2).
+
+    Args:
+      asked, to_input, methods, iou: as for `dominant_objects`.
+      **options: ``foreground``, ``background``, ``iterations`` of `jaxplain.explainers.segmentation.graph_cut`.
+
+    Raises:
+      ValueError: records without boxes, or a map that is not finite. ImportError: OpenCV is not
+        installed.
+    """
+    hits: dict[str, list[bool]] = {name: [] for name in (WHOLE, *methods)}
+    empty = dict.fromkeys(methods, 0)
+    for group, x, truth, valid in _asked(asked, to_input):
+        count, shape = len(group.questions), x.shape[1:3]
+        pictures = np.asarray(group.pixels)
+        boxes = {WHOLE: np.tile(np.float32([0, 0, shape[1], shape[0]]), (len(x), 1))}
+        for name, explain in methods.items():
+            maps = np.asarray(_enlarged(explain(x, group.signals), shape))
+            if not np.isfinite(maps).all():
+                raise ValueError(f"{name} gave a map that is not finite")
+            found = np.zeros((len(x), 4), np.float32)
+            for i in range(count):
+                if maps[i].max() > np.quantile(maps[i], options.get("background", 0.3)):
+                    mask = segmentation.graph_cut(maps[i], pictures[i], **options)
+                    found[i] = segmentation.tightest_box(mask)
+                else:
+                    empty[name] += 1
+            boxes[name] = found
+        for name, found in boxes.items():
+            good = localisation.is_localised(jnp.asarray(found), truth, valid, iou)
+            hits[name] += np.asarray(good)[:count].tolist()
+    results = {
+        name: Found(sum(good), len(good), empty=empty.get(name, 0)) for name, good in hits.items()
+    }
+    return _table("graph-cut localisation", iou, asked, results)
+
+
+def _asked(asked: Questions, to_input: Callable) -> Iterator[tuple]:
+    """(group, input, true boxes (B, n, 4) in the input's pixels, which of them are there)."""
+    for group in asked:
+        x = to_input(group.pixels)
+        own = [boxes_of(q) for q in group.full]
+        count = -(-max(map(len, own)) // 8) * 8  # few shapes
+        truth = np.zeros((len(own), count, 4), np.float32)
+        valid = np.zeros((len(own), count), bool)
+        for i, (boxes, question) in enumerate(zip(own, group.full, strict=True)):
+            height, width = question.item.record.size
+            scale = np.float32([x.shape[2] / width, x.shape[1] / height] * 2)
+            truth[i, : len(boxes)], valid[i, : len(boxes)] = boxes * scale, True
+        yield group, x, jnp.asarray(truth), jnp.asarray(valid)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _enlarged(maps: jax.Array, shape: tuple[int, int]) -> jax.Array:
+    return postprocess.positive(postprocess.resize(maps.astype(jnp.float32), shape, "bicubic"))
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _thresholded(maps, truth, valid, shape, iou) -> jax.Array:
+    """Whether the box of each alpha is right: ``(B, A)``."""
+    boxes = localisation.threshold_boxes(_enlarged(maps, shape))
+    return localisation.is_localised(boxes, truth[:, None], valid[:, None], iou)
+
+
+def _table(protocol: str, iou: float, asked: Questions, results: dict) -> LocalisationTable:
+    return LocalisationTable(
+        protocol,
+        iou,
+        asked.images,
+        tuple(asked.failures),
+        dict(sorted(asked.not_asked.items())),
+        results,
+    )

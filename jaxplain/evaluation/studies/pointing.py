@@ -1,0 +1,276 @@
+"""The pointing game over a data set (Zhang et al. 2018, section 6.1): a runner of `pointing`.
+
+Each class that an image has is a question: the network is told the class, and a method's map has to
+have its maximum on one of its objects, or less than 15 pixels from it. Images are resized to a
+short side of 224 with their aspect kept, and maps are resized bicubically to the original image,
+where hits are counted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxplain import data
+from jaxplain.evaluation import pointing
+from jaxplain.evaluation.studies.questions import Explainer, Question, Questions, percent
+from jaxplain.postprocess import resize_matrix
+
+__all__ = ["BLUR", "PointingMethod", "PointingTable", "pointing_game"]
+
+#: Standard deviation of the blur of pixel-level maps, in max(H, W) (section 6.1.1).
+BLUR = 0.02
+_PAD = 128  # sizes of original images are rounded up to this, so that few programs are compiled
+
+
+@dataclasses.dataclass(frozen=True)
+class PointingMethod:
+    """A method that plays.
+
+    Attributes:
+      explain: images ``(B, h, w, 3)`` and signals over the outputs ``(B, N)`` to maps ``(B, h',
+        w')``.
+      blur: whether its maps are blurred by ``BLUR``, as the paper does with Grad, Deconv and LRP.
+    """
+
+    explain: Explainer
+    blur: bool = False
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PointingTable:
+    """What the game came to.
+
+    Attributes:
+      class_names: of the data set.
+      region: ``"masks"`` or ``"boxes"``, what had to be hit.
+      images, failures: how many were read, and (id, reason) of those that could not be.
+      results: method -> (all, difficult); the first one is ``"Center"``.
+      not_asked: class -> how many questions were left out as the network has no output for it.
+    """
+
+    class_names: tuple[str, ...]
+    region: str
+    images: int
+    failures: tuple[tuple[str, str], ...]
+    results: Mapping[str, tuple[pointing.PointingAccuracy, pointing.PointingAccuracy]]
+    not_asked: Mapping[str, int]
+
+    def markdown(self) -> str:
+        """The paper's Table 1: mean accuracy over classes in per cent, and hits / questions."""
+        everything, hard = self.results["Center"]
+        lines = [
+            "| method | all | difficult |",
+            "| --- | ---: | ---: |",
+            *(f"| {name} | {_cell(a)} | {_cell(d)} |" for name, (a, d) in self.results.items()),
+            "",
+            f"{self.images} images; {int(everything.trials.sum())} questions about "
+            f"{int((everything.trials > 0).sum())} classes, {int(hard.trials.sum())} of them "
+            f"difficult ({int((hard.trials > 0).sum())} classes). Mean accuracy over classes in "
+            f"per cent (hits / questions); hits on {self.region}.",
+        ]
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as JSON values; accuracies are fractions, null where there was no question."""
+
+        def one(result: pointing.PointingAccuracy) -> dict[str, Any]:
+            return {
+                "mean": _finite(result.mean),
+                "per_class": {
+                    name: {"hits": int(h), "trials": int(t), "accuracy": _finite(p)}
+                    for name, h, t, p in zip(
+                        self.class_names, result.hits, result.trials, result.per_class, strict=True
+                    )
+                    if t
+                },
+            }
+
+        return {
+            "protocol": "pointing game",
+            "tolerance": pointing.TOLERANCE,
+            "region": self.region,
+            "images": self.images,
+            "failures": [list(f) for f in self.failures],
+            "not_asked": dict(self.not_asked),
+            "methods": {
+                name: {"all": one(a), "difficult": one(d)} for name, (a, d) in self.results.items()
+            },
+        }
+
+
+def pointing_game(
+    source: data.Source,
+    prepare: Callable[[data.Record], np.ndarray],
+    to_input: Callable[[jax.Array], jax.Array],
+    signals: np.ndarray,
+    methods: Mapping[str, PointingMethod],
+    *,
+    batch_size: int = 8,
+    indices: Iterable[int] | None = None,
+    workers: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> PointingTable:
+    """Plays the pointing game.
+
+    Args:
+      source: records with boxes or masks.
+      prepare: a record to uint8 pixels ``(h, w, 3)`` of one of few shapes, see `data.aspect_shape`.
+      to_input: pixels ``(B, h, w, 3)`` to the network's input, see `data.normalise`.
+      signals: ``(classes, N)``, what a class is to the network's outputs, see `data.cue_signals`.
+        Classes with a row of zeros are not asked for.
+      methods: name -> method.
+      batch_size: questions that are explained at once.
+      indices: which records; None for all.
+      workers: processes that read; 0 for threads.
+      progress: called with the number of images that are done.
+
+    Returns:
+      A ``PointingTable``, with the baseline that points at the centre.
+
+    Raises:
+      ValueError: records without boxes and masks, or some with masks and some without.
+    """
+    asked = Questions(
+        source,
+        prepare,
+        signals,
+        batch_size=batch_size,
+        indices=indices,
+        workers=workers,
+        progress=progress,
+    )
+    tally = _Tally(["Center", *methods], len(source.class_names))
+    for group in asked:
+        x = to_input(group.pixels)
+        regions = _regions(group.full)
+        sizes = np.array([q.item.record.size for q in group.full])
+        points = [pointing.centre(sizes)]
+        for method in methods.values():
+            maps = method.explain(x, group.signals)
+            points.append(_points(maps, *_enlarge(maps.shape[-2:], sizes, method.blur)))
+        hits = _hits(jnp.stack(points), *regions)
+        tally.add(group.questions, np.asarray(hits)[:, : len(group.questions)], regions[0] is None)
+    return PointingTable(
+        tuple(source.class_names),
+        "masks" if tally.masks else "boxes",
+        asked.images,
+        tuple(asked.failures),
+        tally.results(),
+        dict(sorted(asked.not_asked.items())),
+    )
+
+
+class _Tally:
+    """Which questions each method won."""
+
+    def __init__(self, names: list[str], classes: int):
+        self.names, self.classes = names, classes
+        self.labels: list[int] = []
+        self.hard: list[bool] = []
+        self.hits: list[np.ndarray] = []
+        self.masks: bool | None = None
+
+    def add(self, group: list[Question], hits: np.ndarray, masks: bool) -> None:
+        self.labels += [q.label for q in group]
+        self.hard += [q.difficult for q in group]
+        self.hits.append(hits)
+        if self.masks not in (None, masks):
+            raise ValueError("some records have masks and others none; use one kind of data set")
+        self.masks = masks
+
+    def results(self) -> dict[str, tuple[pointing.PointingAccuracy, pointing.PointingAccuracy]]:
+        labels, hard = np.array(self.labels), np.array(self.hard)
+        count = functools.partial(pointing.accuracy, classes=labels, num_classes=self.classes)
+        return {
+            name: (count(hits), count(hits, counted=hard))
+            for name, hits in zip(self.names, np.concatenate(self.hits, axis=1), strict=True)
+        }
+
+
+def _padded(sizes: np.ndarray) -> tuple[int, int]:
+    height, width = (int(-(-n // _PAD) * _PAD) for n in sizes.max(0))
+    return height, width
+
+
+def _regions(group: list[Question]) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray]:
+    """(boxes, which of them count, None), or (None, None, masks); padded to few shapes."""
+    if group[0].mask is not None:
+        sizes = np.array([q.item.record.size for q in group])
+        masks = np.zeros((len(group), *_padded(sizes)), bool)
+        for mask, question in zip(masks, group, strict=True):
+            height, width = question.mask.shape
+            mask[:height, :width] = question.mask
+        return None, None, masks
+    count = -(-max(len(q.boxes) for q in group) // 8) * 8
+    boxes, valid = np.zeros((len(group), count, 4), np.float32), np.zeros((len(group), count), bool)
+    for i, question in enumerate(group):
+        boxes[i, : len(question.boxes)] = question.boxes
+        valid[i, : len(question.boxes)] = True
+    return boxes, valid, None
+
+
+def _enlarge(shape: tuple[int, int], sizes: np.ndarray, blur: bool) -> tuple[np.ndarray, ...]:
+    """Matrices (B, H, h) and (B, W, w) that resize maps to their images, and the images' sizes."""
+    padded = _padded(sizes)
+    matrices = []
+    for axis in (0, 1):
+        stack = np.zeros((len(sizes), padded[axis], shape[axis]), np.float32)
+        for matrix, size in zip(stack, sizes, strict=True):
+            sigma = BLUR * max(size) if blur else 0.0
+            matrix[: size[axis]] = _matrix(shape[axis], int(size[axis]), float(sigma))
+        matrices.append(stack)
+    return *matrices, sizes.astype(np.int32)
+
+
+@functools.lru_cache(maxsize=1024)
+def _matrix(size: int, target: int, sigma: float) -> np.ndarray:
+    """Bicubic resizing of a line of pixels, and a Gaussian blur of ``sigma`` pixels after it."""
+    matrix = resize_matrix(size, target, "bicubic").astype(np.float32)
+    radius = math.ceil(4 * sigma)
+    if radius == 0:
+        return matrix
+    offsets = np.arange(-radius, radius + 1)
+    kernel = np.exp(-0.5 * (offsets / sigma) ** 2)
+    # Mirrored at the border, about the edge of the last pixel.
+    at = (np.arange(target)[:, None] + offsets) % (2 * target)
+    at = np.where(at < target, at, 2 * target - 1 - at)
+    blur = np.zeros((target, target))
+    np.add.at(blur, (np.arange(target)[:, None], at), kernel / kernel.sum())
+    return (blur @ matrix).astype(np.float32)
+
+
+@jax.jit
+def _points(maps: jax.Array, rows: jax.Array, columns: jax.Array, sizes: jax.Array) -> jax.Array:
+    large = jnp.einsum(
+        "bih,bhw,bjw->bij",
+        rows,
+        maps.astype(jnp.float32),
+        columns,
+        precision=jax.lax.Precision.HIGHEST,
+    )
+    down, across = (jnp.arange(n) for n in large.shape[1:])
+    inside = (down < sizes[:, :1])[:, :, None] & (across < sizes[:, 1:])[:, None, :]
+    return pointing.maximum(jnp.where(inside, large, -jnp.inf))
+
+
+@jax.jit
+def _hits(points: jax.Array, boxes: Any, valid: Any, masks: Any) -> jax.Array:
+    if masks is not None:
+        return pointing.on_mask(points, masks)
+    return pointing.on_boxes(points, boxes, valid)
+
+
+def _cell(result: pointing.PointingAccuracy) -> str:
+    return f"{percent(result.mean)} ({int(result.hits.sum())} / {int(result.trials.sum())})"
+
+
+def _finite(value: Any) -> float | None:
+    return None if math.isnan(value) else float(value)

@@ -1,0 +1,192 @@
+"""Objects found without boxes to learn from: a saliency map seeds a graph cut of the picture.
+
+The protocol of Simonyan et al. (2014) and Cao et al. (2015, section 4.2), for any saliency map. It
+runs on the host, in NumPy and OpenCV (``pip install "jaxplain[localise]"``).
+
+References: Cao et al., *Look and think twice: capturing top-down visual attention with feedback
+convolutional neural networks*, ICCV 2015. Boykov and Jolly, *Interactive graph cuts for optimal
+boundary and region segmentation of objects in N-D images*, ICCV 2001. Rother et al., *GrabCut*,
+SIGGRAPH 2004.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxplain.explainers import feedback
+
+__all__ = ["Localisation", "feedback_localise", "graph_cut", "tightest_box"]
+
+
+class Localisation(NamedTuple):
+    """Where objects are. K targets put an axis K after the batch.
+
+    Attributes:
+      boxes: int (B, 4): left, top, right, bottom in pixels; right and bottom are the first outside.
+      masks: bool (B, H, W), the object's pixels: one connected component.
+      maps: float (B, H, W), the saliency that they come from.
+    """
+
+    boxes: np.ndarray
+    masks: np.ndarray
+    maps: np.ndarray
+
+
+def feedback_localise(
+    fn: Callable,
+    x: Any,
+    pixels: Any,
+    targets: Any = None,
+    *,
+    foreground: float = 0.95,
+    background: float = 0.3,
+    iterations: int = 5,
+    **options: Any,
+) -> Localisation:
+    """The box of the target's object, from its :func:`jaxplain.feedback` map (Tables 1 to 3).
+
+    Args:
+      fn, x, targets: as for :func:`jaxplain.feedback`: what the network sees.
+      pixels: the same pictures as they look, uint8 (B, H, W, 3), of the images' height and width.
+      foreground, background, iterations: as for :func:`graph_cut`.
+      **options: ``steps``, ``mode``, ``order``, ``step_size`` of :func:`jaxplain.feedback`.
+
+    Returns:
+      A :class:`Localisation`, in the pixels of the images.
+
+    Raises:
+      ImportError: OpenCV is not installed.
+      ValueError, TypeError: the errors of :func:`jaxplain.feedback` and :func:`graph_cut`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, numpy as np, jaxplain
+      >>> pixels = np.full((1, 24, 32, 3), 60, np.uint8)
+      >>> pixels[0, 8:18, 10:22] = (250, 200, 30)
+      >>> weight = jnp.zeros((3, 2)).at[0, 0].set(1.0)
+      >>> def fn(x):                        # class 0: how much red, weighed by its square
+      ...     return jax.nn.relu(x * x - 0.1).mean((1, 2)) @ weight
+      >>> jaxplain.feedback_localise(fn, jnp.asarray(pixels / 255.0), pixels, 0).boxes.tolist()
+      [[10, 8, 22, 18]]
+    """
+    _opencv()
+    pixels = np.asarray(pixels)
+    if pixels.shape != np.shape(x) or pixels.shape[-1:] != (3,):
+        raise ValueError(
+            f"pixels must be the images as they look, of shape (B, H, W, 3) like x "
+            f"{np.shape(x)}, not {pixels.shape}"
+        )
+    maps = np.asarray(feedback(fn, x, targets, **options), np.float32)
+    flat = maps.reshape(len(pixels), -1, *maps.shape[-2:])
+    masks = np.stack(
+        [
+            [
+                graph_cut(
+                    one,
+                    picture,
+                    foreground=foreground,
+                    background=background,
+                    iterations=iterations,
+                )
+                for one in row
+            ]
+            for row, picture in zip(flat, pixels, strict=True)
+        ]
+    )
+    boxes = np.array([[tightest_box(mask) for mask in row] for row in masks])
+    return Localisation(boxes.reshape(*maps.shape[:-2], 4), masks.reshape(maps.shape), maps)
+
+
+def graph_cut(
+    saliency: Any,
+    pixels: Any,
+    *,
+    foreground: float = 0.95,
+    background: float = 0.3,
+    iterations: int = 5,
+) -> np.ndarray:
+    """The most salient object's pixels: the largest component of a graph-cut colour segmentation.
+
+    Pixels from the ``foreground`` quantile of the saliency on are object, those up to the
+    ``background`` quantile are not (ties go with the quantile); GrabCut decides on the others by
+    their colours and edges.
+
+    Args:
+      saliency: (H, W), higher where the object is.
+      pixels: uint8 (H, W, 3), the picture.
+      foreground, background: quantiles, 0 <= background < foreground < 1.
+      iterations: how often colour models and cut are made anew.
+
+    Returns:
+      bool (H, W); it holds at least one pixel.
+
+    Raises:
+      ImportError: OpenCV is not installed.
+      TypeError: pixels are not uint8.
+      ValueError: shapes that do not fit, quantiles out of order, or a saliency that is not finite
+        or that nowhere exceeds its background quantile, as a constant one.
+    """
+    cv2 = _opencv()
+    saliency, pixels = np.asarray(saliency, np.float32), np.asarray(pixels)
+    if pixels.dtype != np.uint8:
+        raise TypeError(f"pixels must be uint8, 0 to 255, not {pixels.dtype}")
+    if saliency.ndim != 2 or pixels.shape != (*saliency.shape, 3):
+        raise ValueError(
+            f"pixels must have the shape (H, W, 3) of the saliency map (H, W), not "
+            f"{pixels.shape} and {saliency.shape}"
+        )
+    if not 0 <= background < foreground < 1:
+        raise ValueError(
+            "quantiles must be 0 <= background < foreground < 1, not background "
+            f"{background} and foreground {foreground}"
+        )
+    if not np.isfinite(saliency).all():
+        raise ValueError("the saliency holds NaN or infinity; every pixel must be finite")
+    low, high = np.quantile(saliency, (background, foreground))
+    sure = (saliency >= high) & (saliency > low)
+    if not sure.any():
+        raise ValueError(
+            f"no pixel is more salient than the {background:.0%} quantile: the map is "
+            "constant there, and has no foreground to start from"
+        )
+    labels = np.full(saliency.shape, cv2.GC_PR_BGD, np.uint8)
+    labels[saliency <= low] = cv2.GC_BGD
+    labels[sure] = cv2.GC_FGD
+    cv2.setRNGSeed(0)  # the colour models start from k-means
+    models = np.zeros((2, 1, 65))
+    cv2.grabCut(
+        np.ascontiguousarray(pixels), labels, None, *models, iterations, cv2.GC_INIT_WITH_MASK
+    )
+    return _largest_component(cv2, (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD))
+
+
+def tightest_box(mask: Any) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom of the pixels that are True; right and bottom are the first outside.
+
+    >>> import numpy as np
+    >>> from jaxplain.explainers.segmentation import tightest_box
+    >>> tightest_box(np.eye(4, 6, k=2, dtype=bool))
+    (2, 0, 6, 4)
+    """
+    rows, columns = np.nonzero(mask)
+    if not len(rows):
+        raise ValueError("the mask is empty, so it has no box")
+    return int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1
+
+
+def _largest_component(cv2: Any, mask: np.ndarray) -> np.ndarray:
+    _, labels, sizes, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    return labels == 1 + sizes[1:, cv2.CC_STAT_AREA].argmax()
+
+
+def _opencv() -> Any:
+    try:
+        import cv2
+    except ImportError as error:
+        raise ImportError(
+            "localisation segments with OpenCV, which is not installed: "
+            'pip install "jaxplain[localise]"'
+        ) from error
+    return cv2

@@ -1,0 +1,1 @@
+"""Training: the loop, a new last layer, and fine-tuning on a data set."""

@@ -1,0 +1,256 @@
+"""A new output layer for a data set, on a network's unchanged features (Zhang et al. 2018, 6.1)."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+
+from jaxplain import data
+from jaxplain.evaluation.classification import mean_average_precision
+from jaxplain.training.last_layer import LastLayer, last_layer_inputs
+
+__all__ = ["Finetuned", "finetune", "views", "with_head"]
+
+
+class Finetuned(NamedTuple):
+    """What `finetune` returns.
+
+    Attributes:
+      network: the network with the new output layer and the data set's class names; save it with
+        `jaxplain.models.save_pretrained`.
+      losses: ``(epochs, 2)``, on the training and the validation set, see `LastLayer`.
+      mean_average_precision: on the validation set.
+      failures: (id, reason) of the images that could not be read.
+    """
+
+    network: nnx.Module
+    losses: np.ndarray
+    mean_average_precision: float
+    failures: tuple[tuple[str, str], ...]
+
+
+def finetune(
+    network: nnx.Module,
+    train: data.Source,
+    validation: data.Source,
+    *,
+    loss: str = "sigmoid",
+    flips: bool = True,
+    crops: bool = True,
+    learning_rate: float = 0.01,
+    momentum: float = 0.9,
+    batch_size: int = 64,
+    epochs: int = 100,
+    patience: int = 5,
+    seed: int = 0,
+    checkpoint: str | os.PathLike[str] | None = None,
+    workers: int = 0,
+    progress: Callable[[str, int], None] | None = None,
+) -> Finetuned:
+    """Replaces a network's output layer by one for another data set, and trains that layer alone.
+
+    Images are padded to squares by mirroring. Features of a fixed set of `views` of each training
+    image, and of the whole of each validation image, are computed once; the layer is trained on
+    them by stochastic gradient descent until the validation loss stops falling.
+
+    Args:
+      network: of `jaxplain.models`, ending in a dense layer on ``(B, F)``.
+      train, validation: data sets with the same classes.
+      loss: ``sigmoid`` for several classes to an image, ``softmax`` for one.
+      flips, crops: which views a training image has besides the whole one.
+      learning_rate, momentum, batch_size: of the descent.
+      epochs, patience: at most so many epochs, and how many of them without a lower validation
+        loss; the weights of the lowest are kept.
+      seed: of the order.
+      checkpoint: a folder from which a training that was stopped goes on, to the same weights bit
+        for bit; None keeps nothing.
+      workers: processes that read images; 0 for threads.
+      progress: called with what is being done, and how many images or epochs are done.
+
+    Raises:
+      ValueError: the classes of the data sets differ, or an image without exactly one class under
+        ``softmax``, or a network that does not fit.
+      weights_convert.CheckpointError: the checkpoint is of another training, or damaged.
+      ImportError: optax or grain is not installed.
+    """
+    names = tuple(train.class_names)
+    if tuple(validation.class_names) != names:
+        raise ValueError("the training and validation data have different classes")
+    say = progress or (lambda what, done: None)
+    failures: list[tuple[str, str]] = []
+    sets = [
+        _features(
+            network,
+            source,
+            _Views(network.config, flips and own, crops and own),
+            loss == "softmax",
+            workers,
+            failures,
+            lambda done, w=what: say(w, done),
+        )
+        for what, source, own in (
+            ("training images", train, True),
+            ("validation images", validation, False),
+        )
+    ]
+    layer = LastLayer.fit(
+        *sets,
+        classes=len(names),
+        loss=loss,
+        learning_rate=learning_rate,
+        momentum=momentum,
+        batch_size=batch_size,
+        epochs=epochs,
+        patience=patience,
+        seed=seed,
+        checkpoint=checkpoint,
+        progress=lambda epoch, _: say("epochs", epoch),
+    )
+    features, targets = sets[1]
+    precision = float(mean_average_precision(layer(features), targets > 0))
+    return Finetuned(with_head(network, layer, names), layer.losses, precision, tuple(failures))
+
+
+def views(image: np.ndarray, config: Any, *, flips: bool, crops: bool) -> np.ndarray:
+    """Views of an image for a network: the square that mirroring makes of it, and parts of that.
+
+    The square is resized so that the network's input is ``config.crop_fraction`` of it. Without
+    ``crops`` there is its centre; with them the four corners too; with ``flips`` each of them
+    mirrored as well.
+
+    Args:
+      image: uint8 ``(H, W, 3)``.
+      config: of the network.
+
+    Returns:
+      uint8 ``(V, size, size, 3)``, the central view first.
+
+    Example:
+      >>> import numpy as np
+      >>> from jaxplain.training.finetune import views
+      >>> from jaxplain.models import ModelConfig
+      >>> config = ModelConfig("net", 28, (0.0,), (1.0,), crop_fraction=0.875)
+      >>> views(np.zeros((20, 40, 3), np.uint8), config, flips=True, crops=True).shape
+      (10, 28, 28, 3)
+    """
+    size = config.input_size
+    side = max(round(size / config.crop_fraction), size)
+    missing = [max(image.shape[:2]) - n for n in image.shape[:2]]
+    pads = [(n // 2, n - n // 2) for n in missing]
+    square = np.pad(image, [*pads, (0, 0)], mode="symmetric")
+    square = data.resize_image(square, (side, side), config.interpolation)
+    rest = side - size
+    corners = [(rest // 2, rest // 2)]
+    if crops and rest:
+        corners += [(0, 0), (0, rest), (rest, 0), (rest, rest)]
+    parts = [square[top : top + size, left : left + size] for top, left in corners]
+    if flips:
+        parts += [part[:, ::-1] for part in parts]
+    return np.stack(parts)
+
+
+def with_head(network: nnx.Module, layer: LastLayer, class_names: Sequence[str]) -> nnx.Module:
+    """A copy of a network whose last dense layer is another one.
+
+    Args:
+      network: ends in an `nnx.Linear`, and has a ``config``.
+      layer: kernel ``(F, K)`` and bias ``(K,)``.
+      class_names: K names.
+
+    Raises:
+      ValueError: it is not clear which `nnx.Linear` is the last one.
+    """
+    network = nnx.clone(network)
+    outputs = network.config.outputs
+    found = [
+        (path, module)
+        for path, module in nnx.iter_modules(network)
+        if isinstance(module, nnx.Linear)
+        and module.kernel.shape == (layer.kernel.shape[0], outputs)
+    ]
+    if len(found) != 1:
+        raise ValueError(
+            f"the network has {len(found)} dense layers of {layer.kernel.shape[0]} features and "
+            f"{outputs} outputs, so that its output layer cannot be told; it must have one"
+        )
+    head = found[0][1]
+    head.kernel = nnx.Param(layer.kernel)
+    head.bias = nnx.Param(layer.bias)
+    head.out_features = len(class_names)
+    network.config = dataclasses.replace(
+        network.config,
+        outputs=len(class_names),
+        class_names=tuple(class_names),
+        source=None,
+        top1=None,
+    )
+    return network
+
+
+class _Views:
+    """A record to its views; can be sent to worker processes."""
+
+    def __init__(self, config: Any, flips: bool, crops: bool):
+        self.config, self.flips, self.crops = config, flips, crops
+
+    def __call__(self, record: data.Record) -> np.ndarray:
+        return views(record.image, self.config, flips=self.flips, crops=self.crops)
+
+
+def _features(
+    network: nnx.Module,
+    source: data.Source,
+    prepare: _Views,
+    exclusive: bool,
+    workers: int,
+    failures: list[tuple[str, str]],
+    progress: Callable[[int], None],
+) -> tuple[np.ndarray, np.ndarray]:
+    """What enters the last layer for each view of each image, and the classes it should see."""
+    features, targets = [], []
+    for done, items in _groups(data.load(source, prepare, workers=workers), failures):
+        pixels = np.concatenate([item.pixels for item in items])
+        features.append(
+            np.asarray(
+                last_layer_inputs(
+                    network, data.normalise(jax.numpy.asarray(pixels), prepare.config), batch=16
+                )
+            )
+        )
+        for item in items:
+            row = np.zeros(len(source.class_names), np.float32)
+            row[item.record.labels] = 1
+            if exclusive and row.sum() != 1:
+                raise ValueError(
+                    f"image {item.record.id} has {int(row.sum())} classes; softmax needs one, "
+                    "use the loss sigmoid"
+                )
+            targets += [row] * len(item.pixels)
+        progress(done)
+    if not features:
+        raise ValueError(f"no image of {source.name} could be read")
+    return np.concatenate(features), np.stack(targets)
+
+
+def _groups(
+    items: Iterator[data.Item], failures: list[tuple[str, str]], count: int = 16
+) -> Iterator[tuple[int, list[data.Item]]]:
+    """(how many were read, the next ones), ``count`` images at a time."""
+    group: list[data.Item] = []
+    done = 0
+    for done, item in enumerate(items, 1):
+        if item.error is not None:
+            failures.append((item.error.record, item.error.reason))
+            continue
+        group.append(item)
+        if len(group) == count:
+            yield done, group
+            group = []
+    if group:
+        yield done, group

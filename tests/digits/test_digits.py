@@ -1,0 +1,60 @@
+"""The offline benchmark's data and networks."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+pytest.importorskip("sklearn")
+
+import jaxplain
+from jaxplain.digits.images import CLASSES, ClutteredDigits
+from jaxplain.digits.networks import INPUT_SIZE, NETWORKS
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+
+def test_digits_have_exact_boxes_and_masks_and_are_the_same_every_time():
+    source = ClutteredDigits(6, train=True)
+    others = ClutteredDigits(6, train=False)
+    assert not {d.tobytes() for d in source.images} & {d.tobytes() for d in others.images}
+    several = 0
+    for i in range(len(source)):
+        record, again, small = source[i], source[i], ClutteredDigits(6, train=True, side=80)[i]
+        assert np.array_equal(record.image, again.image) and record.image.shape == (320, 320, 3)
+        assert record.labels.tolist() == small.labels.tolist()  # the same, drawn smaller
+        assert np.allclose(record.boxes / 4, small.boxes, atol=3)
+        several += len(record.labels) > 1
+        assert not (record.masks.sum(0) > 1).any()  # digits do not hide each other
+        for mask, (left, top, right, bottom) in zip(record.masks, record.boxes, strict=True):
+            rows, columns = np.nonzero(mask)
+            assert [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] == [
+                left,
+                top,
+                right,
+                bottom,
+            ]
+            grey = record.image[..., 0].astype(float)
+            ring = mask[int(top) : int(bottom), int(left) : int(right)]
+            box = grey[int(top) : int(bottom), int(left) : int(right)]
+            assert box[ring].mean() > box[~ring].mean()  # the digit is brighter than its ground
+    assert several >= 2
+    with pytest.raises(IndexError, match="none of the number 6"):
+        source[6]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_have_the_layers_that_they_name(name):
+    network = NETWORKS[name](CLASSES, rngs=nnx.Rngs(0))
+    x = jax.ShapeDtypeStruct((2, INPUT_SIZE, INPUT_SIZE, 3), jnp.float32)
+    assert jax.eval_shape(network, x).shape == (2, len(CLASSES))
+    layers = {layer for _, layer in network.config.layers} | {network.config.contrast_layer}
+    found = jaxplain.capture(network, sorted(layers))
+    shapes = jax.eval_shape(found, x)[1]
+    assert set(shapes) == layers
+    below = shapes[network.config.layer("excitation_backprop")].shape
+    above = shapes[network.config.layer("grad_cam")].shape
+    assert below[1] >= above[1] >= 4  # an intermediate layer, as pool4 is

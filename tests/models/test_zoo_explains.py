@@ -1,0 +1,199 @@
+"""Every explainer runs on the zoo's networks, and Excitation Backprop accounts for all its signal."""
+
+from __future__ import annotations
+
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from small_network import filled
+
+import jaxplain
+from jaxplain import core
+from jaxplain import weights_convert as wc
+from jaxplain.core import UnsupportedOperationError
+from jaxplain.core.model import Model
+from jaxplain.core.rules import BoundOp
+from jaxplain.explainers.catalogue import METHODS, explainer
+from jaxplain.models.layers import WindowDense
+from jaxplain.models.registry import REGISTRY
+from jaxplain.rules import excitation_rules
+
+# One network of each family, on which all methods are tried.
+FAMILIES = (
+    "vgg16",
+    "bvlc_alexnet",
+    "bvlc_googlenet",
+    "squeezenet1_1",
+    "resnet18",
+    "resnet18_npid",
+    "resnet50_bam",
+    "cifar_resnet20",
+    "conv4net",
+    "efficientnet_lite0",
+)
+# (method, network) -> what is rightly said of it.
+REFUSED = {
+    **{
+        ("cam", name): "cam needs a network that ends in a global average pool and one dense layer"
+        for name in REGISTRY
+        if name.startswith(("vgg", "squeezenet", "conv"))
+        or name.endswith(("_npid", "_ms"))
+        or name in ("alexnet", "bvlc_alexnet", "caffenet", "cnn_s")
+    },
+    **{("feedback", name): "the network has no ReLU or ReLU6" for name in ("conv4net", "conv64f")},
+}
+# Networks that are made of the same operations as another, only deeper or padded differently.
+TWINS = {
+    "vgg16_bn": "vgg16 and resnet18",
+    "vgg16_caffe": "vgg16",
+    "resnet50_caffe": "resnet50",
+    "resnet50_keras": "resnet50",
+    "vgg19": "vgg16",
+    "vgg19_bn": "vgg16 and resnet18",
+    "vgg19_caffe": "vgg16",
+    "caffenet": "bvlc_alexnet",
+    "squeezenet1_0_caffe": "squeezenet1_0",
+    "resnet34": "resnet18",
+    "resnet101": "resnet50",
+    "resnet152": "resnet50",
+    "resnet50_npid": "resnet18_npid",
+    "resnet50_ms": "resnet18_npid",
+    "cifar_resnet32": "cifar_resnet20",
+    "cifar_resnet44": "cifar_resnet20",
+    "cifar_resnet56": "cifar_resnet20",
+    "efficientnet_lite1": "efficientnet_lite0",
+    "efficientnet_lite2": "efficientnet_lite0",
+}
+# It runs once: compiling well would take longer than running slowly.
+QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+# What must have a rule; the rest (reshapes, pads, max pools ...) rightly takes the plain gradient.
+RULED = ("linear", "scale", "bias", "activation", "add", "gate", "normalise")
+
+
+def abstract(name):
+    entry = REGISTRY[name]
+    return wc.abstract(lambda rngs: entry.build(entry.outputs, rngs=rngs))
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_excitation_backprop_covers(name):
+    """No operation on the active path is without a rule, and the maps are of the default layer."""
+    config = REGISTRY[name].config
+    layer, table = config.layer("excitation_backprop"), []
+    graph, state = nnx.split(abstract(name))
+    image = jax.ShapeDtypeStruct((1, config.input_size, config.input_size, 3), jnp.float32)
+
+    def run(s, x):  # traced with weights of shapes only
+        network = nnx.merge(graph, s)
+        table.extend(jaxplain.coverage(network, x, excitation_rules()))
+        maps = jaxplain.excitation_backprop(network, x, 1, layer=layer, contrastive=True)
+        return maps, jaxplain.capture(network, [layer])(x)[1][layer]
+
+    maps, activation = jax.eval_shape(run, state, image)
+    assert maps.shape == activation.shape[:3] and maps.shape[1] > 1
+    unhandled = [row for row in table if row.kind in RULED and row.rule == "plain gradient"]
+    assert not unhandled and not [row for row in table if row.kind == "opaque"]
+    assert len(table) > 20
+
+
+def _beside_families(name):
+    wanted = name in FAMILIES or os.environ.get("JAXPLAIN_ALL_NETWORKS")
+    reason = "of a family that is tried; JAXPLAIN_ALL_NETWORKS=1 runs it"
+    return pytest.param(name, marks=pytest.mark.skipif(not wanted, reason=reason))
+
+
+@pytest.mark.parametrize("name", list(map(_beside_families, REGISTRY)))
+def test_every_method(name):
+    """Through the registry's default layers, as the command line calls them."""
+    config = REGISTRY[name].config
+    graph, state = nnx.split(abstract(name))
+    image = jax.ShapeDtypeStruct((1, config.input_size, config.input_size, 3), jnp.float32)
+
+    def by_layer(s, x):  # the methods that have rows of their own
+        network = nnx.merge(graph, s)
+        return (
+            jaxplain.naflow(network, x, 1),
+            *jaxplain.dense_attention(network, x),
+            jaxplain.pfv(network, x).colours,
+        )
+
+    flow, layers, _, colours = jax.eval_shape(by_layer, state, image)
+    assert len(flow) > 1 and len(layers) > 1 and colours.shape[0] == 1 and colours.shape[3] == 3
+    for maps in (*flow.values(), *layers.values()):
+        assert len(maps.shape) == 3 and min(maps.shape[1:]) > 1
+    for key, method in METHODS.items():
+
+        def run(s, x, explain=explainer(key, config)):
+            return explain(nnx.merge(graph, s), x, 1)
+
+        call = method.function, name
+        if call in REFUSED:
+            with pytest.raises((ValueError, UnsupportedOperationError), match=REFUSED[call]):
+                jax.eval_shape(run, state, image)
+            continue
+        shape = jax.eval_shape(run, state, image).shape
+        assert len(shape) in (3, 4) and shape[0] == 1 and min(shape[1:3]) > 1, method.title
+
+
+# ---- conservation ---------------------------------------------------------------------------------
+
+
+def account(model, x, rules):
+    """The signal at the image, and what ends at units without excitatory input, by operation.
+
+    The seed is one, at the top class.
+    """
+    graph = model.graph
+    ops = [op for op in graph.ops if op.kind in ("linear", "add")]
+    chains = {op: graph.chains[op] for op in ops if op.kind == "linear"}
+    variables = [v for op in ops for v in (*op.inputs, *op.constants)]
+    variables += [v for chain in chains.values() for v in chain.variables]
+    variables = list(dict.fromkeys(variables))
+    values = dict(zip(variables, model.evaluate([x], outputs=variables)))
+    points = {op: op.output for op in ops} | {"input": graph.inputs[0]}
+    scores, _, pull = model.pull_values(x, points, rules)
+    signals = pull(jax.nn.one_hot(scores.argmax(-1), scores.shape[-1]))
+    lost = []
+    for op in ops:
+        inputs, constants = (tuple(values[v] for v in vs) for vs in (op.inputs, op.constants))
+        if op.kind == "add":
+            z = sum(jnp.abs(v) for v in inputs)
+        else:
+            extras = tuple(values[v] for v in chains[op].variables)
+            bound = BoundOp(op, inputs, constants, signals[op], chains[op], extras)
+            (a,), w = inputs, bound.weight
+            z = bound.map(jnp.maximum(a, 0), jnp.maximum(w, 0))
+            z = z + bound.map(jnp.minimum(a, 0), jnp.minimum(w, 0))
+        lost.append(jnp.where(z == 0, signals[op], 0).sum())
+    return signals["input"].sum(), jnp.stack(lost)
+
+
+def _marks(name):
+    wanted = os.environ.get("JAXPLAIN_ALL_NETWORKS")
+    reason = f"as {TWINS.get(name)}; JAXPLAIN_ALL_NETWORKS=1 runs it (minutes)"
+    return pytest.mark.skipif(name in TWINS and not wanted, reason=reason)
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=_marks(n)) for n in REGISTRY])
+def test_conserves(name):
+    """What does not arrive at the image is what units alive by their bias alone absorb."""
+    network, config = filled(abstract(name)), REGISTRY[name].config
+    # A dense layer with a window takes images of one size only.
+    windowed = any(isinstance(m, WindowDense) for _, m in nnx.iter_modules(network))
+    size = config.input_size if windowed else min(config.input_size, 64)
+    x = np.random.default_rng(1).normal(size=(1, size, size, 3)).astype(np.float32)
+    model = core.trace(network, x)
+    compiled = jax.jit(
+        lambda constants, x: account(Model(model.graph, constants), x, excitation_rules())
+    )
+    # Not so for CBAM: a maximum that is computed twice, and not alike, has no gradient but NaN.
+    options = None if name == "resnet50_cbam" else QUICKLY
+    arrived, lost = compiled.lower(model.constants, x).compile(options)(model.constants, x)
+    assert float(arrived + lost.sum()) == pytest.approx(1, abs=1e-4)
+    assert arrived >= 0 and (lost >= 0).all()
+    if name not in ("conv4net", "conv64f"):  # whose inputs are signed, so that all have children
+        assert lost.sum() > 1e-6
