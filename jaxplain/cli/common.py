@@ -71,32 +71,18 @@ def load_model(name: str, network: str | None = None):
 
 
 def read_image(path: Path) -> np.ndarray:
-    """An image file as (H, W, 3) uint8, upright, transparency over white."""
-    with extra("viz"):
-        from PIL import Image, ImageOps
-    import numpy as np
+    """The image that the user named, see `jaxplain.data.read_image`."""
+    from jaxplain import data
 
-    if not path.exists():
+    if not os.path.lexists(path):
         near = difflib.get_close_matches(path.name, _listing(path.parent), n=1)
         raise CliError(f"no such file: {path}" + (f"; did you mean {near[0]}?" if near else ""))
-    if path.is_dir():
-        raise CliError(f"{path} is a folder; name an image file")
     try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)
-            if image.mode.startswith("I"):  # 16 bits; PIL would clip them at 255
-                image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                white = Image.new("RGBA", image.size, "white")
-                image = Image.alpha_composite(white, image)
-            return np.asarray(image.convert("RGB"))
-    except PermissionError:
-        raise CliError(f"cannot read {path}: permission denied") from None
-    # PIL raises many kinds of error on files that are broken or of another type.
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        reason = "" if type(error).__name__ == "UnidentifiedImageError" else f" ({error})"
-        raise CliError(f"{path} is not an image that can be read{reason}") from None
+        return data.read_image(path)
+    except data.UnreadableImageError as error:
+        raise CliError(f"{path} is not an image that can be read: {error.reason}") from None
+    except ImportError as error:  # it says what to install
+        raise CliError(str(error)) from None
 
 
 def _listing(folder: Path) -> list[str]:

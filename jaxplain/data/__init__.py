@@ -6,6 +6,9 @@
 Boxes are (left, top, right, bottom) in 0-based, half-open pixel coordinates.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from jaxplain.data.coco import COCO, COCO_CLASSES
 from jaxplain.data.cub import CUB200
 from jaxplain.data.cues import COCO_TO_IMAGENET, VOC_TO_IMAGENET, cue_signals
@@ -13,10 +16,10 @@ from jaxplain.data.fixations import Fixations
 from jaxplain.data.flickr30k import FLICKR30K_GROUPS, Flickr30kEntities
 from jaxplain.data.image_folder import ImageFolder
 from jaxplain.data.imagenet import ImageNet
+from jaxplain.data.images import UnreadableImageError, read_image
 from jaxplain.data.loading import Batch, Item, batches, load
 from jaxplain.data.maps import Explanation, Maps, open_maps
 from jaxplain.data.opening import open_source
-from jaxplain.data.preprocessing import aspect_shape, normalise, resize_image
 from jaxplain.data.record import (
     Phrase,
     Record,
@@ -28,6 +31,9 @@ from jaxplain.data.record import (
 )
 from jaxplain.data.tfds_source import TFDS, TFDS_NAMES
 from jaxplain.data.voc import VOC, VOC_CLASSES
+
+if TYPE_CHECKING:
+    from jaxplain.models.preprocessing import aspect_shape, normalise, resize_image
 
 __all__ = [
     "COCO",
@@ -51,6 +57,7 @@ __all__ = [
     "Phrase",
     "Record",
     "Source",
+    "UnreadableImageError",
     "UnreadableRecordError",
     "aspect_shape",
     "batches",
@@ -62,5 +69,13 @@ __all__ = [
     "normalise",
     "open_maps",
     "open_source",
+    "read_image",
     "resize_image",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # The preprocessing stands beside the networks, whose framework is loaded when it is wanted.
+    if name in ("aspect_shape", "normalise", "resize_image"):
+        return getattr(importlib.import_module("jaxplain.models.preprocessing"), name)
+    raise AttributeError(f"module 'jaxplain.data' has no attribute {name!r}")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxplain.data.images import read_image
+from jaxplain.data.images import record_image
 from jaxplain.data.record import Record, UnreadableRecordError, boxes_from_sizes
 
 __all__ = ["COCO", "COCO_CLASSES"]
@@ -147,7 +147,7 @@ class COCO:
     def __getitem__(self, index: int) -> Record:
         (entry,) = self._index.loadImgs([self.ids[index]])
         record = Path(entry["file_name"]).stem
-        image = read_image(self.images / entry["file_name"], record)
+        image = record_image(self.images / entry["file_name"], record)
         size = (entry["height"], entry["width"])
         if image.shape[:2] != size:
             raise UnreadableRecordError(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from jaxplain.data.images import read_grey, read_image, read_lines
+from jaxplain.data.files import read_lines
+from jaxplain.data.images import record_grey, record_image
 from jaxplain.data.record import Record, boxes_from_sizes
 
 __all__ = ["CUB200"]
@@ -68,7 +69,7 @@ class CUB200:
         record = Path(file).stem
         masks = None
         if self.segmentations is not None:
-            mask = read_grey((self.segmentations / file).with_suffix(".png"), record)
+            mask = record_grey((self.segmentations / file).with_suffix(".png"), record)
             masks = mask[None] > 0.5
-        image = read_image(self.folder / "images" / file, record)
+        image = record_image(self.folder / "images" / file, record)
         return Record.make(image, record, [label], boxes_from_sizes([box]), masks)

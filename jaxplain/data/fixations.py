@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 
 import numpy as np
 
-from jaxplain.data.images import image_files, read_grey, read_image
+from jaxplain.data.files import open_regular, reason_of
+from jaxplain.data.images import image_files, record_grey, record_image
 from jaxplain.data.record import Record, UnreadableRecordError
 
 __all__ = ["Fixations"]
@@ -50,10 +52,10 @@ class Fixations:
     def __getitem__(self, index: int) -> Record:
         file, looked = self.files[index]
         record = file.stem
-        image = read_image(file, record)
+        image = record_image(file, record)
         if looked.suffix.lower() in _LISTS:
             return Record.make(image, record, fixations=_read_list(looked, record))
-        look = read_grey(looked, record)
+        look = record_grey(looked, record)
         if look.shape != image.shape[:2]:
             raise UnreadableRecordError(
                 record, f"the map {looked} is {look.shape}, the image {image.shape[:2]}"
@@ -63,15 +65,20 @@ class Fixations:
 
 def _read_list(file: Path, record: str) -> np.ndarray:
     try:
+        with open_regular(file) as opened:
+            content = opened.read()
         if file.suffix.lower() == ".npy":
-            values = np.load(file, allow_pickle=False).astype(np.float32)
+            values = np.load(io.BytesIO(content), allow_pickle=False).astype(np.float32)
         else:
-            lines = [v for v in file.read_text("utf-8").replace(",", " ").splitlines() if v.strip()]
+            text = content.decode("utf-8").replace(",", " ")
+            lines = [line for line in text.splitlines() if line.strip()]
             if lines and not _is_number(lines[0].split()[0]):
                 del lines[0]  # the headings
             values = np.array([line.split() for line in lines], np.float32).reshape(len(lines), -1)
-    except (OSError, ValueError) as error:
-        raise UnreadableRecordError(record, f"cannot read the fixations {file}: {error}") from error
+    # NumPy raises errors of many kinds on files that are broken or not its own.
+    except Exception as error:
+        reason = f"cannot read the fixations {file}: {reason_of(error)}"
+        raise UnreadableRecordError(record, reason) from error
     if not values.size:
         return np.zeros((0, 3), np.float32)
     if values.ndim != 2 or values.shape[1] not in (2, 3) or not np.isfinite(values).all():

@@ -6,7 +6,8 @@ import os
 import re
 from pathlib import Path
 
-from jaxplain.data.images import read_image, read_lines, read_xml
+from jaxplain.data.files import read_lines, read_xml, reason_of, xml_corners
+from jaxplain.data.images import record_image
 from jaxplain.data.record import Phrase, Record, UnreadableRecordError, boxes_from_inclusive
 
 __all__ = ["FLICKR30K_GROUPS", "Flickr30kEntities", "parse_phrases"]
@@ -91,21 +92,21 @@ class Flickr30kEntities:
             box = part.find("bndbox")
             if box is None:  # part of the scene, or nothing that can be boxed
                 continue
-            try:
-                corners = [float(box.findtext(k)) for k in ("xmin", "ymin", "xmax", "ymax")]
-            except (TypeError, ValueError) as error:
-                raise UnreadableRecordError(record, f"a box is incomplete: {error}") from error
+            corners = xml_corners(box, record)
             for name in part.findall("name"):
                 entities.setdefault((name.text or "").strip(), []).append(len(boxes))
             boxes.append(corners)
-        sentences = read_lines(self.annotations / "Sentences" / f"{record}.txt")
+        try:
+            sentences = read_lines(self.annotations / "Sentences" / f"{record}.txt")
+        except (OSError, ValueError) as error:
+            raise UnreadableRecordError(record, reason_of(error)) from error
         phrases = tuple(
             Phrase(text, groups, tuple(entities.get(entity, ())), number)
             for number, sentence in enumerate(sentences)
             for entity, text, groups in parse_phrases(sentence)
         )
         return Record.make(
-            read_image(self.images / f"{record}.jpg", record),
+            record_image(self.images / f"{record}.jpg", record),
             record,
             [0] * len(boxes),
             boxes_from_inclusive(boxes),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from jaxplain.data.images import IMAGE_SUFFIXES, read_image
-from jaxplain.data.record import Record
+from jaxplain.data.images import image_files, record_image
+from jaxplain.data.record import Record, printable
 
 __all__ = ["ImageFolder"]
 
@@ -14,8 +14,8 @@ __all__ = ["ImageFolder"]
 class ImageFolder:
     """The images in a folder and the folders below it, sorted by path, without labels.
 
-    A record's id is its path below the folder, such as ``2024/beach.jpg``. Photographs are turned
-    upright.
+    A record's id is its path below the folder, such as ``2024/beach.jpg``, with escapes for bytes
+    that are no UTF-8. Photographs are turned upright.
 
     Args:
       folder: of the images.
@@ -28,17 +28,15 @@ class ImageFolder:
 
     def __init__(self, folder: str | os.PathLike[str]):
         self.folder = Path(folder).expanduser()
-        if not self.folder.is_dir():
-            raise FileNotFoundError(f"There is no folder {self.folder}.")
-        self.name = self.folder.resolve().name
-        files = (f for f in self.folder.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES)
-        self.ids = sorted(f.relative_to(self.folder).as_posix() for f in files)
-        if not self.ids:
-            raise FileNotFoundError(f"The folder {self.folder} holds no image files.")
+        self.name = printable(self.folder.resolve().name)
+        files = image_files(self.folder, below=True)
+        names = sorted(file.relative_to(self.folder).as_posix() for file in files)
+        self.files = [self.folder / name for name in names]
+        self.ids = [printable(name) for name in names]
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> Record:
         record = self.ids[index]
-        return Record.make(read_image(self.folder / record, record, upright=True), record)
+        return Record.make(record_image(self.files[index], record, upright=True), record)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxplain.data.images import IMAGE_SUFFIXES, read_image, read_xml, xml_objects
+from jaxplain.data.files import read_xml, xml_objects
+from jaxplain.data.images import image_files, record_image
 from jaxplain.data.record import Record, UnreadableRecordError
 
 __all__ = ["ImageNet"]
@@ -61,11 +62,7 @@ class ImageNet:
         split = split or ""
         images = folder / "Data" / "CLS-LOC"
         images = (images if images.is_dir() else folder) / split
-        if not images.is_dir():
-            raise FileNotFoundError(f"There is no folder {images}.")
-        self.files = sorted(f for f in images.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES)
-        if not self.files:
-            raise FileNotFoundError(f"The folder {images} holds no image files.")
+        self.files = image_files(images, below=True)
         if annotations is None:
             annotations = folder / "Annotations" / "CLS-LOC" / split
         elif not Path(annotations).expanduser().is_dir():
@@ -86,8 +83,8 @@ class ImageNet:
             inclusive = np.asarray([box for _, box, _ in found], np.float32).reshape(-1, 4)
             boxes = inclusive + np.array([0, 0, 1, 1], np.float32)
         if boxes is None or not len(boxes):
-            return Record.make(read_image(file, record), record, [label])
-        return Record.make(read_image(file, record), record, [label] * len(boxes), boxes)
+            return Record.make(record_image(file, record), record, [label])
+        return Record.make(record_image(file, record), record, [label] * len(boxes), boxes)
 
     def _label(self, file: Path) -> int:
         for name in (file.parent.name, file.stem):

@@ -12,7 +12,7 @@ from jaxplain.data.fixations import Fixations
 from jaxplain.data.flickr30k import Flickr30kEntities
 from jaxplain.data.image_folder import ImageFolder
 from jaxplain.data.imagenet import ImageNet
-from jaxplain.data.images import IMAGE_SUFFIXES
+from jaxplain.data.images import has_image_name
 from jaxplain.data.record import Source
 from jaxplain.data.tfds_source import TFDS, TFDS_NAMES
 from jaxplain.data.voc import VOC
@@ -89,7 +89,7 @@ def open_source(
     inside = folder / (split or "")
     if (folder / "Data" / "CLS-LOC").is_dir() or any(map(_is_wordnet, inside.glob("n*"))):
         return ImageNet(folder, split)
-    if split is None and any(f.suffix.lower() in IMAGE_SUFFIXES for f in folder.rglob("*")):
+    if split is None and any(map(has_image_name, folder.rglob("*"))):
         return ImageFolder(folder)
     raise ValueError(
         f"The layout of {text} is none that is known: VOCdevkit, COCO (annotations/instances_*), "

@@ -9,6 +9,7 @@ source gives fractions of pixels, a pixel belongs to a box if its centre ``(colu
 from __future__ import annotations
 
 import dataclasses
+import unicodedata
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -25,12 +26,28 @@ __all__ = [
 ]
 
 
+def printable(text: str) -> str:
+    r"""The text with control characters, and bytes that are no UTF-8, as escapes.
+
+    File names may hold both, and neither can be printed or written to a text file as it is.
+
+    Example:
+        >>> from jaxplain.data.record import printable
+        >>> print(printable("caf\udce9\n.png"))
+        caf\udce9\n.png
+    """
+    return "".join(
+        c.encode("unicode_escape").decode() if unicodedata.category(c) in ("Cc", "Cs") else c
+        for c in text
+    )
+
+
 class UnreadableRecordError(ValueError):
     """An image or its annotation that cannot be read; ``record`` is its id."""
 
     def __init__(self, record: str, reason: str):
-        super().__init__(f"record {record}: {reason}")
-        self.record, self.reason = record, reason
+        self.record, self.reason = printable(record), printable(reason)
+        super().__init__(f"record {self.record}: {self.reason}")
 
     def __reduce__(self):  # errors cross the borders of worker processes
         return type(self), (self.record, self.reason)
@@ -59,7 +76,7 @@ class Record:
 
     Attributes:
       image: uint8 ``(H, W, 3)``, RGB.
-      id: names the image within its data set.
+      id: names the image within its data set; it can be printed.
       labels: int32 ``(N,)``: the class of each object, an index into the source's ``class_names``.
         A data set that only classifies has one object, without a box.
       boxes: float32 ``(N, 4)``: left, top, right, bottom, 0-based and half-open; None where there
@@ -108,7 +125,7 @@ class Record:
           >>> record.boxes.tolist(), record.difficult.tolist(), record.size
           ([[0.0, 2.0, 30.0, 10.0]], [False], (20, 30))
         """
-        image = np.asarray(image)
+        image, id = np.asarray(image), printable(id)
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or not image.size:
             raise UnreadableRecordError(
                 id, f"the image must be uint8 (H, W, 3), not {image.dtype} {image.shape}"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from jaxplain.data.images import image_files, read_image, read_lines, read_xml, xml_objects
+from jaxplain.data.files import read_lines, read_xml, xml_objects
+from jaxplain.data.images import image_files, record_image
 from jaxplain.data.record import Record, UnreadableRecordError, boxes_from_inclusive
 
 __all__ = ["VOC_CLASSES", "VOC"]
@@ -77,7 +78,7 @@ class VOC:
             if name not in VOC_CLASSES:
                 raise UnreadableRecordError(record, f"{name!r} is not a class of PASCAL VOC")
         return Record.make(
-            read_image(self.folder / "JPEGImages" / f"{record}.jpg", record),
+            record_image(self.folder / "JPEGImages" / f"{record}.jpg", record),
             record,
             [VOC_CLASSES.index(name) for name, _, _ in objects],
             boxes_from_inclusive([box for _, box, _ in objects]),
