@@ -185,7 +185,7 @@ def preprocess(image: Any, config: ModelConfig, *, crop: bool = True) -> jax.Arr
     if pixels.shape[-1] == 4:
         pixels = over_white(pixels)
     if crop:
-        top, left, side = crop_box(*pixels.shape[:2], config)
+        top, left, side = crop_box(pixels.shape[0], pixels.shape[1], config)
         pixels = pixels[top : top + side, left : left + side]
     x = _resized(pixels, (config.input_size, config.input_size), config.interpolation)
     return jnp.asarray(normalise(x, config))[None]

@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -106,14 +107,14 @@ class COCO:
     crowds are objects like the others. Images without any annotation are included.
 
     Args:
-      folder: holds ``annotations`` and the folder of the images.
-      split: ``val2017`` reads ``annotations/instances_val2017.json`` and images from ``val2017``;
-        None takes the only file of instances that is there.
+        folder: holds ``annotations`` and the folder of the images.
+        split: ``val2017`` reads ``annotations/instances_val2017.json`` and images from ``val2017``;
+            None takes the only file of instances that is there.
 
     Raises:
-      FileNotFoundError: the file is missing; ValueError: several are there, or it is not COCO's
-        format.
-      ImportError: pycocotools is not installed.
+        FileNotFoundError: the file is missing; ValueError: several are there, or it is not COCO's
+            format.
+        ImportError: pycocotools is not installed.
     """
 
     def __init__(self, folder: str | os.PathLike[str], split: str | None = None):
@@ -153,17 +154,18 @@ class COCO:
             raise UnreadableRecordError(
                 record, f"the image has the size {image.shape[:2]}, its annotation says {size}"
             )
-        parts = self._index.loadAnns(self._index.getAnnIds(imgIds=[entry["id"]]))
+        parts: list[Any] = self._index.loadAnns(self._index.getAnnIds(imgIds=[entry["id"]]))
         masks = [self._mask(part, size, record) for part in parts]
-        return Record.make(
-            image,
-            record,
-            [self._labels[part["category_id"]] for part in parts],
-            boxes_from_sizes([part["bbox"] for part in parts]),
-            np.stack(masks) if masks else np.zeros((0, *size), bool),
-        )
+        try:
+            labels = [self._labels[part["category_id"]] for part in parts]
+            boxes = boxes_from_sizes([part["bbox"] for part in parts])
+        except (KeyError, TypeError, ValueError) as error:
+            reason = f"an object has no known category, or no box of four numbers: {error}"
+            raise UnreadableRecordError(record, reason) from error
+        masks = np.stack(masks) if masks else np.zeros((0, *size), bool)
+        return Record.make(image, record, labels, boxes, masks)
 
-    def _mask(self, part: dict, size: tuple[int, int], record: str) -> np.ndarray:
+    def _mask(self, part: Any, size: tuple[int, int], record: str) -> np.ndarray:
         # Polygons, and run lengths as a list or compressed: pycocotools draws all three.
         from pycocotools import mask as masks
 

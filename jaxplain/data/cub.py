@@ -19,13 +19,13 @@ class CUB200:
     there; a pixel belongs to the bird where most annotators say so (a value above one half).
 
     Args:
-      folder: holds ``images.txt``, ``image_class_labels.txt``, ``bounding_boxes.txt``,
-        ``classes.txt``, ``train_test_split.txt`` and ``images``.
-      split: ``train``, ``test``, or None for all images.
+        folder: holds ``images.txt``, ``image_class_labels.txt``, ``bounding_boxes.txt``,
+            ``classes.txt``, ``train_test_split.txt`` and ``images``.
+        split: ``train``, ``test``, or None for all images.
 
     Raises:
-      FileNotFoundError: a file is missing.
-      ValueError: unknown split, or a table does not have the form of CUB-200-2011.
+        FileNotFoundError: a file is missing.
+        ValueError: unknown split, or a table does not have the form of CUB-200-2011.
     """
 
     name = "CUB-200-2011"

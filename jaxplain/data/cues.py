@@ -1,8 +1,8 @@
 """What to tell a network to look for: from a data set's classes to the network's outputs.
 
-A network with a head for the data set has an output a class. For one that knows ImageNet's classes,
-a class is the prior that is uniform over the ImageNet classes that are kinds of it (P(A_0) of
-Excitation Backprop). Some classes have none, and cannot be asked for.
+A network with a head for the data set has one output per class. For one that knows ImageNet's
+classes, a class is the prior that is uniform over the ImageNet classes that are kinds of it (P(A_0)
+of Excitation Backprop). Some classes have none, and cannot be asked for.
 """
 
 from __future__ import annotations
@@ -146,23 +146,23 @@ def cue_signals(
     classes in the tables of VOC and COCO.
 
     Args:
-      class_names: of the data set, C of them.
-      outputs: the number of the network's outputs, N.
-      output_names: their names, where known.
+        class_names: of the data set, C of them.
+        outputs: the number of the network's outputs, N.
+        output_names: their names, where known.
 
     Returns:
-      float32 ``(C, N)``; rows sum to 1, and are all zeros for classes without any output.
+        float32 ``(C, N)``; rows sum to 1, and are all zeros for classes without any output.
 
     Raises:
-      ValueError: there is no way from these classes to these outputs.
+        ValueError: there is no way from these classes to these outputs.
 
     Example:
-      >>> from jaxplain.data import VOC_CLASSES, cue_signals
-      >>> signals = cue_signals(VOC_CLASSES, 1000)
-      >>> signals.shape, signals[0].nonzero()[0].tolist(), float(signals[0].sum())
-      ((20, 1000), [404, 895], 1.0)
-      >>> cue_signals(["cat", "dog"], 2).tolist()
-      [[1.0, 0.0], [0.0, 1.0]]
+        >>> from jaxplain.data import VOC_CLASSES, cue_signals
+        >>> signals = cue_signals(VOC_CLASSES, 1000)
+        >>> signals.shape, signals[0].nonzero()[0].tolist(), float(signals[0].sum())
+        ((20, 1000), [404, 895], 1.0)
+        >>> cue_signals(["cat", "dog"], 2).tolist()
+        [[1.0, 0.0], [0.0, 1.0]]
     """
     if tuple(output_names) == tuple(class_names) or (
         not output_names and outputs == len(class_names)

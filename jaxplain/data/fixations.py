@@ -22,15 +22,15 @@ class Fixations:
 
     The fixations of ``a.jpg`` are either a grey picture ``a.png`` (or .jpg ...) of the image's
     size, which becomes ``Record.fixation_map`` with values 0 to 1; or a list ``a.csv``, ``a.txt``
-    or ``a.npy`` with a line a fixation: column and row (0-based pixels), and optionally its
+    or ``a.npy`` with one line per fixation: column and row (0-based pixels), and optionally its
     duration, which becomes ``Record.fixations``. A csv file may have a line of headings.
 
     Args:
-      images: the folder of the images.
-      fixations: the folder of the maps or lists.
+        images: the folder of the images.
+        fixations: the folder of the maps or lists.
 
     Raises:
-      FileNotFoundError: a folder is missing, or no image has a file of fixations.
+        FileNotFoundError: a folder is missing, or no image has a file of fixations.
     """
 
     name = "fixations"

@@ -31,9 +31,9 @@ def parse_phrases(sentence: str) -> list[tuple[str, str, tuple[str, ...]]]:
     """(entity, phrase, groups) of each marked phrase of an annotated caption.
 
     Example:
-      >>> from jaxplain.data.flickr30k import parse_phrases
-      >>> parse_phrases("[/EN#1/people A man] plays [/EN#2/instruments/other a drum] .")
-      [('1', 'A man', ('people',)), ('2', 'a drum', ('instruments', 'other'))]
+        >>> from jaxplain.data.flickr30k import parse_phrases
+        >>> parse_phrases("[/EN#1/people A man] plays [/EN#2/instruments/other a drum] .")
+        [('1', 'A man', ('people',)), ('2', 'a drum', ('instruments', 'other'))]
     """
     found = _PHRASE.findall(sentence)
     return [(entity, text, tuple(groups.strip("/").split("/"))) for entity, groups, text in found]
@@ -46,12 +46,13 @@ class Flickr30kEntities:
     boxes, and a box belong to several entities). Objects have no classes: labels are all 0.
 
     Args:
-      annotations: the folder of Flickr30k Entities, which holds ``Annotations`` and ``Sentences``.
-      images: the folder of Flickr30k's images.
-      split: ``train``, ``val`` or ``test`` (the lists beside the annotations), or None for all.
+        annotations: the folder of Flickr30k Entities, which holds ``Annotations`` and
+            ``Sentences``.
+        images: the folder of Flickr30k's images.
+        split: ``train``, ``val`` or ``test`` (the lists beside the annotations), or None for all.
 
     Raises:
-      FileNotFoundError: a folder or list is missing.
+        FileNotFoundError: a folder or list is missing.
 
     Reference: Plummer et al., *Flickr30k Entities*, ICCV 2015.
     """

@@ -18,10 +18,10 @@ class ImageFolder:
     that are no UTF-8. Photographs are turned upright.
 
     Args:
-      folder: of the images.
+        folder: of the images.
 
     Raises:
-      FileNotFoundError: there is no such folder, or no image in it.
+        FileNotFoundError: there is no such folder, or no image in it.
     """
 
     class_names: tuple[str, ...] = ()

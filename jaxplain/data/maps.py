@@ -9,12 +9,13 @@ record lists the ids and indices of those before it.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
@@ -28,13 +29,13 @@ class Explanation:
     """The maps of one record.
 
     Attributes:
-      id, index: the record's id, and its number in the source.
-      size: (height, width) of the original image.
-      input_size: (height, width) of the pixels that were explained, which cover the whole image.
-      targets: int32, what was explained: the top class ``()``; or ``(K,)``, the fixed classes, or
-        the record's own labels.
-      maps: method -> float32 ``(h, w)``, or ``(K, h, w)`` with K targets, at the resolution that
-        the method has.
+        id, index: the record's id, and its number in the source.
+        size: (height, width) of the original image.
+        input_size: (height, width) of the pixels that were explained, which cover the whole image.
+        targets: int32, what was explained: the top class ``()``; or ``(K,)``, the fixed classes, or
+            the record's own labels.
+        maps: method -> float32 ``(h, w)``, or ``(K, h, w)`` with K targets, at the resolution that
+            the method has.
     """
 
     id: str
@@ -93,33 +94,33 @@ def array_record() -> Any:
     """The module that reads and writes shards.
 
     Raises:
-      ImportError: array-record is not installed.
+        ImportError: array-record is not installed.
     """
     try:
-        from array_record.python import array_record_module
+        module = importlib.import_module("array_record.python.array_record_module")
     except ImportError as error:
         raise ImportError(
             "Shards of maps need the package array-record; install it with pip install "
             '"jaxplain[data]".'
         ) from error
-    return array_record_module
+    return module
 
 
 def read_manifests(folder: Path) -> list[dict[str, Any]]:
     """The manifests of a folder, in the order of the processes.
 
     Raises:
-      ValueError: one of them is not of this form.
+        ValueError: one of them is not of this form.
     """
     found = []
     for file in sorted(folder.glob("manifest-*-of-*.json")):
+        unknown = f"{file} is not a manifest of maps that this version knows."
         try:
             manifest = json.loads(file.read_text("utf-8"))
-            known = manifest["format"] == FORMAT
-        except (ValueError, KeyError, TypeError):
-            known = False
-        if not known:
-            raise ValueError(f"{file} is not a manifest of maps that this version knows.")
+            if manifest["format"] != FORMAT:
+                raise ValueError(unknown)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(unknown) from error
         found.append(manifest)
     return found
 
@@ -127,13 +128,13 @@ def read_manifests(folder: Path) -> list[dict[str, Any]]:
 class Maps(Sequence[Explanation]):
     """The explanations in a folder, in the order of the source; made by ``open_maps``.
 
-    ``maps[i]`` is the i-th that there is, ``maps["id"]`` the one of a record. What is read lies
-    in memory only as long as it is held.
+    ``maps[i]`` is the i-th that there is, ``maps[i:j]`` a list, ``maps["id"]`` the one of a record.
+    What is read lies in memory only as long as it is held.
 
     Attributes:
-      settings: what the maps were made with.
-      failures: (id, reason) of records that have no maps.
-      complete: whether the run that makes them has come to its end, on all processes.
+        settings: what the maps were made with.
+        failures: (id, reason) of records that have no maps.
+        complete: whether the run that makes them has come to its end, on all processes.
     """
 
     def __init__(self, folder: Path, manifests: Sequence[Mapping[str, Any]]):
@@ -165,7 +166,15 @@ class Maps(Sequence[Explanation]):
     def __iter__(self) -> Iterator[Explanation]:
         return (self[i] for i in range(len(self)))
 
-    def __getitem__(self, which: int | str) -> Explanation:
+    @overload
+    def __getitem__(self, which: int | str) -> Explanation: ...
+
+    @overload
+    def __getitem__(self, which: slice) -> list[Explanation]: ...
+
+    def __getitem__(self, which: int | str | slice) -> Explanation | list[Explanation]:
+        if isinstance(which, slice):
+            return [self[i] for i in range(*which.indices(len(self)))]
         if isinstance(which, str):
             positions = self._positions.get(which, [])
             if len(positions) != 1:
@@ -195,16 +204,16 @@ def open_maps(folder: str | os.PathLike[str]) -> Maps:
     """The maps in a folder that `jaxplain.explain_dataset` filled, or is filling.
 
     Raises:
-      FileNotFoundError: no such folder, no manifest in it, or a shard is missing.
-      ValueError: a file cannot be read, or the folder mixes maps of different settings.
-      ImportError: array-record is not installed.
+        FileNotFoundError: no such folder, no manifest in it, or a shard is missing.
+        ValueError: a file cannot be read, or the folder mixes maps of different settings.
+        ImportError: array-record is not installed.
 
     Example:
-      >>> from jaxplain.data import open_maps
-      >>> open_maps("nowhere")
-      Traceback (most recent call last):
-      ...
-      FileNotFoundError: There is no manifest of maps in nowhere.
+        >>> from jaxplain.data import open_maps
+        >>> open_maps("nowhere")
+        Traceback (most recent call last):
+        ...
+        FileNotFoundError: There is no manifest of maps in nowhere.
     """
     manifests = read_manifests(Path(folder))
     if not manifests:

@@ -22,14 +22,14 @@ class MapsWriter:
     """One process's part of a folder of maps.
 
     Args:
-      folder: is made if need be.
-      settings: everything that the maps depend on and that can be written down; JSON values. Other
-        ones than the folder was begun with are an error.
-      process: (k, n), this process and how many there are.
+        folder: is made if need be.
+        settings: everything that the maps depend on and that can be written down; JSON values.
+            Other ones than the folder was begun with are an error.
+        process: (k, n), this process and how many there are.
 
     Raises:
-      ValueError: the folder was begun with other settings.
-      OSError: the folder cannot be made or written in.
+        ValueError: the folder was begun with other settings.
+        OSError: the folder cannot be made or written in.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], process: tuple[int, int]):

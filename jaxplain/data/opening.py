@@ -47,23 +47,23 @@ def open_source(
       fixations.
 
     Args:
-      data: the name or folder.
-      split: None for the split that papers evaluate on (TFDS), or what the reader of the folder
-        takes.
-      images: the folder of the images, where they are apart from the annotations.
-      data_dir: of TFDS.
+        data: the name or folder.
+        split: None for the split that papers evaluate on (TFDS), or what the reader of the folder
+            takes.
+        images: the folder of the images, where they are apart from the annotations.
+        data_dir: of TFDS.
 
     Raises:
-      FileNotFoundError: there is no such folder.
-      ValueError: its layout is not known, or the data set has no splits.
+        FileNotFoundError: there is no such folder.
+        ValueError: its layout is not known, or the data set has no splits.
 
     Example:
-      >>> from jaxplain.data import open_source
-      >>> open_source("voc/2006")
-      Traceback (most recent call last):
-      ...
-      FileNotFoundError: There is no folder voc/2006, and no TFDS data set of that name: voc/2007,
+        >>> from jaxplain.data import open_source
+        >>> open_source("voc/2006")
+        Traceback (most recent call last):
         ...
+        FileNotFoundError: There is no folder voc/2006, and no TFDS data set of that name: voc/2007,
+          ...
     """
     text = os.fspath(data)
     if text.partition(":")[0] in TFDS_NAMES and images is None:

@@ -58,10 +58,10 @@ class Phrase:
     """A noun phrase of a caption, and the objects that it refers to.
 
     Attributes:
-      text: the phrase as written.
-      groups: its types, such as ``people`` or ``vehicles``.
-      objects: indices into the record's objects; empty where nothing visible is meant.
-      sentence: the number of the caption that it is from.
+        text: the phrase as written.
+        groups: its types, such as ``people`` or ``vehicles``.
+        objects: indices into the record's objects; empty where nothing visible is meant.
+        sentence: the number of the caption that it is from.
     """
 
     text: str
@@ -75,19 +75,19 @@ class Record:
     """An image with everything that is annotated in it; N is the number of objects.
 
     Attributes:
-      image: uint8 ``(H, W, 3)``, RGB.
-      id: names the image within its data set; it can be printed.
-      labels: int32 ``(N,)``: the class of each object, an index into the source's ``class_names``.
-        A data set that only classifies has one object, without a box.
-      boxes: float32 ``(N, 4)``: left, top, right, bottom, 0-based and half-open; None where there
-        are none.
-      masks: bool ``(N, H, W)``, or None.
-      difficult: bool ``(N,)``: objects that the annotators marked as difficult.
-      size: (height, width) of the original image. Boxes and masks are in its pixels.
-      phrases: noun phrases, for data sets with captions.
-      fixations: float32 ``(n, 3)``: row, column and duration (1 where unknown) of human fixations,
-        or None.
-      fixation_map: float32 ``(H, W)``, values 0 to 1: how much humans looked at a pixel, or None.
+        image: uint8 ``(H, W, 3)``, RGB.
+        id: names the image within its data set; it can be printed.
+        labels: int32 ``(N,)``: the class of each object, an index into the source's
+            ``class_names``. A data set that only classifies has one object, without a box.
+        boxes: float32 ``(N, 4)``: left, top, right, bottom, 0-based and half-open; None where there
+            are none.
+        masks: bool ``(N, H, W)``, or None.
+        difficult: bool ``(N,)``: objects that the annotators marked as difficult.
+        size: (height, width) of the original image. Boxes and masks are in its pixels.
+        phrases: noun phrases, for data sets with captions.
+        fixations: float32 ``(n, 3)``: row, column and duration (1 where unknown) of human
+            fixations, or None.
+        fixation_map: float32 ``(H, W)``, values 0 to 1: how much humans looked at a pixel, or None.
     """
 
     image: np.ndarray = dataclasses.field(repr=False)
@@ -106,24 +106,24 @@ class Record:
         cls,
         image: np.ndarray,
         id: str,
-        labels: Sequence[int] = (),
+        labels: Sequence[int] | np.ndarray = (),
         boxes: Any = None,
         masks: np.ndarray | None = None,
-        difficult: Sequence[bool] | None = None,
+        difficult: Sequence[bool] | np.ndarray | None = None,
         **more: Any,
     ) -> Record:
         """A record of the image as read: dtypes settled, boxes cut at the image's border, all
         checked.
 
         Raises:
-          UnreadableRecordError: shapes contradict each other, or a box is not finite.
+            UnreadableRecordError: shapes contradict each other, or a box is not finite.
 
         Example:
-          >>> import numpy as np
-          >>> from jaxplain.data import Record
-          >>> record = Record.make(np.zeros((20, 30, 3), np.uint8), "a", [7], [[-1.0, 2, 40, 10]])
-          >>> record.boxes.tolist(), record.difficult.tolist(), record.size
-          ([[0.0, 2.0, 30.0, 10.0]], [False], (20, 30))
+            >>> import numpy as np
+            >>> from jaxplain.data import Record
+            >>> record = Record.make(np.zeros((20, 30, 3), np.uint8), "a", [7], [[-1.0, 2, 40, 10]])
+            >>> record.boxes.tolist(), record.difficult.tolist(), record.size
+            ([[0.0, 2.0, 30.0, 10.0]], [False], (20, 30))
         """
         image, id = np.asarray(image), printable(id)
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or not image.size:
@@ -156,8 +156,11 @@ class Record:
 class Source(Protocol):
     """What every reader of a data set is: a sequence of records with the names of the classes."""
 
-    name: str
-    class_names: tuple[str, ...]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
 
     def __len__(self) -> int: ...
 
@@ -168,9 +171,9 @@ def boxes_from_inclusive(boxes: Any) -> np.ndarray:
     """PASCAL VOC's boxes (left, top, right, bottom; 1-based, last pixel included) to ours.
 
     Example:
-      >>> from jaxplain.data import boxes_from_inclusive
-      >>> boxes_from_inclusive([[1, 1, 10, 5]]).tolist()  # the first 10 columns and 5 rows
-      [[0.0, 0.0, 10.0, 5.0]]
+        >>> from jaxplain.data import boxes_from_inclusive
+        >>> boxes_from_inclusive([[1, 1, 10, 5]]).tolist()  # the first 10 columns and 5 rows
+        [[0.0, 0.0, 10.0, 5.0]]
     """
     boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
     return boxes - np.array([1, 1, 0, 0], np.float32)
@@ -180,9 +183,9 @@ def boxes_from_sizes(boxes: Any) -> np.ndarray:
     """Boxes (left, top, width, height; 0-based), as COCO and CUB-200-2011 have them, to ours.
 
     Example:
-      >>> from jaxplain.data import boxes_from_sizes
-      >>> boxes_from_sizes([[2.5, 3, 10, 5]]).tolist()
-      [[2.5, 3.0, 12.5, 8.0]]
+        >>> from jaxplain.data import boxes_from_sizes
+        >>> boxes_from_sizes([[2.5, 3, 10, 5]]).tolist()
+        [[2.5, 3.0, 12.5, 8.0]]
     """
     boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
     return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
@@ -192,9 +195,9 @@ def boxes_to_masks(boxes: Any, size: tuple[int, int]) -> np.ndarray:
     """Boxes ``(N, 4)`` as bool masks ``(N, H, W)``: the pixels whose centre lies in the box.
 
     Example:
-      >>> from jaxplain.data import boxes_to_masks
-      >>> boxes_to_masks([[1, 0, 3, 1]], (2, 4)).astype(int).tolist()
-      [[[0, 1, 1, 0], [0, 0, 0, 0]]]
+        >>> from jaxplain.data import boxes_to_masks
+        >>> boxes_to_masks([[1, 0, 3, 1]], (2, 4)).astype(int).tolist()
+        [[[0, 1, 1, 0], [0, 0, 0, 0]]]
     """
     left, top, right, bottom = np.asarray(boxes, np.float64).reshape(-1, 4).T[..., None]
     rows, columns = (np.arange(n) + 0.5 for n in size)

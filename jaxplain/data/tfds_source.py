@@ -31,15 +31,15 @@ class TFDS:
     folder for them.
 
     Args:
-      name: one of ``TFDS_NAMES``.
-      split: such as ``test``, ``validation``, ``train[:100]``.
-      data_dir: where TFDS keeps its data; None for its own default (``TFDS_DATA_DIR``, else
-        ``~/tensorflow_datasets``).
+        name: one of ``TFDS_NAMES``.
+        split: such as ``test``, ``validation``, ``train[:100]``.
+        data_dir: where TFDS keeps its data; None for its own default (``TFDS_DATA_DIR``, else
+            ``~/tensorflow_datasets``).
 
     Raises:
-      ValueError: the name or split is unknown, or the data set is prepared in a form without random
-        access.
-      ImportError: tensorflow-datasets is not installed, or TensorFlow is needed.
+        ValueError: the name or split is unknown, or the data set is prepared in a form without
+            random access.
+        ImportError: tensorflow-datasets is not installed, or TensorFlow is needed.
     """
 
     def __init__(self, name: str, split: str, data_dir: str | os.PathLike[str] | None = None):

@@ -42,14 +42,14 @@ class VOC:
     """PASCAL VOC images with boxes, from a folder ``VOC2007``, ``VOC2012`` ... of ``VOCdevkit``.
 
     Args:
-      folder: holds ``JPEGImages`` and ``Annotations``; or ``VOCdevkit`` itself, if it has one year
-        only.
-      split: a list in ``ImageSets/Main``, such as ``test`` or ``val``; None for every image that
-        has an annotation.
+        folder: holds ``JPEGImages`` and ``Annotations``; or ``VOCdevkit`` itself, if it has one
+            year only.
+        split: a list in ``ImageSets/Main``, such as ``test`` or ``val``; None for every image that
+            has an annotation.
 
     Raises:
-      FileNotFoundError: the folder or the list is missing.
-      ValueError: ``VOCdevkit`` holds several years.
+        FileNotFoundError: the folder or the list is missing.
+        ValueError: ``VOCdevkit`` holds several years.
     """
 
     class_names = VOC_CLASSES

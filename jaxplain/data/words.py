@@ -23,18 +23,18 @@ class Words:
     itself. Several classes share the signal evenly.
 
     Args:
-      class_names: of the network's outputs; several names of one class separated by commas.
-      table: word -> numbers or names of classes; an empty list makes a word unknown.
+        class_names: of the network's outputs; several names of one class separated by commas.
+        table: word -> numbers or names of classes; an empty list makes a word unknown.
 
     Raises:
-      ValueError: no class names, or the table names a class that there is not.
+        ValueError: no class names, or the table names a class that there is not.
 
     Example:
-      >>> words = Words(["tabby cat", "Siamese cat", "cup"], {"mug": ["cup"], "pet": [0, 1]})
-      >>> words.signal("cats").tolist(), words.signal("Mug").tolist(), words.signal("red")
-      ([0.5, 0.5, 0.0], [0.0, 0.0, 1.0], None)
-      >>> words.known("A red cup with two cats")
-      ['cup', 'cats']
+        >>> words = Words(["tabby cat", "Siamese cat", "cup"], {"mug": ["cup"], "pet": [0, 1]})
+        >>> words.signal("cats").tolist(), words.signal("Mug").tolist(), words.signal("red")
+        ([0.5, 0.5, 0.0], [0.0, 0.0, 1.0], None)
+        >>> words.known("A red cup with two cats")
+        ['cup', 'cats']
     """
 
     def __init__(

@@ -1,5 +1,6 @@
 """The command line in process: every kind of bad input, and the default run from end to end."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -87,6 +88,12 @@ def test_what_is_not_an_image(capsys, image, content):
     path.write_bytes(image.read_bytes()[:2000] if content == "cut" else content)
     line = _error(capsys, "explain", str(path))
     assert "not an image" in line and "broken.png" in line
+
+
+def test_a_pipe_is_not_waited_for(capsys, tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    line = _error(capsys, "explain", str(tmp_path / "pipe.png"))
+    assert "pipe.png is not an image that can be read: it is a named pipe, not a file" in line
 
 
 def test_images_of_all_kinds_become_upright_rgb(tmp_path):

@@ -158,6 +158,19 @@ def test_coco_folder(tmp_path):
     pickle.loads(pickle.dumps(source))[0]  # it is sent to worker processes
 
 
+def test_coco_errors_name_the_record(tmp_path):
+    folder = coco_folder(tmp_path / "coco")
+    (file,) = (folder / "annotations").glob("instances_*.json")
+    whole = json.loads(file.read_text())
+    for change in ({"category_id": 1234}, {"bbox": [1, 2, 3]}):
+        first = whole["annotations"][0] | change
+        file.write_text(json.dumps(whole | {"annotations": [first, *whole["annotations"][1:]]}))
+        source = data.open_source(folder)
+        assert source[0].id == "b"
+        with pytest.raises(data.UnreadableRecordError, match="record a: .* no known category, or"):
+            source[1]
+
+
 def test_coco_refuses_other_files(tmp_path):
     folder = coco_folder(tmp_path / "coco")
     write(folder / "val2017" / "b.jpg", picture(41, 60))
@@ -243,7 +256,8 @@ def test_flickr30k_entities(tmp_path):
     scene = "<object><name>13</name><scene>1</scene><nobndbox>1</nobndbox></object>"
     (tmp_path / "Annotations" / "5.xml").write_text(f"<annotation>{text}{scene}</annotation>")
     (tmp_path / "Sentences" / "5.txt").write_text(
-        "[/EN#11/people A man] in [/EN#13/scene the park] .\n[/EN#12/people/other Two people] ride .\n"
+        "[/EN#11/people A man] in [/EN#13/scene the park] .\n"
+        "[/EN#12/people/other Two people] ride .\n"
     )
     (tmp_path / "test.txt").write_text("5\n")
     write(tmp_path / "images" / "5.jpg", picture(at=RECTANGLES[0]))
@@ -257,6 +271,12 @@ def test_flickr30k_entities(tmp_path):
         ("Two people", ("people", "other"), (0, 1), 1),
     ]
     assert parse_phrases("nothing [here]") == []
+    (tmp_path / "Sentences" / "5.txt").write_bytes(b"\xff")
+    with pytest.raises(data.UnreadableRecordError, match="record 5: .* is not text in UTF-8"):
+        source[0]
+    (tmp_path / "Sentences" / "5.txt").unlink()
+    with pytest.raises(data.UnreadableRecordError, match="record 5: There is no file"):
+        source[0]
 
 
 def test_fixations(tmp_path):
@@ -278,6 +298,12 @@ def test_fixations(tmp_path):
     assert records["npy"].fixations.tolist() == [[3, 50, 7]]
     write(tmp_path / "seen" / "map.png", look[:-1])
     index = [f.stem for f, _ in source.files].index("map")
+    broken = [f.stem for f, _ in source.files].index("npy")
+    whole = (tmp_path / "seen" / "npy.npy").read_bytes()
+    for content in (b"", b"nothing", whole[:-9], b"PK\5\6" + bytes(18)):  # the last: an empty zip
+        (tmp_path / "seen" / "npy.npy").write_bytes(content)
+        with pytest.raises(data.UnreadableRecordError, match="record npy: cannot read the fix"):
+            source[broken]
     with pytest.raises(data.UnreadableRecordError, match=r"\(39, 60\), the image \(40, 60\)"):
         source[index]
 

@@ -132,7 +132,7 @@ def test_from_the_cache_equals_converted(lite0, cache, monkeypatch):
     monkeypatch.setattr(pretrained, "convert_file", refuse)
     again = models.from_pretrained(LITE0)
     assert again.config == lite0.config
-    pairs = zip(*(nnx.to_flat_state(nnx.state(m)) for m in (lite0, again)))
+    pairs = zip(*(nnx.to_flat_state(nnx.state(m)) for m in (lite0, again)), strict=True)
     for (p, a), (q, b) in pairs:
         assert p == q
         np.testing.assert_array_equal(a.get_value(), b.get_value())
@@ -236,8 +236,13 @@ def test_preprocess_crop_or_whole():
 def test_preprocess_accepts_grey_alpha_and_pillow():
     pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     expected = models.preprocess(pixels, CONFIG)
-    alpha = np.concatenate([pixels, np.zeros((40, 40, 1), np.uint8)], -1)
-    np.testing.assert_array_equal(models.preprocess(alpha, CONFIG), expected)
+    opaque = np.concatenate([pixels, np.full((40, 40, 1), 255, np.uint8)], -1)
+    np.testing.assert_array_equal(models.preprocess(opaque, CONFIG), expected)
+    clear = np.concatenate([pixels, np.zeros((40, 40, 1), np.uint8)], -1)
+    white = np.full((40, 40, 3), 255, np.uint8)
+    np.testing.assert_array_equal(
+        models.preprocess(clear, CONFIG), models.preprocess(white, CONFIG)
+    )
     image = pytest.importorskip("PIL.Image")
     np.testing.assert_array_equal(models.preprocess(image.fromarray(pixels), CONFIG), expected)
     grey = models.preprocess(pixels[..., 0], CONFIG)
