@@ -21,6 +21,7 @@ import math
 import operator
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import overload
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +36,8 @@ __all__ = [
     "normalise_percentile",
     "positive",
     "resize",
+    "resize_matrix",
+    "tightest_box",
 ]
 
 _BORDERS = {"reflect": "symmetric", "edge": "edge", "zero": "constant"}
@@ -183,6 +186,31 @@ def positive(maps: jax.Array) -> jax.Array:
     [0.0, 2.0]
     """
     return jax.nn.relu(_check_maps(maps, rank=0))
+
+
+@overload
+def tightest_box(masks: np.ndarray) -> np.ndarray: ...
+@overload
+def tightest_box(masks: jax.Array) -> jax.Array: ...
+def tightest_box(masks):
+    """The smallest box around the pixels of masks `(..., H, W)`: float32 `(..., 4)`.
+
+    A box is (left, top, right, bottom), and right and bottom are the first outside. Without any
+    pixel it is (0, 0, 0, 0), which overlaps with nothing. NumPy arrays stay on the host.
+
+    >>> import jax.numpy as jnp
+    >>> tightest_box(jnp.array([[0, 0, 0, 0], [0, 1, 0, 1]], bool)).tolist()
+    [1.0, 1.0, 4.0, 2.0]
+    """
+    xp = np if isinstance(masks, np.ndarray) else jnp
+    masks = xp.asarray(masks, bool)
+    ends = []
+    for axis in (-2, -1):  # columns, then rows
+        line = masks.any(axis)
+        first, last = line.argmax(-1), line.shape[-1] - line[..., ::-1].argmax(-1)
+        ends.append((first, xp.where(line.any(-1), last, 0)))
+    (left, right), (top, bottom) = ends
+    return xp.stack([left, top, right, bottom], axis=-1).astype(np.float32)
 
 
 def normalise_max(maps: jax.Array) -> jax.Array:

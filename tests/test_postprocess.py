@@ -156,3 +156,15 @@ def test_errors(call, error, words):
     with pytest.raises(error) as caught:
         call(jnp.ones((3, 3)))
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("array", [np.asarray, jnp.asarray], ids=["numpy", "jax"])
+def test_tightest_box(array):
+    masks = np.zeros((2, 3, 5, 7), bool)
+    masks[0, 0, 1:4, 2] = masks[0, 1, 4, 6] = True
+    masks[1, 2, [0, 3], [5, 1]] = True
+    boxes = postprocess.tightest_box(array(masks))
+    assert isinstance(boxes, type(array(masks))) and boxes.dtype == np.float32
+    assert boxes[0].tolist() == [[2, 1, 3, 4], [6, 4, 7, 5], [0, 0, 0, 0]]
+    assert boxes[1].tolist() == [[0, 0, 0, 0], [0, 0, 0, 0], [1, 0, 6, 4]]
+    assert postprocess.tightest_box(array(masks[0, 0])).tolist() == [2, 1, 3, 4]

@@ -11,6 +11,7 @@ import functools
 
 import numpy as np
 
+from jaxplain import postprocess
 from jaxplain.data import Record
 
 __all__ = ["CLASSES", "SIZE", "ClutteredDigits"]
@@ -62,7 +63,7 @@ class ClutteredDigits:
         canvas = 255 * _enlarge(grey, self.side)
         for _ in range(rng.integers(3, 8)):
             self._fragment(rng, canvas)
-        labels, boxes, masks, squares = [], [], [], []
+        labels, masks, squares = [], [], []
         for _ in range(1 + rng.choice(len(_COUNTS), p=_COUNTS)):
             which = rng.integers(len(self.images))
             square = _free_square(rng, np.exp(rng.uniform(*np.log(_SIDES))), squares)
@@ -76,10 +77,10 @@ class ClutteredDigits:
             mask = np.zeros(canvas.shape, bool)
             mask[rows, columns] = shape > 0.3
             masks.append(mask)
-            boxes.append(_box(mask))
             labels.append(self.labels[which])
         image = np.repeat(canvas.clip(0, 255).astype(np.uint8)[..., None], 3, axis=-1)
-        return Record.make(image, f"{index:05d}", labels, boxes, np.stack(masks))
+        masks = np.stack(masks)
+        return Record.make(image, f"{index:05d}", labels, postprocess.tightest_box(masks), masks)
 
     def _fragment(self, rng: np.random.Generator, canvas: np.ndarray) -> None:
         """A corner of a digit, too little of it to tell which."""
@@ -134,8 +135,3 @@ def _free_square(
         ):
             return top, left, side
     return None
-
-
-def _box(mask: np.ndarray) -> list[int]:
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]

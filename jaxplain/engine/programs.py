@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxplain.core.numerics import class_scores
+
 
 class Programs:
     """Pixels and labels of a batch to targets and maps.
@@ -122,9 +124,7 @@ class Programs:
             self._check_classes(jax.eval_shape(self.fn, x).shape[-1])
             targets = labels
         else:
-            scores = self.fn(x)
-            scores = scores.mean(tuple(range(1, scores.ndim - 1)))
-            labels = targets = scores.argmax(-1).astype(jnp.int32)
+            labels = targets = class_scores(self.fn(x)).argmax(-1).astype(jnp.int32)
         results = {name: method(self.fn, x, targets) for name, method in self.methods.items()}
         named = {}
         for path, values in jax.tree_util.tree_flatten_with_path(results)[0]:

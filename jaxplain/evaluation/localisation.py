@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxplain.postprocess import tightest_box
+
 __all__ = [
     "ALPHAS",
     "best_alpha",
@@ -19,31 +21,10 @@ __all__ = [
     "mask_iou",
     "nms",
     "threshold_boxes",
-    "tightest_box",
 ]
 
 #: The thresholds, in means of the map, among which papers choose: 0, 0.5, ..., 10.
 ALPHAS = np.arange(21, dtype=np.float32) / 2
-
-
-def tightest_box(mask: jax.Array) -> jax.Array:
-    """The smallest box around the pixels of masks ``(..., H, W)``: float32 ``(..., 4)``.
-
-    Without any pixel it is (0, 0, 0, 0), which overlaps with nothing.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> tightest_box(jnp.array([[0, 0, 0, 0], [0, 1, 0, 1]], bool)).tolist()
-      [1.0, 1.0, 4.0, 2.0]
-    """
-    mask = jnp.asarray(mask, bool)
-    ends = []
-    for axis in (-2, -1):  # columns, then rows
-        line = mask.any(axis)
-        first, last = line.argmax(-1), line.shape[-1] - line[..., ::-1].argmax(-1)
-        ends.append((first, jnp.where(line.any(-1), last, 0)))
-    (left, right), (top, bottom) = ends
-    return jnp.stack([left, top, right, bottom], axis=-1).astype(jnp.float32)
 
 
 def threshold_boxes(maps: jax.Array, alphas: jax.Array = ALPHAS) -> jax.Array:

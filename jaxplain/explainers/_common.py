@@ -13,6 +13,7 @@ from jax import lax
 
 from jaxplain.core import Graph, Model, trace
 from jaxplain.core.hoist import hoist
+from jaxplain.core.numerics import class_scores
 
 
 def run(
@@ -142,7 +143,7 @@ def seeds(scores: jax.Array, targets: jax.Array | None) -> tuple[jax.Array, bool
     """
     space = tuple(range(1, scores.ndim - 1))
     if targets is None:
-        targets = scores.mean(space).argmax(-1)
+        targets = class_scores(scores).argmax(-1)
     if jnp.issubdtype(targets.dtype, jnp.integer):
         targets = jnp.broadcast_to(targets, (scores.shape[0],)) if targets.ndim == 0 else targets
         signal = jax.nn.one_hot(targets, scores.shape[-1], dtype=scores.dtype)

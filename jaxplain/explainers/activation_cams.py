@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxplain import core
+from jaxplain.core.numerics import positive, safe_divide
 from jaxplain.explainers._common import (
     check_option,
     explained_score,
@@ -31,11 +32,10 @@ from jaxplain.explainers._common import (
     run,
     seeds,
 )
-from jaxplain.explainers.cams import SPACE, _positive, _require_space
+from jaxplain.explainers.cams import SPACE, _require_space
 from jaxplain.explainers.gradients import _positive_int
 from jaxplain.postprocess import resize
 from jaxplain.rules import composites
-from jaxplain.rules.excitation import safe_divide
 
 __all__ = ["ablation_cam", "eigen_cam", "relevance_cam", "score_cam"]
 
@@ -45,7 +45,7 @@ def _channel_map(weights: jax.Array, a: jax.Array, relu: bool, several: bool) ->
     w = jnp.moveaxis(weights, 0, -1)[..., None, None, :].astype(a.dtype)
     maps = (w * a).sum(-1)
     maps = jnp.moveaxis(maps, 0, 1) if several else maps
-    return _positive(maps) if relu else maps
+    return positive(maps) if relu else maps
 
 
 def _score_cam(model, x, targets, *, layers, class_chunk, weights, align_corners, relu, chunk):
@@ -56,7 +56,7 @@ def _score_cam(model, x, targets, *, layers, class_chunk, weights, align_corners
     def masked_score(channel):
         mask = resize(channel.astype(x.dtype), x.shape[1:3], align_corners=align_corners)
         low, high = mask.min(SPACE, keepdims=True), mask.max(SPACE, keepdims=True)
-        mask = safe_divide(mask - low, jnp.broadcast_to(high - low, mask.shape))
+        mask = safe_divide(mask - low, high - low)
         return explained_score(signal, model.forward(x * mask[..., None])[0])
 
     maps = {}
@@ -174,7 +174,7 @@ def _ablation_cam(model, x, targets, *, layers, class_chunk, relative, relu, chu
 
         w = lax.map(drop, channels, batch_size=min(chunk, len(channels)))
         if relative:
-            w = safe_divide(w, jnp.broadcast_to(whole, w.shape))
+            w = safe_divide(w, whole)
         maps[name] = _channel_map(w, a, relu, several)
     return maps
 
@@ -318,7 +318,7 @@ def _relevance_cam(model, x, targets, *, layers, class_chunk, rules, contrastive
             seed = seed - (seed.sum(-1, keepdims=True) - seed) / others
         relevance = pull(seed)
         maps = {n: (relevance[n].sum(SPACE, keepdims=True) * acts[n]).sum(-1) for n in layers}
-        return {n: _positive(m) for n, m in maps.items()} if relu else maps
+        return {n: positive(m) for n, m in maps.items()} if relu else maps
 
     return over_targets(one, scores, targets, class_chunk)
 

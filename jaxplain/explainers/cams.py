@@ -25,8 +25,9 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from jaxplain import postprocess
+from jaxplain.core.numerics import positive
 from jaxplain.explainers._common import over_targets, run
 from jaxplain.explainers._global_pool import require_global_pool
 from jaxplain.explainers.gradients import Reduce, check_reduce, reduce_channels
@@ -43,10 +44,6 @@ __all__ = [
 ]
 
 SPACE = (1, 2)
-
-
-def _positive(v: jax.Array) -> jax.Array:
-    return jnp.maximum(v, jnp.zeros_like(v))
 
 
 def _weighted(weights: jax.Array, a: jax.Array) -> jax.Array:
@@ -73,7 +70,7 @@ def _plus_plus_map(a: jax.Array, g: jax.Array, eps: float) -> jax.Array:
         above, below = jnp.ones_like(g), 2 + total * safe
     empty = below == 0
     alpha = jnp.where(keep & ~empty, above / jnp.where(empty, jnp.ones_like(below), below), 0)
-    return _weighted((_positive(g) * alpha).sum(SPACE, keepdims=True), a)
+    return _weighted((positive(g) * alpha).sum(SPACE, keepdims=True), a)
 
 
 def _x_grad_cam_map(a: jax.Array, g: jax.Array, eps: float) -> jax.Array:
@@ -84,7 +81,7 @@ def _x_grad_cam_map(a: jax.Array, g: jax.Array, eps: float) -> jax.Array:
 
 
 def _layer_cam_map(a: jax.Array, g: jax.Array) -> jax.Array:
-    return _weighted(_positive(g), a)
+    return _weighted(positive(g), a)
 
 
 _MAPS = {
@@ -117,7 +114,7 @@ def _cams(model, x, targets, *, layers, class_chunk, method, relu, options=()):
     def one(seed):
         signal = pull(seed)
         maps = {name: combine(acts[name], signal[name], **extra) for name in layers}
-        return {name: _positive(m) for name, m in maps.items()} if relu else maps
+        return {name: positive(m) for name, m in maps.items()} if relu else maps
 
     return over_targets(one, scores, targets, class_chunk)
 
@@ -339,16 +336,6 @@ def hires_cam(fn, x, targets=None, *, layer=None, relu: bool = False, class_chun
     return _run("hires_cam", fn, x, targets, layer, relu, class_chunk)
 
 
-def _upsample(maps: jax.Array, shape: tuple[int, int], method: str) -> jax.Array:
-    if method == "bilinear":
-        return jax.image.resize(maps, (maps.shape[0], *shape), "bilinear", antialias=False)
-    for axis, size in zip(SPACE, shape, strict=True):
-        # Row i reads row floor(i h / H), in whole numbers: as other packages' nearest neighbour.
-        index = np.arange(size) * maps.shape[axis] // size
-        maps = jnp.take(maps, index, axis=axis)
-    return maps
-
-
 def _guided_grad_cam(model, x, targets, *, layers, class_chunk, resize, reduce):
     scores, acts, pull = model.pullback(x, layers)
     _require_space(layers, acts, "guided_grad_cam")
@@ -358,8 +345,8 @@ def _guided_grad_cam(model, x, targets, *, layers, class_chunk, resize, reduce):
         signal, guided = pull(seed), guided_pull(seed)["input"]
         maps = {}
         for name in layers:
-            coarse = _positive(_grad_cam_map(acts[name], signal[name]))
-            fine = _upsample(coarse, x.shape[1:3], resize).astype(guided.dtype)
+            coarse = positive(_grad_cam_map(acts[name], signal[name]))
+            fine = postprocess.resize(coarse, x.shape[1:3], resize).astype(guided.dtype)
             maps[name] = reduce_channels(guided * fine[..., None], reduce)
         return maps
 

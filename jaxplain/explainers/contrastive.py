@@ -12,13 +12,12 @@ import functools
 from typing import Literal
 
 import jax
-import jax.numpy as jnp
 
 from jaxplain import core
+from jaxplain.core.numerics import unit_l1
 from jaxplain.explainers._common import check_option, over_targets, run
 from jaxplain.explainers.gradients import reduce_channels
 from jaxplain.rules import gradient_rules
-from jaxplain.rules.excitation import safe_divide
 
 __all__ = ["contrastive_deconvnet", "contrastive_gradient"]
 
@@ -38,9 +37,7 @@ def _contrastive(model, x, targets, *, layers, class_chunk, rules, classifier, r
     _, _, backward = model.pullback(x, layers, _reverse(rules, classifier))
 
     def unit(signal: jax.Array) -> jax.Array:
-        m = reduce_channels(signal, reduce)
-        norm = jnp.abs(m).sum(tuple(range(1, m.ndim)), keepdims=True)
-        return safe_divide(m, jnp.broadcast_to(norm, m.shape))
+        return unit_l1(reduce_channels(signal, reduce))
 
     def one(seed):
         ahead, against = forward(seed), backward(seed)

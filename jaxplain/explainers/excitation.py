@@ -14,15 +14,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
+from jaxplain.core.numerics import positive, unit_l1
 from jaxplain.explainers._common import check_option, over_targets, run
-from jaxplain.rules.excitation import (
-    ResidualShare,
-    excitation_rules,
-    safe_divide,
-    winner_rules,
-)
+from jaxplain.rules.excitation import ResidualShare, excitation_rules, winner_rules
 
 
 def excitation_backprop(
@@ -33,7 +28,7 @@ def excitation_backprop(
     layer: str | Sequence[str] | None = None,
     contrastive: bool = False,
     residual: str = "proportional",
-    inputs: str = "signed",
+    form: str = "signed",
     fold_scales: bool = True,
     lower_bound: bool = False,
     normalise: str = "full",
@@ -58,7 +53,8 @@ def excitation_backprop(
       contrastive: c-MWP instead of MWP.
       residual: ``"proportional"`` shares by magnitude, ``"signed"`` by value, ``"branch"`` ignores skip
         connections (Fig. 7c).
-      inputs: ``"signed"`` uses contributions (a w)+ where inputs can be negative, ``"plain"`` a w+ always.
+      form: ``"signed"`` uses contributions (a w)+ where inputs can be negative, ``"plain"`` a w+
+        always.
       fold_scales: fold the scales of batch norm after a layer into its weights, so that a negative
         scale flips what is excitatory.
       lower_bound: shift activations bounded below (tanh, ELU) as in Eq. 20.
@@ -87,7 +83,7 @@ def excitation_backprop(
     [0.667, 0.333]
     """
     check_option("residual", residual, ("proportional", "signed", "branch"))
-    check_option("inputs", inputs, ("signed", "plain"))
+    check_option("form", form, ("signed", "plain"))
     check_option("normalise", normalise, ("full", "post", "none"))
     return run(
         _excitation,
@@ -98,7 +94,7 @@ def excitation_backprop(
         class_chunk=class_chunk,
         contrastive=bool(contrastive),
         residual=residual,
-        inputs=inputs,
+        form=form,
         fold_scales=bool(fold_scales),
         lower_bound=bool(lower_bound),
         normalise=normalise,
@@ -116,19 +112,19 @@ def _excitation(
     class_chunk,
     contrastive,
     residual,
-    inputs,
+    form,
     fold_scales,
     lower_bound,
     normalise,
     classifier,
     channels,
 ):
-    share = ResidualShare(residual, model.graph if residual == "branch" else None)
+    share = ResidualShare(shares=residual, graph=model.graph if residual == "branch" else None)
 
     def pullback(contrast: int):
         rules = excitation_rules(
-            inputs,
-            share,
+            form=form,
+            residual=share,
             lower_bound=lower_bound,
             normalise=normalise != "none",
             fold_scales=fold_scales,
@@ -141,7 +137,7 @@ def _excitation(
         if channels:
             return signal
         total = signal.sum(-1)
-        return jnp.maximum(total, jnp.zeros_like(total)) if contrastive else total
+        return positive(total) if contrastive else total
 
     if normalise != "post":
         scores, _, pull = pullback(0 if contrastive else 1)
@@ -153,17 +149,13 @@ def _excitation(
     reverse = pullback(-1)[2] if contrastive else None
 
     def one(seed: jax.Array) -> dict:
-        maps = {k: _unit(s) for k, s in pull(seed).items()}
+        maps = {k: unit_l1(s) for k, s in pull(seed).items()}
         if contrastive:
-            against = {k: _unit(s) for k, s in reverse(seed).items()}
+            against = {k: unit_l1(s) for k, s in reverse(seed).items()}
             maps = {k: maps[k] - against[k] for k in maps}
         return {k: finish(m) for k, m in maps.items()}
 
     return over_targets(one, scores, targets, class_chunk)
-
-
-def _unit(signal: jax.Array) -> jax.Array:
-    return safe_divide(signal, jnp.abs(signal).sum(tuple(range(1, signal.ndim)), keepdims=True))
 
 
 def winner_take_all(

@@ -32,6 +32,7 @@ from jax import lax
 
 from jaxplain.core import Graph, Model, UnsupportedOperationError, _compat
 from jaxplain.core.hoist import hoist
+from jaxplain.core.numerics import all_but_batch
 from jaxplain.explainers._common import check_option, over_targets, run
 from jaxplain.explainers.gradients import Reduce, check_reduce, reduce_channels
 from jaxplain.rules.gradient_rules import RELUS, guided_rules
@@ -234,7 +235,7 @@ def _feedback(
 
         def score(scores: jax.Array) -> jax.Array:
             product = (fixed_seed * scores).astype(jnp.promote_types(scores.dtype, jnp.float32))
-            return product.sum(tuple(range(1, scores.ndim)))
+            return product.sum(all_but_batch(scores))
 
         def sweep(carry: tuple) -> tuple:
             i, gates, _, trajectory, _ = carry

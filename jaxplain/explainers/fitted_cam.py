@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxplain.core import trace
+from jaxplain.core.numerics import class_scores, positive
 from jaxplain.explainers._common import check_images, over_targets, run
-from jaxplain.explainers.cams import SPACE, _positive, _require_space
+from jaxplain.explainers.cams import SPACE, _require_space
 
 __all__ = ["FittedCam", "fit_cam", "fitted_cam"]
 
@@ -70,7 +71,7 @@ class _Moments:
 def _pooled(model, x, targets, *, layers, class_chunk):
     scores, acts = model.forward(x, layers)
     _require_space(layers, acts, "fit_cam")
-    scores = scores.mean(tuple(range(1, scores.ndim - 1)))
+    scores = class_scores(scores)
     return {name: (acts[name].mean(SPACE), scores) for name in layers}
 
 
@@ -162,7 +163,7 @@ def _fitted_cam(model, x, targets, weight, *, layers, class_chunk, relu):
         seed = seed.sum(tuple(range(1, seed.ndim - 1)))
         w = jnp.matmul(seed, weight.T.astype(seed.dtype), precision=jax.lax.Precision.HIGHEST)
         m = (w[:, None, None, :].astype(a.dtype) * a).sum(-1)
-        return {layer: _positive(m) if relu else m}
+        return {layer: positive(m) if relu else m}
 
     return over_targets(one, scores, targets)
 

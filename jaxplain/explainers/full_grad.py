@@ -25,10 +25,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxplain import core
+from jaxplain.core.numerics import safe_divide
 from jaxplain.explainers._common import check_option, over_targets, run
 from jaxplain.explainers.cams import SPACE
 from jaxplain.postprocess import resize
-from jaxplain.rules.excitation import safe_divide
 
 __all__ = ["full_grad", "full_grad_terms"]
 
@@ -203,7 +203,7 @@ def full_grad_terms(fn, x, targets=None, *, implicit: bool = True, class_chunk=N
 
 def _rescaled(m: jax.Array, axes: tuple[int, ...], eps: float) -> jax.Array:
     low, high = m.min(axes, keepdims=True), m.max(axes, keepdims=True)
-    return safe_divide(m - low, jnp.broadcast_to(high - low + eps, m.shape))
+    return safe_divide(m - low, high - low + eps)
 
 
 def _full_grad(model, x, targets, *, layers, class_chunk, rescale, implicit, eps):

@@ -24,6 +24,7 @@ import numpy as np
 
 from jaxplain.core import _compat
 from jaxplain.core.hoist import hoist
+from jaxplain.core.numerics import all_but_batch
 from jaxplain.explainers._common import check_baseline, over_targets, run
 from jaxplain.rules import gradient_rules
 
@@ -252,7 +253,7 @@ def deconvnet(
 
 def _smooth_grad(model, x, targets, key, *, layers, class_chunk, samples, noise, reduce):
     scores, _ = model.forward(x)
-    axes = tuple(range(1, x.ndim))
+    axes = all_but_batch(x)
     sigma = noise * (x.max(axes, keepdims=True) - x.min(axes, keepdims=True))
 
     def one(seed):

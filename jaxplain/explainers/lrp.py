@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import jax
 
 from jaxplain import core
 from jaxplain.explainers._common import over_targets, run
@@ -22,17 +25,17 @@ def _lrp(model, x, targets, *, layers, class_chunk, rules, seed, channels):
 
 
 def lrp(
-    fn,
-    x,
-    targets=None,
+    fn: Callable,
+    x: jax.Array,
+    targets: Any = None,
     *,
-    layer="input",
+    layer: str | Sequence[str] | None = "input",
     composite: str | core.RuleSet = "epsilon_plus",
     seed: Literal["score", "one"] = "score",
     box: tuple | None = None,
     channels: bool = False,
-    class_chunk=None,
-):
+    class_chunk: int | None = None,
+) -> Any:
     """Layer-wise relevance propagation (Bach et al. 2015).
 
     Shares the score of a class among the inputs of every layer, from the top to the bottom, by the
@@ -46,12 +49,13 @@ def lrp(
         ``(B, N)`` or ``(B, K, N)`` over the scores.
       layer: where the relevance is taken: ``"input"``, the name of a layer, None for the last layer
         with more than one position, or a sequence of names.
-      composite: which rule goes on which layer: a name (`jaxplain.rules.composites` has the table),
-        or any `RuleSet`, such as ``composites.composite("epsilon_plus", bias=False)`` or
-        ``composites.lrp_rules(Gamma(0.1), dense=Epsilon())``.
+      composite: which rule goes on which layer: a name (`jaxplain.rules.composites` has the table,
+        and `jaxplain.rules.register_composite` adds to it), ``"module:builder"``, or any `RuleSet`,
+        such as ``rules.composite("epsilon_plus", bias=False)`` or
+        ``rules.lrp_rules(Gamma(gamma=0.1), dense=Epsilon())`` of `jaxplain.rules`.
       seed: the relevance at the scores: ``"score"`` starts from the score itself, ``"one"`` from 1.
-      box: ``(low, high)`` of the pixels, numbers or one for each channel, for
-        ``"epsilon_gamma_box"``.
+      box: ``(low, high)`` of the pixels, numbers or one for each channel, for composites that hold
+        a `ZBox`, such as ``"epsilon_gamma_box"``.
       channels: True keeps the channel axis; False sums over it.
       class_chunk: how many of K classes to take at once, to bound memory; None takes all.
 
@@ -62,7 +66,7 @@ def lrp(
     Raises:
       TypeError: x is not of a float dtype, or ``composite`` is neither a name nor a rule set.
       ValueError: x is not four-dimensional or not finite, a class is out of range, there is no such
-        layer, composite or seed, or ``box`` is missing.
+        layer, composite or seed, or ``box`` is missing, or has no `ZBox` to go to.
       UnsupportedOperationError: an operation between layer and scores has no rule.
 
     Reference: Bach et al., *On pixel-wise explanations for non-linear classifier decisions by
@@ -82,20 +86,14 @@ def lrp(
     """
     if seed not in ("score", "one"):
         raise ValueError(f"seed must be 'score' or 'one', not {seed!r}.")
+    name = composite if isinstance(composite, str) else ""
     if isinstance(composite, str):
-        if box is not None and composite != "epsilon_gamma_box":
-            raise ValueError(
-                f"box is an option of composite 'epsilon_gamma_box'; {composite!r} has none."
-            )
-        rules = composites.composite(composite, box=box)
-    elif isinstance(composite, core.RuleSet):
-        if box is not None:
-            raise ValueError(
-                "box is an option of composite 'epsilon_gamma_box'; a rule set takes a ZBox rule."
-            )
-        rules = composite
-    else:
+        composite = composites.composite(composite)
+    elif not isinstance(composite, core.RuleSet):
         raise TypeError(f"composite must be a name or a RuleSet, not {type(composite).__name__}.")
+    if box is not None:
+        composite = composites.with_box(composite, box, name)
+    composites.require_box(composite, name)
     return run(
         _lrp,
         fn,
@@ -103,7 +101,7 @@ def lrp(
         targets,
         layer=layer,
         class_chunk=class_chunk,
-        rules=rules,
+        rules=composite,
         seed=seed,
         channels=bool(channels),
     )

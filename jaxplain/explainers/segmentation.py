@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxplain import postprocess
 from jaxplain.explainers import feedback
 
-__all__ = ["Localisation", "feedback_localise", "graph_cut", "tightest_box"]
+__all__ = ["Localisation", "feedback_localise", "graph_cut"]
 
 
 class Localisation(NamedTuple):
@@ -95,7 +96,7 @@ def feedback_localise(
             for row, picture in zip(flat, pixels, strict=True)
         ]
     )
-    boxes = np.array([[tightest_box(mask) for mask in row] for row in masks])
+    boxes = postprocess.tightest_box(masks).astype(int)
     return Localisation(boxes.reshape(*maps.shape[:-2], 4), masks.reshape(maps.shape), maps)
 
 
@@ -160,20 +161,6 @@ def graph_cut(
         np.ascontiguousarray(pixels), labels, None, *models, iterations, cv2.GC_INIT_WITH_MASK
     )
     return _largest_component(cv2, (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD))
-
-
-def tightest_box(mask: Any) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of the pixels that are True; right and bottom are the first outside.
-
-    >>> import numpy as np
-    >>> from jaxplain.explainers.segmentation import tightest_box
-    >>> tightest_box(np.eye(4, 6, k=2, dtype=bool))
-    (2, 0, 6, 4)
-    """
-    rows, columns = np.nonzero(mask)
-    if not len(rows):
-        raise ValueError("the mask is empty, so it has no box")
-    return int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1
 
 
 def _largest_component(cv2: Any, mask: np.ndarray) -> np.ndarray:

@@ -1,21 +1,21 @@
 """Named LRP composites: which rule goes on which layer.
 
-=============================  =================  ====================  ===============
+=============================  =====================  ====================  ===================
 composite                      first layer        convolutions          dense layers
-=============================  =================  ====================  ===============
+=============================  =====================  ====================  ===================
 ``epsilon``                    as the rest        Epsilon               Epsilon
 ``z_plus``                     as the rest        ZPlus                 ZPlus
-``gamma``                      as the rest        Gamma(0.25)           Gamma(0.25)
-``alpha2_beta1``               as the rest        AlphaBeta(2, 1)       AlphaBeta(2, 1)
+``gamma``                      as the rest        Gamma, 0.25           Gamma, 0.25
+``alpha2_beta1``               as the rest        AlphaBeta, 2 and 1    AlphaBeta, 2 and 1
 ``w_square``                   as the rest        WSquare               WSquare
 ``flat``                       as the rest        Flat                  Flat
 ``epsilon_plus``               as the rest        ZPlus                 Epsilon
 ``epsilon_plus_flat``          Flat               ZPlus                 Epsilon
-``epsilon_alpha2_beta1``       as the rest        AlphaBeta(2, 1)       Epsilon
-``epsilon_alpha2_beta1_flat``  Flat               AlphaBeta(2, 1)       Epsilon
-``epsilon_gamma_box``          ZBox(low, high)    Gamma(0.25)           Epsilon
+``epsilon_alpha2_beta1``       as the rest        AlphaBeta, 2 and 1    Epsilon
+``epsilon_alpha2_beta1_flat``  Flat               AlphaBeta, 2 and 1    Epsilon
+``epsilon_gamma_box``          ZBox               Gamma, 0.25           Epsilon
 ``excitation_backprop``        as the rest        ZPlus                 ZPlus
-=============================  =================  ====================  ===============
+=============================  =====================  ====================  ===================
 
 In all of them a batch norm is folded into the convolution before it, activations, local response
 norms and other elementwise operations pass the relevance, additions and average pools share it in
@@ -23,51 +23,73 @@ proportion (`Norm`), products share it equally, and max pools take the plain gra
 ``excitation_backprop`` do activations take the plain gradient, which differs where the activation
 is neither 0 nor the identity (leaky ReLU, ReLU6).
 
+`register_composite` adds your own to them.
+
 Composites are those of Kohlbrenner et al., *Towards best practice in explaining neural network
 decisions with LRP*, IJCNN 2020, and Anders et al., *Software for dataset-wide XAI*, 2021.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import functools
+import importlib
+import importlib.metadata
+import inspect
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
 
 from jaxplain import core
-from jaxplain.rules import lrp
+from jaxplain.rules.lrp import AlphaBeta, Epsilon, Flat, Gamma, Norm, WSquare, ZBox, ZPlus
 
-__all__ = ["COMPOSITES", "composite", "lrp_rules"]
+__all__ = [
+    "COMPOSITES",
+    "composite",
+    "has_box",
+    "lrp_rules",
+    "register_composite",
+    "with_box",
+]
+
+Builder = Callable[..., core.RuleSet]
+
+#: The group of entry points in which an installed package can offer composites.
+ENTRY_POINTS = "jaxplain.composites"
 
 
 def lrp_rules(
-    linear,
+    linear: core.Rule,
     *,
-    dense=None,
-    first=None,
-    activation=core.pass_rule,
-    max_pool=None,
+    dense: core.Rule | None = None,
+    first: core.Rule | None = None,
+    activation: core.Rule | None = core.pass_rule,
+    max_pool: core.Rule | None = None,
     eps: float = 1e-6,
 ) -> core.RuleSet:
     """The rule set that has one rule on every linear layer, with the usual rules on all the rest.
 
     Args:
-      linear: rule of convolutions, and of dense layers unless ``dense`` is given.
-      dense: rule of dense layers.
-      first: rule of the first linear layer of the network.
-      activation: rule of activations; None for the plain gradient.
-      max_pool: rule of max pools; None for the plain gradient.
-      eps: stabiliser of the `Norm` rule on additions, average pools and products.
+        linear: rule of convolutions, and of dense layers unless ``dense`` is given.
+        dense: rule of dense layers.
+        first: rule of the first linear layer of the network.
+        activation: rule of activations; None for the plain gradient.
+        max_pool: rule of max pools; None for the plain gradient.
+        eps: stabiliser of the `Norm` rule on additions, average pools and products.
 
     Returns:
-      A `RuleSet` for `jaxplain.lrp` and `jaxplain.with_rules`.
+        A `RuleSet` for `jaxplain.lrp` and `jaxplain.with_rules`.
 
     Example:
-      captum's LRP with ``Alpha1_Beta0_Rule`` on every layer:
+        captum's LRP with ``Alpha1_Beta0_Rule`` on every layer:
 
-      >>> from jaxplain.rules.lrp import AlphaBeta, Norm
-      >>> rules = lrp_rules(AlphaBeta(1, 0, eps=1e-9, form="plain"), max_pool=Norm(1e-9), eps=1e-9)
+        >>> from jaxplain.rules import AlphaBeta, Norm
+        >>> rule = AlphaBeta(alpha=1, beta=0, eps=1e-9, form="plain")
+        >>> rules = lrp_rules(rule, max_pool=Norm(eps=1e-9), eps=1e-9)
     """
-    norm = lrp.Norm(eps)
-    table = {
+    norm = Norm(eps=eps)
+    table: dict[str, core.Rule] = {
         "linear": linear,
         "avg_pool": norm,
         "add": norm,
@@ -86,103 +108,251 @@ def lrp_rules(
     return core.RuleSet(table, overrides=overrides, requires=("linear", "add", "gate", "normalise"))
 
 
-def _one(rule):
-    return lambda bias, eps, box: lrp_rules(rule(bias, eps), eps=eps)
+# A builder's keyword arguments are the options that its composite has.
 
 
-def _epsilon(conv, first=None):
-    def build(bias, eps, box):
-        return lrp_rules(
-            conv(bias, eps),
-            dense=lrp.Epsilon(eps, bias),
-            first=None if first is None else first(eps, box),
-            eps=eps,
-        )
+def _epsilon(*, bias: bool = True, eps: float = 1e-6) -> core.RuleSet:
+    return lrp_rules(Epsilon(eps=eps, bias=bias), eps=eps)
+
+
+def _z_plus(*, bias: bool = True, eps: float = 1e-6) -> core.RuleSet:
+    return lrp_rules(ZPlus(bias=bias, eps=eps), eps=eps)
+
+
+def _gamma(*, bias: bool = True, eps: float = 1e-6) -> core.RuleSet:
+    return lrp_rules(Gamma(gamma=0.25, bias=bias, eps=eps), eps=eps)
+
+
+def _alpha2_beta1(*, bias: bool = True, eps: float = 1e-6) -> core.RuleSet:
+    return lrp_rules(AlphaBeta(alpha=2.0, beta=1.0, bias=bias, eps=eps), eps=eps)
+
+
+def _w_square(*, bias: bool = True, eps: float = 1e-6) -> core.RuleSet:
+    return lrp_rules(WSquare(bias=bias, eps=eps), eps=eps)
+
+
+def _flat(*, eps: float = 1e-6) -> core.RuleSet:
+    return lrp_rules(Flat(eps=eps), eps=eps)
+
+
+def _excitation_backprop(*, bias: bool = True, eps: float = 1e-6) -> core.RuleSet:
+    return lrp_rules(ZPlus(bias=bias, eps=eps), activation=None, eps=eps)
+
+
+def _epsilon_dense(convolutions: Builder, first: Callable[..., core.Rule] | None = None) -> Builder:
+    """A builder of ``convolutions``' rules with `Epsilon` on dense layers."""
+
+    def build(*, bias: bool = True, eps: float = 1e-6) -> core.RuleSet:
+        rules = {"dense": Epsilon(eps=eps, bias=bias)}
+        overrides = {} if first is None else {"first_linear": first(eps=eps)}
+        return convolutions(bias=bias, eps=eps).replace(rules, overrides=overrides)
 
     return build
 
 
-def _z_plus(bias, eps):
-    return lrp.ZPlus(bias=bias, eps=eps)
-
-
-def _gamma(bias, eps):
-    return lrp.Gamma(0.25, bias=bias, eps=eps)
-
-
-def _alpha2_beta1(bias, eps):
-    return lrp.AlphaBeta(2.0, 1.0, bias=bias, eps=eps)
-
-
-def _flat(eps, box):
-    return lrp.Flat(eps)
-
-
-def _box(eps, box):
-    if box is None:
-        raise ValueError(
-            "composite 'epsilon_gamma_box' needs box=(low, high), the range of the pixel values."
-        )
-    low, high = box
-    return lrp.ZBox(low, high, eps)
-
-
-COMPOSITES = {
-    "epsilon": _one(lambda bias, eps: lrp.Epsilon(eps, bias)),
-    "z_plus": _one(_z_plus),
-    "gamma": _one(_gamma),
-    "alpha2_beta1": _one(_alpha2_beta1),
-    "w_square": _one(lambda bias, eps: lrp.WSquare(bias, eps)),
-    "flat": _one(lambda bias, eps: lrp.Flat(eps)),
-    "epsilon_plus": _epsilon(_z_plus),
-    "epsilon_plus_flat": _epsilon(_z_plus, _flat),
-    "epsilon_alpha2_beta1": _epsilon(_alpha2_beta1),
-    "epsilon_alpha2_beta1_flat": _epsilon(_alpha2_beta1, _flat),
-    "epsilon_gamma_box": _epsilon(_gamma, _box),
-    "excitation_backprop": lambda bias, eps, box: lrp_rules(
-        _z_plus(bias, eps), activation=None, eps=eps
-    ),
+_BUILDERS: dict[str, Builder] = {
+    "epsilon": _epsilon,
+    "z_plus": _z_plus,
+    "gamma": _gamma,
+    "alpha2_beta1": _alpha2_beta1,
+    "w_square": _w_square,
+    "flat": _flat,
+    "epsilon_plus": _epsilon_dense(_z_plus),
+    "epsilon_plus_flat": _epsilon_dense(_z_plus, Flat),
+    "epsilon_alpha2_beta1": _epsilon_dense(_alpha2_beta1),
+    "epsilon_alpha2_beta1_flat": _epsilon_dense(_alpha2_beta1, Flat),
+    "epsilon_gamma_box": _epsilon_dense(_gamma, ZBox),
+    "excitation_backprop": _excitation_backprop,
 }
-"""Name -> builder ``(bias, eps, box) -> RuleSet``."""
+
+COMPOSITES: Mapping[str, Builder] = MappingProxyType(_BUILDERS)
+"""Name -> builder, of the composites above and of those that were registered."""
 
 
-def _hashable(v):
-    return tuple(float(e) for e in v) if hasattr(v, "__len__") else float(v)
+def register_composite(name: str, builder: Builder) -> None:
+    """Gives a composite of your own a name, for ``jaxplain.lrp(..., composite=name)``.
+
+    A name lasts as long as the process. Where it is to be known everywhere, the command line
+    included, there are two ways that need no call of this function: ``"module:builder"`` is a name
+    of any builder that can be imported, and an installed package can offer its builders as entry
+    points of the group ``jaxplain.composites``.
+
+    Args:
+        name: how the composite is called from now on.
+        builder: a function that returns its `RuleSet`, with all arguments keywords that have
+            defaults. Where it has the arguments ``bias`` or ``eps``, those are options of the
+            composite too. A `ZBox` without ``low`` and ``high`` gets them from ``box=``.
+
+    Raises:
+        TypeError: ``builder`` is no function, or has arguments without defaults.
+        ValueError: the name is taken by another builder, or holds a colon.
+
+    Example:
+        >>> from jaxplain.rules import Gamma, ZBox, lrp_rules
+        >>> def mild(*, eps=1e-6):
+        ...     return lrp_rules(Gamma(gamma=0.1, eps=eps), first=ZBox(eps=eps), eps=eps)
+        >>> register_composite("mild", mild)
+        >>> has_box(composite("mild", eps=1e-9))
+        True
+    """
+    if not isinstance(name, str) or not name or ":" in name:
+        raise ValueError(f"the name of a composite must be a text without a colon, not {name!r}.")
+    if name in _BUILDERS and _BUILDERS[name] is not builder:
+        raise ValueError(f"there is a composite {name!r} already; choose another name.")
+    _options(name, builder)
+    _BUILDERS[name] = builder
 
 
 def composite(
-    name: str, *, bias: bool = True, eps: float = 1e-6, box: tuple | None = None
+    name: str,
+    *,
+    bias: bool | None = None,
+    eps: float | None = None,
+    box: tuple | None = None,
 ) -> core.RuleSet:
     """The rule set of a named composite; the module's table says what each holds.
 
     Args:
-      name: one of `COMPOSITES`.
-      bias: False leaves biases out of every denominator, so that relevance is conserved up to
-        ``eps``.
-      eps: the stabiliser of all rules.
-      box: ``(low, high)``, for ``"epsilon_gamma_box"``: least and greatest value of the first
-        linear layer's input, numbers or one for each channel.
+        name: one of `COMPOSITES`, the name of an entry point of the group
+            ``jaxplain.composites``, or ``"module:builder"``; see `register_composite`.
+        bias: False leaves biases out of every denominator, so that relevance is conserved up to
+            ``eps``; None is the composite's default, True in ours.
+        eps: the stabiliser of all rules; None is the composite's default, 1e-6 in ours.
+        box: ``(low, high)``, for a composite that holds a `ZBox`, see `with_box`. None leaves the
+            box open, for `jaxplain.lrp` to set.
 
     Returns:
-      A `RuleSet`. The same arguments give the same object.
+        A `RuleSet`; equal arguments give equal ones, for which nothing compiles twice.
 
     Raises:
-      ValueError: no such composite, or ``box`` is missing.
+        ValueError: no such composite, or an option that it does not have.
+        TypeError: what the name leads to is no builder.
 
     Example:
-      >>> composite("epsilon_plus") is composite("epsilon_plus")
-      True
+        >>> composite("epsilon_plus", eps=0.1).rules["dense"]
+        Epsilon(eps=0.1, bias=True)
     """
-    if name not in COMPOSITES:
-        near = difflib.get_close_matches(str(name), COMPOSITES, n=3) or sorted(COMPOSITES)
-        raise ValueError(f"No LRP composite {name!r}; did you mean one of {', '.join(near)}?")
-    if box is not None:
-        if len(box) != 2:
-            raise ValueError(f"box must be (low, high), not a sequence of {len(box)}.")
-        box = (_hashable(box[0]), _hashable(box[1]))
-    return _cached(name, bool(bias), float(eps), box)
+    builder = _builder(name)
+    known = _options(name, builder)
+    given: dict[str, Any] = {}
+    if bias is not None:
+        given["bias"] = bool(bias)
+    if eps is not None:
+        given["eps"] = float(eps)
+    for option in given:
+        if option not in known:
+            raise ValueError(f"composite {name!r} has no option {option!r}; leave it out.")
+    rules = _built(name, builder, tuple(given.items()))
+    return rules if box is None else with_box(rules, box, name)
+
+
+def has_box(rules: core.RuleSet) -> bool:
+    """Whether a rule set holds a `ZBox`, so that `jaxplain.lrp` can take ``box=``."""
+    return bool(_boxes(rules))
+
+
+def with_box(rules: core.RuleSet, box: tuple, name: str = "") -> core.RuleSet:
+    """The rule set with this box in every `ZBox` that it holds.
+
+    Args:
+        rules: any rule set with a `ZBox`.
+        box: ``(low, high)``: least and greatest value of the first linear layer's input, numbers
+            or one for each channel.
+        name: what an error calls the rule set.
+
+    Raises:
+        ValueError: ``box`` is no pair, or the rule set holds no `ZBox`.
+
+    Example:
+        >>> with_box(composite("epsilon_gamma_box"), (0, 1)).overrides["first_linear"]
+        ZBox(low=0.0, high=1.0, eps=1e-06)
+    """
+    if not has_box(rules):
+        what = f"composite {name!r}" if name else "this rule set"
+        raise ValueError(f"box is for rule sets that hold a ZBox, and {what} has none.")
+    try:
+        low, high = box
+    except (TypeError, ValueError):
+        raise ValueError(f"box must be (low, high), not {box!r}.") from None
+
+    def fill(table: Mapping[str, core.Rule]) -> dict[str, core.Rule]:
+        return {
+            key: dataclasses.replace(rule, low=low, high=high) if isinstance(rule, ZBox) else rule
+            for key, rule in table.items()
+        }
+
+    return rules.replace(fill(rules.rules), overrides=fill(rules.overrides))
+
+
+def require_box(rules: core.RuleSet, name: str = "") -> None:
+    """An error where a `ZBox` of the rule set has no bounds yet."""
+    if any(rule.low is None for rule in _boxes(rules)):
+        what = f"composite {name!r}" if name else "a rule set with an open ZBox"
+        raise ValueError(f"{what} needs box=(low, high), the range of the pixel values.")
+
+
+def _boxes(rules: core.RuleSet) -> list[ZBox]:
+    every = [*rules.rules.values(), *rules.overrides.values()]
+    return [rule for rule in every if isinstance(rule, ZBox)]
+
+
+def _builder(name: str) -> Builder:
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a composite is a text, not {type(name).__name__}.")
+    if name in _BUILDERS:
+        return _BUILDERS[name]
+    if ":" in name:
+        return _imported(name)
+    offered = importlib.metadata.entry_points(group=ENTRY_POINTS)
+    if name in offered.names:
+        register_composite(name, offered[name].load())
+        return _BUILDERS[name]
+    known = sorted({*_BUILDERS, *offered.names})
+    near = difflib.get_close_matches(name, known, n=3) or known
+    raise ValueError(f"No LRP composite {name!r}; did you mean one of {', '.join(near)}?")
+
+
+def _imported(name: str) -> Builder:
+    module, _, attribute = name.partition(":")
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise  # the module is there, and imports one that is not
+        raise ValueError(
+            f"composite {name!r}: there is no module {error.name!r}; "
+            "is its folder on the import path?"
+        ) from None
+    if not hasattr(found, attribute):
+        raise ValueError(f"composite {name!r}: the module {module!r} has no {attribute!r}.")
+    return getattr(found, attribute)
+
+
+def _options(name: str, builder: Builder) -> set[str]:
+    """The names of a builder's arguments, all of which must be optional keywords."""
+    if not callable(builder):
+        raise TypeError(
+            f"composite {name!r}: a builder is a function that returns a RuleSet, "
+            f"not {type(builder).__name__}."
+        )
+    parameters = inspect.signature(builder).parameters.values()
+    for p in parameters:
+        if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
+            raise TypeError(f"composite {name!r}: a builder names its arguments; {p} does not.")
+        if p.default is p.empty or p.kind is p.POSITIONAL_ONLY:
+            raise TypeError(
+                f"composite {name!r}: the builder's argument {p.name!r} must be a keyword with a "
+                "default."
+            )
+    return {p.name for p in parameters}
 
 
 @functools.cache
-def _cached(name, bias, eps, box):
-    return COMPOSITES[name](bias, eps, box)
+def _built(name: str, builder: Builder, options: tuple[tuple[str, Any], ...]) -> core.RuleSet:
+    # Cached, since a builder may make new rules at each call, and other rules compile anew.
+    rules = builder(**dict(options))
+    if not isinstance(rules, core.RuleSet):
+        raise TypeError(
+            f"composite {name!r}: the builder must return a RuleSet, not {type(rules).__name__}."
+        )
+    return rules

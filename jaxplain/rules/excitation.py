@@ -17,46 +17,43 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Iterable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
 from jaxplain import core
-from jaxplain.core import BoundOp, RuleSet, pass_rule
+from jaxplain.core import BoundOp, Rule, RuleSet, pass_rule
+from jaxplain.core.numerics import negative, positive, safe_divide
+from jaxplain.core.rules import unbroadcast
+from jaxplain.rules._form import Form, require_form
 
 __all__ = ["Excitation", "ResidualShare", "excitation_rules", "gate", "winner", "winner_rules"]
 
 
-def safe_divide(p: jax.Array, z: jax.Array) -> jax.Array:
-    """``p / z``, 0 where ``z`` is 0; safe to differentiate there too."""
-    zero = z == 0
-    return jnp.where(zero, jnp.zeros_like(p), p / jnp.where(zero, jnp.ones_like(z), z))
-
-
-def _positive(v: jax.Array) -> jax.Array:
-    return jnp.maximum(v, jnp.zeros_like(v))
-
-
-def _negative(v: jax.Array) -> jax.Array:
-    return jnp.minimum(v, jnp.zeros_like(v))
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Excitation:
     """The linear layers' rule.
 
     Attributes:
-      inputs: ``"signed"`` uses ``(a w)+`` where ``a`` may be negative; ``"plain"`` uses ``a w+``
+      form: ``"signed"`` uses ``(a w)+`` where ``a`` may be negative; ``"plain"`` uses ``a w+``
         whatever the sign of ``a``.
-      lower_bound: shift inputs with a known finite negative lower bound to be non-negative (Eq. 20).
+      lower_bound: whether inputs with a known finite negative lower bound are shifted to be
+        non-negative (Eq. 20).
       normalise: whether to divide by the sum over the children (``Z_i`` of Eq. 6).
       contrast: 1 for the layer, -1 for its negated weights, 0 for their difference (Eqs. 9 to 12).
     """
 
-    inputs: str = "signed"
+    form: Form = "signed"
     lower_bound: bool = False
     normalise: bool = True
-    contrast: int = 1
+    contrast: Literal[1, 0, -1] = 1
+
+    def __post_init__(self) -> None:
+        require_form(self.form)
+        if self.contrast not in (1, 0, -1):
+            raise ValueError(f"contrast must be 1, 0 or -1, not {self.contrast!r}.")
 
     def __call__(self, op: BoundOp, g: jax.Array) -> tuple:
         if self.contrast == 0:
@@ -67,16 +64,20 @@ class Excitation:
         a, nonnegative = op.a, op.nonnegative
         if self.lower_bound and not nonnegative and math.isfinite(op.low):
             a, nonnegative = a - jnp.asarray(op.low, a.dtype), True
-        if nonnegative or self.inputs == "plain":
-            parts = [(a, _positive(w))]
+        if nonnegative or self.form == "plain":
+            parts = [(a, positive(w))]
         else:
-            parts = [(_positive(a), _positive(w)), (_negative(a), _negative(w))]
+            parts = [(positive(a), positive(w)), (negative(a), negative(w))]
         if self.normalise:
-            g = safe_divide(g, sum(op.map(a, w) for a, w in parts))
-        return sum(a * op.transpose(w, g) for a, w in parts)
+            g = safe_divide(g, _total(op.map(a, w) for a, w in parts))
+        return _total(a * op.transpose(w, g) for a, w in parts)
 
 
-@dataclasses.dataclass(frozen=True)
+def _total(parts: Iterable[jax.Array]) -> jax.Array:
+    return functools.reduce(jnp.add, parts)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ResidualShare:
     """The addition's rule (Eq. 19).
 
@@ -84,25 +85,33 @@ class ResidualShare:
       shares: ``"proportional"`` by magnitude, ``|a_i| / sum |a|``, which is Eq. 19 where no branch
         is negative; ``"signed"`` ``a_i / sum a``; ``"branch"`` all to the branch with more
         convolutions, none to the skip connection (Fig. 7c).
-      graph: needed for ``"branch"`` only.
+      graph: of the traced network (``jaxplain.trace(...).graph``), for ``"branch"`` alone.
     """
 
-    shares: str = "proportional"
+    shares: Literal["proportional", "signed", "branch"] = "proportional"
     graph: core.Graph | None = None
 
+    def __post_init__(self) -> None:
+        if self.shares not in ("proportional", "signed", "branch"):
+            raise ValueError(
+                f"shares must be 'proportional', 'signed' or 'branch', not {self.shares!r}."
+            )
+        if (self.shares == "branch") != (self.graph is not None):
+            raise ValueError("shares='branch' needs the network's graph; the others take none.")
+
     def __call__(self, op: BoundOp, g: jax.Array) -> tuple:
-        if self.shares == "branch":
-            return self._to_branch(op, g)
+        if self.graph is not None:
+            return self._to_branch(self.graph, op, g)
         sign = -1 if op.name == "sub" else 1
         values = [op.inputs[0], *(sign * v for v in op.inputs[1:])]
         if self.shares == "proportional":
             values = [jnp.abs(v) for v in values]
-        share = safe_divide(g, functools.reduce(jnp.add, values))
+        share = safe_divide(g, _total(values))
         shared = [jnp.broadcast_to(v, g.shape) * share for v in values]
-        return tuple(core.rules.unbroadcast(s, a) for s, a in zip(shared, op.inputs, strict=True))
+        return tuple(unbroadcast(s, a) for s, a in zip(shared, op.inputs, strict=True))
 
-    def _to_branch(self, op: BoundOp, g: jax.Array) -> tuple:
-        depths = self.graph.branch_depths(op.operation)
+    def _to_branch(self, graph: core.Graph, op: BoundOp, g: jax.Array) -> tuple:
+        depths = graph.branch_depths(op.operation)
         if depths.count(max(depths)) > 1:
             raise core.UnsupportedOperationError(
                 f"the addition at {op.source} joins branches of equal depth, so residual='branch' "
@@ -110,8 +119,7 @@ class ResidualShare:
             )
         chosen = depths.index(max(depths))
         return tuple(
-            core.rules.unbroadcast(g, a) if i == chosen else jnp.zeros_like(a)
-            for i, a in enumerate(op.inputs)
+            unbroadcast(g, a) if i == chosen else jnp.zeros_like(a) for i, a in enumerate(op.inputs)
         )
 
 
@@ -122,31 +130,41 @@ def gate(op: BoundOp, g: jax.Array) -> tuple:
     gates = op.operation.gates
     if gates is None:
         raise core.UnsupportedOperationError(
-            f"the product {op.name!r} of two activations at {op.source} has no recognisable gate (one "
-            "factor between 0 and 1, such as a sigmoid's); explain a layer above it, or pass a "
-            "rule for 'gate'"
+            f"the product {op.name!r} of two activations at {op.source} has no recognisable gate "
+            "(one factor between 0 and 1, such as a sigmoid's); explain a layer above it, or pass "
+            "a rule for 'gate'"
         )
     return tuple(
-        jnp.zeros_like(a) if is_gate else core.rules.unbroadcast(g, a)
+        jnp.zeros_like(a) if is_gate else unbroadcast(g, a)
         for a, is_gate in zip(op.inputs, gates, strict=True)
     )
 
 
-_PASSING = {kind: pass_rule for kind in ("scale", "bias", "activation", "normalise")}
+_PASSING: dict[str, Rule] = dict.fromkeys(("scale", "bias", "activation", "normalise"), pass_rule)
 _REQUIRED = ("linear", "scale", "bias", "activation", "add", "gate", "normalise")
 
 
 def excitation_rules(
-    inputs: str = "signed",
-    residual: ResidualShare | None = None,
     *,
+    form: Form = "signed",
+    residual: ResidualShare | None = None,
     lower_bound: bool = False,
     normalise: bool = True,
     fold_scales: bool = True,
-    contrast: int = 1,
+    contrast: Literal[1, 0, -1] = 1,
     classifier: str = "last_linear",
 ) -> RuleSet:
-    """The rule set of Excitation Backprop; ``contrast`` applies to the classifier alone.
+    """The rule set of Excitation Backprop.
+
+    Args:
+      form, lower_bound, normalise: of the linear layers' rule, see `Excitation`.
+      residual: the rule of additions; None for ``ResidualShare()``.
+      fold_scales: whether batch norms are folded into the layers before them.
+      contrast: of the rule at the classifier, see `Excitation`; 1 everywhere else.
+      classifier: the layer, by name, to which ``contrast`` applies.
+
+    Returns:
+      A `RuleSet` for `jaxplain.with_rules` and `jaxplain.coverage`.
 
     >>> import jax, jax.numpy as jnp, jaxplain
     >>> network = jaxplain.with_rules(lambda a: a @ jnp.array([[3.0], [1.0], [-2.0]]),
@@ -154,7 +172,7 @@ def excitation_rules(
     >>> jax.vjp(network, jnp.ones((1, 3)))[1](jnp.ones((1, 1)))[0].tolist()
     [[0.75, 0.25, 0.0]]
     """
-    linear = Excitation(inputs, lower_bound, normalise)
+    linear = Excitation(form=form, lower_bound=lower_bound, normalise=normalise)
     special = {} if contrast == 1 else {classifier: dataclasses.replace(linear, contrast=contrast)}
     return RuleSet(
         {**_PASSING, "linear": linear, "add": residual or ResidualShare(), "gate": gate},
@@ -167,7 +185,7 @@ def excitation_rules(
 def winner(op: BoundOp, g: jax.Array) -> tuple:
     """The whole signal of each image's winner goes to its child of greatest excitation.
 
-    ``g`` has at most one non-zero unit an image (axis 0), and so has the result.
+    ``g`` has at most one non-zero unit for each image (axis 0), and so has the result.
     """
     if op.kind == "add":
         children = [jnp.where(g != 0, jnp.broadcast_to(v, g.shape), 0) for v in op.inputs]
@@ -176,13 +194,13 @@ def winner(op: BoundOp, g: jax.Array) -> tuple:
         for v, a in zip(children, op.inputs, strict=True):
             taken = jnp.where((v == best) & (best > 0), left, jnp.zeros_like(left))
             left = left - taken
-            signals.append(core.rules.unbroadcast(taken, a))
+            signals.append(unbroadcast(taken, a))
         return tuple(signals)
     a, w = op.a, op.weight
     chosen = (g != 0).astype(g.dtype)
-    excitation = _positive(a) * op.transpose(_positive(w), chosen)
+    excitation = positive(a) * op.transpose(positive(w), chosen)
     if not op.nonnegative:
-        excitation = excitation + _negative(a) * op.transpose(_negative(w), chosen)
+        excitation = excitation + negative(a) * op.transpose(negative(w), chosen)
     flat = excitation.reshape(len(a), -1)
     total = g.reshape(len(a), -1).sum(1, keepdims=True)
     index = flat.argmax(1)
@@ -193,5 +211,5 @@ def winner(op: BoundOp, g: jax.Array) -> tuple:
 
 
 def winner_rules() -> RuleSet:
-    """The rule set of deterministic winner-take-all (Tsotsos et al. 1995; Table 4 of the EB paper)."""
+    """The rule set of deterministic winner-take-all (Tsotsos et al. 1995; the EB paper's Table 4)."""
     return RuleSet({**_PASSING, "linear": winner, "add": winner, "gate": gate}, requires=_REQUIRED)

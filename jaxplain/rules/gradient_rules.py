@@ -19,32 +19,34 @@ from __future__ import annotations
 
 import functools
 
-import jax.numpy as jnp
+import jax
 
 from jaxplain import core
+from jaxplain.core import BoundOp, Rule
+from jaxplain.core.numerics import positive
 
 __all__ = ["deconvnet", "deconvnet_rules", "guided", "guided_rules"]
 
 RELUS = ("relu", "relu6")
 
 
-def guided(op, g):
+def guided(op: BoundOp, g: jax.Array) -> tuple:
     """The positive part of the signal, where the ReLU is open."""
-    return op.vjp(jnp.maximum(g, jnp.zeros_like(g)))
+    return op.vjp(positive(g))
 
 
-def deconvnet(op, g):
+def deconvnet(op: BoundOp, g: jax.Array) -> tuple:
     """The positive part of the signal, whether or not the ReLU is open."""
-    return (jnp.maximum(g, jnp.zeros_like(g)),)
+    return (positive(g),)
 
 
-def plain(op, g):
+def plain(op: BoundOp, g: jax.Array) -> tuple:
     """The gradient, named as a rule so that the sets can demand that every activation is seen."""
     return op.vjp(g)
 
 
-def _rules(relu) -> core.RuleSet:
-    table = dict.fromkeys(RELUS, relu) | {"activation": plain}
+def _rules(relu: Rule) -> core.RuleSet:
+    table: dict[str, Rule] = {**dict.fromkeys(RELUS, relu), "activation": plain}
     # Demanding a rule for activations refuses a loop or a foreign derivative that may hide a ReLU.
     return core.RuleSet(table, requires=("activation",), fold=False)
 

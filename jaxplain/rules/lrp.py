@@ -18,8 +18,8 @@ rule           relevance of input j, summed over k
 `Norm`         ``a_i R / s(sum_i a_i)``, for additions and average pools
 =============  ==============================================================================
 
-A rule is a frozen dataclass, so it can be hashed, compared, printed and put in a `RuleSet`. Where a
-bias takes relevance in the denominator, that relevance is absorbed; ``bias=False`` leaves biases
+A rule is a frozen dataclass with keyword arguments, so it can be hashed, compared, printed and put
+in a `RuleSet`. Where a bias takes relevance in the denominator, that relevance is absorbed; ``bias=False`` leaves biases
 out, and relevance is then conserved up to ``eps``.
 
 References: Bach et al., *On pixel-wise explanations for non-linear classifier decisions by
@@ -33,37 +33,19 @@ Recognition 2017 (w^2, z+, z^B). Montavon et al., *Layer-wise relevance propagat
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxplain.core import BoundOp
+from jaxplain.core.numerics import negative, positive, stable_divide
+from jaxplain.rules._form import Form, require_form
+
 __all__ = ["AlphaBeta", "Epsilon", "Flat", "Gamma", "Norm", "WSquare", "ZBox", "ZPlus"]
 
-Form = Literal["signed", "plain"]
 
-
-def stable_divide(g: jax.Array, z: jax.Array, eps: float) -> jax.Array:
-    """``g / (z + eps * sign(z))`` with ``sign(0) = 1``, and 0 where that denominator is 0.
-
-    Finite, with finite gradients, also for ``eps=0``.
-    """
-    s = z + jnp.where(z >= 0, jnp.asarray(eps, z.dtype), jnp.asarray(-eps, z.dtype))
-    # Both branches must be finite, or the gradient of the map is NaN.
-    empty = s == 0
-    return jnp.where(empty, jnp.zeros_like(g), g / jnp.where(empty, jnp.ones_like(s), s))
-
-
-def _pos(v: jax.Array) -> jax.Array:
-    return jnp.maximum(v, jnp.zeros_like(v))
-
-
-def _neg(v: jax.Array) -> jax.Array:
-    return jnp.minimum(v, jnp.zeros_like(v))
-
-
-def _require_linear(op, rule) -> None:
+def _require_linear(op: BoundOp, rule: object) -> None:
     if op.kind != "linear":
         raise ValueError(
             f"{type(rule).__name__} is a rule for linear operations, but it was given {op.name!r} "
@@ -71,34 +53,38 @@ def _require_linear(op, rule) -> None:
         )
 
 
-def _require_form(form: str) -> None:
-    if form not in ("signed", "plain"):
-        raise ValueError(f"form must be 'signed' or 'plain', not {form!r}.")
-
-
 def _plus_bias(z: jax.Array, b: jax.Array | None) -> jax.Array:
     return z if b is None else z + b
 
 
-def _share(op, g: jax.Array, on_positive: jax.Array, on_negative: jax.Array, bias, eps: float):
+def _share(
+    op: BoundOp,
+    g: jax.Array,
+    on_positive: jax.Array,
+    on_negative: jax.Array,
+    bias: jax.Array | None,
+    eps: float,
+) -> jax.Array:
     """Shares g by ``a+ u + a- v`` for weights u (on positive inputs) and v (on negative ones)."""
     if op.nonnegative:
         a = op.a
         share = stable_divide(g, _plus_bias(op.map(a, on_positive), bias), eps)
         return a * op.transpose(on_positive, share)
-    up, down = _pos(op.a), _neg(op.a)
+    up, down = positive(op.a), negative(op.a)
     z = _plus_bias(op.map(up, on_positive) + op.map(down, on_negative), bias)
     share = stable_divide(g, z, eps)
     return up * op.transpose(on_positive, share) + down * op.transpose(on_negative, share)
 
 
-def _share_plain(op, g: jax.Array, w: jax.Array, bias, eps: float):
+def _share_plain(
+    op: BoundOp, g: jax.Array, w: jax.Array, bias: jax.Array | None, eps: float
+) -> jax.Array:
     """Shares g by ``a w``, whatever the sign of a."""
     share = stable_divide(g, _plus_bias(op.map(op.a, w), bias), eps)
     return op.a * op.transpose(w, share)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Epsilon:
     """LRP-epsilon: ``a w R / s(a w + b)`` (Bach et al. 2015, Eq. 58).
 
@@ -112,12 +98,12 @@ class Epsilon:
     eps: float = 1e-6
     bias: bool = True
 
-    def __call__(self, op, g):
+    def __call__(self, op: BoundOp, g: jax.Array) -> tuple[jax.Array, ...]:
         _require_linear(op, self)
         return (_share_plain(op, g, op.weight, op.bias if self.bias else None, self.eps),)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class AlphaBeta:
     """LRP-alpha-beta: excitation and inhibition apart (Bach et al. 2015, Eq. 60).
 
@@ -139,48 +125,48 @@ class AlphaBeta:
     eps: float = 1e-6
     form: Form = "signed"
 
-    def __post_init__(self):
-        _require_form(self.form)
+    def __post_init__(self) -> None:
+        require_form(self.form)
 
-    def __call__(self, op, g):
+    def __call__(self, op: BoundOp, g: jax.Array) -> tuple[jax.Array, ...]:
         _require_linear(op, self)
-        wp, wn = _pos(op.weight), _neg(op.weight)
+        wp, wn = positive(op.weight), negative(op.weight)
         b = op.bias if self.bias else None
         result = None
         if self.alpha:
             if self.form == "plain":
                 part = _share_plain(op, g, wp, b, self.eps)
             else:
-                part = _share(op, g, wp, wn, None if b is None else _pos(b), self.eps)
+                part = _share(op, g, wp, wn, None if b is None else positive(b), self.eps)
             result = self.alpha * part
         if self.beta:
             if self.form == "plain":
                 part = _share_plain(op, g, wn, b, self.eps)
             else:
-                part = _share(op, g, wn, wp, None if b is None else _neg(b), self.eps)
+                part = _share(op, g, wn, wp, None if b is None else negative(b), self.eps)
             result = -self.beta * part if result is None else result - self.beta * part
         return (jnp.zeros_like(op.a) if result is None else result,)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ZPlus:
     """LRP-z+: excitation only, ``(a w)+ R / s(sum (a w)+ + b+)`` (Montavon et al. 2017).
 
-    Equal to ``AlphaBeta(1, 0)``. The attributes are those of `AlphaBeta`.
+    Equal to ``AlphaBeta(alpha=1, beta=0)``. The attributes are those of `AlphaBeta`.
     """
 
     bias: bool = True
     eps: float = 1e-6
     form: Form = "signed"
 
-    def __post_init__(self):
-        _require_form(self.form)
+    def __post_init__(self) -> None:
+        require_form(self.form)
 
-    def __call__(self, op, g):
-        return AlphaBeta(1.0, 0.0, bias=self.bias, eps=self.eps, form=self.form)(op, g)
+    def __call__(self, op: BoundOp, g: jax.Array) -> tuple[jax.Array, ...]:
+        return AlphaBeta(alpha=1.0, beta=0.0, bias=self.bias, eps=self.eps, form=self.form)(op, g)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Gamma:
     """LRP-gamma: positive contributions count ``1 + gamma`` times (Montavon et al. 2019).
 
@@ -202,18 +188,18 @@ class Gamma:
     eps: float = 1e-6
     form: Form = "signed"
 
-    def __post_init__(self):
-        _require_form(self.form)
+    def __post_init__(self) -> None:
+        require_form(self.form)
 
-    def __call__(self, op, g):
+    def __call__(self, op: BoundOp, g: jax.Array) -> tuple[jax.Array, ...]:
         _require_linear(op, self)
         w, b = op.weight, op.bias if self.bias else None
-        up, down = w + self.gamma * _pos(w), w + self.gamma * _neg(w)
+        up, down = w + self.gamma * positive(w), w + self.gamma * negative(w)
         if self.form == "plain":
             return (_share_plain(op, g, up, b, self.eps),)
         z = _plus_bias(op.map(op.a, w), b)
-        b_up = None if b is None else b + self.gamma * _pos(b)
-        b_down = None if b is None else b + self.gamma * _neg(b)
+        b_up = None if b is None else b + self.gamma * positive(b)
+        b_down = None if b is None else b + self.gamma * negative(b)
         zero = jnp.zeros_like(g)
         return (
             _share(op, jnp.where(z > 0, g, zero), up, down, b_up, self.eps)
@@ -221,7 +207,7 @@ class Gamma:
         )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class WSquare:
     """LRP-w^2: shares by squared weights, whatever the inputs (Montavon et al. 2017).
 
@@ -235,7 +221,7 @@ class WSquare:
     bias: bool = True
     eps: float = 1e-6
 
-    def __call__(self, op, g):
+    def __call__(self, op: BoundOp, g: jax.Array) -> tuple[jax.Array, ...]:
         _require_linear(op, self)
         w = op.weight * op.weight
         b = op.bias * op.bias if self.bias and op.bias is not None else None
@@ -243,7 +229,7 @@ class WSquare:
         return (op.transpose(w, stable_divide(g, z, self.eps)),)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Flat:
     """LRP-flat: equal shares for all inputs that an output sees (Lapuschkin et al. 2019).
 
@@ -255,14 +241,14 @@ class Flat:
 
     eps: float = 1e-6
 
-    def __call__(self, op, g):
+    def __call__(self, op: BoundOp, g: jax.Array) -> tuple[jax.Array, ...]:
         _require_linear(op, self)
         w = jnp.ones_like(op.weight)
         z = op.map(jnp.ones_like(op.a), w)
         return (op.transpose(w, stable_divide(g, z, self.eps)),)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ZBox:
     """LRP-z^B, for inputs known to lie in a box such as pixel values (Montavon et al. 2017).
 
@@ -271,27 +257,37 @@ class ZBox:
 
     Attributes:
       low, high: least and greatest value of the operation's **input**, after any preprocessing
-        inside the network: a number, or a tuple with one for each channel (the last axis).
+        inside the network: a number, or one for each channel (the last axis). None for both leaves
+        the box open, for ``jaxplain.lrp(..., box=(low, high))`` to set.
       eps: the stabiliser.
     """
 
-    low: float | tuple[float, ...]
-    high: float | tuple[float, ...]
+    low: float | tuple[float, ...] | None = None
+    high: float | tuple[float, ...] | None = None
     eps: float = 1e-6
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
+        if (self.low is None) != (self.high is None):
+            raise ValueError("ZBox takes low and high together, or neither.")
         for name in ("low", "high"):
             value = getattr(self, name)
+            if value is None:
+                continue
             # Arrays cannot be hashed, and rules must be.
             hashable = tuple(float(v) for v in value) if np.ndim(value) else float(value)
             object.__setattr__(self, name, hashable)
 
-    def __call__(self, op, g):
+    def __call__(self, op: BoundOp, g: jax.Array) -> tuple[jax.Array, ...]:
         _require_linear(op, self)
+        if self.low is None:
+            raise ValueError(
+                "this ZBox has no box yet; give it low and high, or give jaxplain.lrp the option "
+                "box=(low, high)."
+            )
         a, w = op.a, op.weight
         low = jnp.broadcast_to(jnp.asarray(self.low, a.dtype), a.shape)
         high = jnp.broadcast_to(jnp.asarray(self.high, a.dtype), a.shape)
-        wp, wn = _pos(w), _neg(w)
+        wp, wn = positive(w), negative(w)
         share = stable_divide(g, op.map(a, w) - op.map(low, wp) - op.map(high, wn), self.eps)
         return (
             a * op.transpose(w, share)
@@ -300,7 +296,7 @@ class ZBox:
         )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Norm:
     """Shares in proportion to each input's part of the output: ``a_i (dz / da_i) R / s(z)``.
 
@@ -315,7 +311,7 @@ class Norm:
 
     eps: float = 1e-6
 
-    def __call__(self, op, g):
+    def __call__(self, op: BoundOp, g: jax.Array) -> tuple[jax.Array, ...]:
         if op.kind == "linear":
             return (_share_plain(op, g, op.weight, None, self.eps),)
         if op.name == "div" and len(op.inputs) == 2:

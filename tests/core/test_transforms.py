@@ -30,7 +30,7 @@ RULE_METHODS = {
         fn, x, t, layer="input", contrastive=True
     ),
     "torchray": lambda fn, x, t=1: jaxplain.excitation_backprop(
-        fn, x, t, layer="input", residual="signed", inputs="plain", fold_scales=False
+        fn, x, t, layer="input", residual="signed", form="plain", fold_scales=False
     ),
     "d_wta": lambda fn, x, t=1: jaxplain.winner_take_all(fn, x, t, layer="input"),
     "guided": lambda fn, x, t=1: jaxplain.guided_backprop(fn, x, t),

@@ -131,7 +131,7 @@ def test_unknown_layer_elsewhere(fn, x):
     ("name", "options"),
     [
         ("excitation_backprop", {"residual": "propotional"}),
-        ("excitation_backprop", {"inputs": "unsigned"}),
+        ("excitation_backprop", {"form": "unsigned"}),
         ("excitation_backprop", {"normalise": "half"}),
         ("gradient", {"reduce": "mean"}),
         ("input_x_gradient", {"reduce": "mean"}),

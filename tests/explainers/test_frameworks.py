@@ -243,7 +243,7 @@ METHODS = {
         {"layer": "input", "channels": True},
         {"layer": "pool", "contrastive": True, "channels": True},
         {"layer": "pool", "residual": "branch"},
-        {"layer": "pool", "residual": "signed", "inputs": "plain", "fold_scales": False},
+        {"layer": "pool", "residual": "signed", "form": "plain", "fold_scales": False},
     ],
     "winner_take_all": [{"layer": "pool"}],
     "gradient": [{}, {"layer": "pool", "reduce": None}],

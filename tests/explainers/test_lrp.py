@@ -28,11 +28,11 @@ pytestmark = pytest.mark.usefixtures("quick_compile")
 RULES = {
     "epsilon": Epsilon,
     "z_plus": ZPlus,
-    "alpha2_beta1": lambda **k: AlphaBeta(2, 1, **k),
+    "alpha2_beta1": lambda **k: AlphaBeta(alpha=2, beta=1, **k),
     "gamma": Gamma,
     "w_square": WSquare,
-    "flat": lambda eps, bias: Flat(eps),
-    "z_box": lambda eps, bias: ZBox(-1.0, 2.0, eps),
+    "flat": lambda eps, bias: Flat(eps=eps),
+    "z_box": lambda eps, bias: ZBox(low=-1.0, high=2.0, eps=eps),
 }
 
 #: z = (2 - 3 + 1, 6 + 2 - 2) = (0, 6) without, (1, 4) with the bias; the relevance above is (2, 12).
@@ -60,23 +60,23 @@ def layer(rule, bias=B):
 
 BY_HAND = {
     # R / z = 2, 3
-    "epsilon": (Epsilon(0.0), [2 * 2 + 3 * 6, 2 * -3 + 3 * 2, 2 * 1 + 3 * -2]),
+    "epsilon": (Epsilon(eps=0.0), [2 * 2 + 3 * 6, 2 * -3 + 3 * 2, 2 * 1 + 3 * -2]),
     # (a w)+ = [[2, 6], [0, 2], [1, 0]], sums 3, 8; with b+ 4, 8
     "z_plus": (ZPlus(eps=0.0), [1 + 9, 3, 0.5]),
     "z_plus, no bias": (ZPlus(eps=0.0, bias=False), [4 / 3 + 9, 3, 2 / 3]),
     # (a w)- = [[0, 0], [-3, 0], [0, -2]], sums -3, -2; with b- -3, -4
-    "alpha2 beta1": (AlphaBeta(2, 1, eps=0.0), [2 * 10, 2 * 3 - 2, 2 * 0.5 - 6]),
+    "alpha2 beta1": (AlphaBeta(alpha=2, beta=1, eps=0.0), [2 * 10, 2 * 3 - 2, 2 * 0.5 - 6]),
     # z > 0: a w + (a w)+ = [[4, 12], [-3, 4], [2, -2]]; b + b+ = 2, -2; sums 5, 12
-    "gamma": (Gamma(1.0, eps=0.0), [1.6 + 12, -1.2 + 4, 0.8 - 2]),
+    "gamma": (Gamma(gamma=1.0, eps=0.0), [1.6 + 12, -1.2 + 4, 0.8 - 2]),
     # a (w + w+) = [[4, 12], [-6, 2], [2, -2]]; b as it is: sums 1, 10
-    "gamma, plain": (Gamma(1.0, eps=0.0, form="plain"), [8 + 14.4, -12 + 2.4, 4 - 2.4]),
+    "gamma, plain": (Gamma(gamma=1.0, eps=0.0, form="plain"), [8 + 14.4, -12 + 2.4, 4 - 2.4]),
     # a w+ = [[2, 6], [-3, 0], [1, 0]] + b: sums 1, 4
     "z_plus, plain": (ZPlus(eps=0.0, form="plain"), [4 + 18, -6, 2]),
     # squares [[1, 9], [9, 4], [1, 4]] + b^2: sums 12, 21
     "w_square": (WSquare(eps=0.0), [2 / 12 + 12 * 9 / 21, 18 / 12 + 48 / 21, 2 / 12 + 48 / 21]),
     "flat": (Flat(eps=0.0), [2 / 3 + 4] * 3),
     # a w + w+ - 2 w- = [[3, 9], [0, 6], [2, 2]]: sums 5, 17
-    "z_box": (ZBox(-1.0, 2.0, eps=0.0), [1.2 + 108 / 17, 72 / 17, 0.8 + 24 / 17]),
+    "z_box": (ZBox(low=-1.0, high=2.0, eps=0.0), [1.2 + 108 / 17, 72 / 17, 0.8 + 24 / 17]),
 }
 
 
@@ -95,7 +95,7 @@ def test_the_gamma_rule_where_z_is_negative(x64):
             fn,
             jnp.asarray(A)[None, None, None],
             jnp.asarray(R)[None],
-            composite=lrp_rules(Gamma(0.5)),
+            composite=lrp_rules(Gamma(gamma=0.5)),
             seed="one",
             channels=True,
         )
@@ -104,18 +104,20 @@ def test_the_gamma_rule_where_z_is_negative(x64):
 
 
 def test_rules_agree_where_they_should(x64):
-    np.testing.assert_allclose(layer(AlphaBeta(1, 0)), layer(ZPlus()))
-    np.testing.assert_allclose(layer(Gamma(0.0)), layer(Epsilon()))
-    np.testing.assert_allclose(layer(Gamma(1e9)), layer(ZPlus()), rtol=1e-5)
+    np.testing.assert_allclose(layer(AlphaBeta(alpha=1, beta=0)), layer(ZPlus()))
+    np.testing.assert_allclose(layer(Gamma(gamma=0.0)), layer(Epsilon()))
+    np.testing.assert_allclose(layer(Gamma(gamma=1e9)), layer(ZPlus()), rtol=1e-5)
     np.testing.assert_allclose(layer(Epsilon(bias=False), B), layer(Epsilon(), None))
     np.testing.assert_allclose(layer(ZPlus(), np.array([-1.0, -2.0])), layer(ZPlus(bias=False)))
-    np.testing.assert_allclose(layer(ZBox((-1, -1, -1), (2, 2, 2))), layer(ZBox(-1, 2)))
+    np.testing.assert_allclose(
+        layer(ZBox(low=(-1, -1, -1), high=(2, 2, 2))), layer(ZBox(low=-1, high=2))
+    )
 
 
 def test_padding_takes_no_share(x64):
     """A 3 x 3 convolution of ones on 2 x 2 pixels: each output sees 4 pixels, not 9."""
     fn = lambda x: nets.conv(x, jnp.ones((3, 3, 1, 1)), padding=(1, 1)).sum((1, 2))  # noqa: E731
-    for rule in (Flat(eps=0.0), WSquare(eps=0.0), ZBox(0.0, 1.0, eps=0.0)):
+    for rule in (Flat(eps=0.0), WSquare(eps=0.0), ZBox(low=0.0, high=1.0, eps=0.0)):
         maps = jaxplain.lrp(fn, jnp.ones((1, 2, 2, 1)), 0, composite=lrp_rules(rule, eps=0.0))
         np.testing.assert_allclose(maps, 4.0)
 
@@ -209,7 +211,7 @@ def test_products_share_equally(x64):
 def test_norm_on_max_pools_is_their_gradient(convnet):
     fn, x = convnet
     got = jaxplain.lrp(
-        fn, x, 1, composite=lrp_rules(ZPlus(eps=1e-12), max_pool=Norm(1e-12), eps=1e-12)
+        fn, x, 1, composite=lrp_rules(ZPlus(eps=1e-12), max_pool=Norm(eps=1e-12), eps=1e-12)
     )
     expected = jaxplain.lrp(fn, x, 1, composite=composite("z_plus", eps=1e-12))
     assert nets.relative_error(got, expected) < 1e-6
@@ -239,11 +241,10 @@ def test_bfloat16():
 
 
 def test_rules_are_values():
-    assert Epsilon(0.1) == Epsilon(0.1) and hash(Gamma(0.5)) == hash(Gamma(0.5))
-    assert ZBox(np.zeros(3), [1.0] * 3) == ZBox((0.0,) * 3, (1.0,) * 3)
-    assert composite("epsilon_gamma_box", box=(0, 1)) is composite(
-        "epsilon_gamma_box", box=(0.0, 1.0)
-    )
+    assert Epsilon(eps=0.1) == Epsilon(eps=0.1) and hash(Gamma(gamma=0.5)) == hash(Gamma(gamma=0.5))
+    assert ZBox(low=np.zeros(3), high=[1.0] * 3) == ZBox(low=(0.0,) * 3, high=(1.0,) * 3)
+    boxed = [composite("epsilon_gamma_box", box=box) for box in ((0, 1), (0.0, np.float32(1)))]
+    assert boxed[0] == boxed[1] and hash(boxed[0]) == hash(boxed[1])
     assert "Epsilon(eps=1e-06, bias=True)" in repr(composite("epsilon"))
 
 
@@ -252,9 +253,11 @@ def test_rules_are_values():
     [
         ({"composite": "epsilon_pluss"}, ValueError, "did you mean one of epsilon_plus"),
         ({"composite": "epsilon_gamma_box"}, ValueError, r"needs box=\(low, high\)"),
-        ({"composite": "epsilon_gamma_box", "box": (0, 1, 2)}, ValueError, "not a sequence of 3"),
-        ({"box": (0, 1)}, ValueError, "box is an option of"),
-        ({"composite": composite("flat"), "box": (0, 1)}, ValueError, "takes a ZBox rule"),
+        ({"composite": "epsilon_gamma_box", "box": (0, 1, 2)}, ValueError, r"not \(0, 1, 2\)"),
+        ({"composite": "epsilon_gamma_box", "box": 1}, ValueError, r"must be \(low, high\), not 1"),
+        ({"box": (0, 1)}, ValueError, "a ZBox, and composite 'epsilon_plus' has none"),
+        ({"composite": composite("flat"), "box": (0, 1)}, ValueError, "a ZBox, and this rule set"),
+        ({"composite": lrp_rules(ZPlus(), first=ZBox())}, ValueError, r"needs box=\(low, high\)"),
         ({"composite": Epsilon()}, TypeError, "a name or a RuleSet"),
         ({"seed": "logit"}, ValueError, "'score' or 'one'"),
     ],

@@ -94,11 +94,11 @@ def _lrp(rules, seed="score"):
 
 def _captum(rule):
     """captum's LRP: its max pools have LRP-epsilon, its stabiliser is 1e-9."""
-    return _lrp(lrp_rules(rule, max_pool=Norm(1e-9), eps=1e-9))
+    return _lrp(lrp_rules(rule, max_pool=Norm(eps=1e-9), eps=1e-9))
 
 
 # torchray: a w+ whatever the sign of a; batch-norm scales ignored; signed shares a_i / sum(a).
-_TORCHRAY = {"inputs": "plain", "fold_scales": False, "residual": "signed"}
+_TORCHRAY = {"form": "plain", "fold_scales": False, "residual": "signed"}
 _BRANCH = {"channels": True, "residual": "branch"}
 _EACH = {"reduce": None}
 
@@ -184,7 +184,7 @@ CALLS = (
     ),
     # LRP
     Call(r"zennit\.rule\.epsilon", "lrp", _lrp(composite("epsilon"))),
-    Call(r"zennit\.rule\.epsilon_0\.25", "lrp", _lrp(lrp_rules(Epsilon(0.25)))),
+    Call(r"zennit\.rule\.epsilon_0\.25", "lrp", _lrp(lrp_rules(Epsilon(eps=0.25)))),
     Call(r"zennit\.rule\.zplus", "lrp", _lrp(composite("z_plus"))),
     Call(r"zennit\.rule\.zplus_nobias", "lrp", _lrp(composite("z_plus", bias=False))),
     Call(r"zennit\.rule\.gamma_0\.25", "lrp", _lrp(composite("gamma"))),
@@ -192,7 +192,9 @@ CALLS = (
     Call(r"zennit\.rule\.wsquare", "lrp", _lrp(composite("w_square"))),
     Call(r"zennit\.rule\.flat", "lrp", _lrp(composite("flat"))),
     Call(
-        r"zennit\.rule\.zbox_first", "lrp", _lrp(lambda box: lrp_rules(ZPlus(), first=ZBox(*box)))
+        r"zennit\.rule\.zbox_first",
+        "lrp",
+        _lrp(lambda box: lrp_rules(ZPlus(), first=ZBox(low=box[0], high=box[1]))),
     ),
     Call(r"zennit\.composite\.epsilon_plus", "lrp", _lrp(composite("epsilon_plus"))),
     Call(r"zennit\.composite\.epsilon_plus_flat", "lrp", _lrp(composite("epsilon_plus_flat"))),
@@ -204,15 +206,19 @@ CALLS = (
         "lrp",
         _lrp(lambda box: composite("epsilon_gamma_box", box=box)),
     ),
-    Call(r"captum\.lrp_epsilon", "lrp", _captum(Epsilon(1e-9))),
-    Call(r"captum\.lrp_epsilon_0\.25", "lrp", _captum(Epsilon(0.25))),
-    Call(r"captum\.lrp_alpha1_beta0", "lrp", _captum(AlphaBeta(1, 0, eps=1e-9, form="plain"))),
+    Call(r"captum\.lrp_epsilon", "lrp", _captum(Epsilon(eps=1e-9))),
+    Call(r"captum\.lrp_epsilon_0\.25", "lrp", _captum(Epsilon(eps=0.25))),
+    Call(
+        r"captum\.lrp_alpha1_beta0",
+        "lrp",
+        _captum(AlphaBeta(alpha=1, beta=0, eps=1e-9, form="plain")),
+    ),
     Call(
         r"captum\.lrp_alpha1_beta0_nobias",
         "lrp",
-        _captum(AlphaBeta(1, 0, bias=False, eps=1e-9, form="plain")),
+        _captum(AlphaBeta(alpha=1, beta=0, bias=False, eps=1e-9, form="plain")),
     ),
-    Call(r"captum\.lrp_gamma_0\.25", "lrp", _captum(Gamma(0.25, eps=1e-9, form="plain"))),
+    Call(r"captum\.lrp_gamma_0\.25", "lrp", _captum(Gamma(gamma=0.25, eps=1e-9, form="plain"))),
 )
 
 #: PFV's results are several and depend on the whole batch: tests/test_pfv.py.
@@ -428,7 +434,7 @@ TINY: dict[str, Callable[[str], jax.Array]] = {
     },
     "fact.integrated_gradients": small("integrated_gradients", _ig, steps=32, reduce=None),
     "fact.lrp_epsilon": small(
-        "lrp", _three, channels=True, composite=lrp_rules(Epsilon(1e-9), eps=1e-9)
+        "lrp", _three, channels=True, composite=lrp_rules(Epsilon(eps=1e-9), eps=1e-9)
     ),
     "fact.gradient": small("gradient", _two_layers, reduce=None),
     "fact.guided_backprop": small("guided_backprop", _two_layers, reduce=None),
@@ -440,14 +446,14 @@ TINY: dict[str, Callable[[str], jax.Array]] = {
     "fact.hires_cam": cam_of("hires_cam"),
     "fact.occlusion": _occlusion,
     "fact.rule_epsilon": rule(composite("epsilon")),
-    "fact.rule_epsilon_0.25": rule(lrp_rules(Epsilon(0.25))),
+    "fact.rule_epsilon_0.25": rule(lrp_rules(Epsilon(eps=0.25))),
     "fact.rule_zplus": rule(composite("z_plus")),
     "fact.rule_zplus_nobias": rule(composite("z_plus", bias=False)),
     "fact.rule_gamma_0.25": rule(composite("gamma")),
     "fact.rule_alpha2_beta1": rule(composite("alpha2_beta1")),
     "fact.rule_wsquare": rule(composite("w_square")),
     "fact.rule_flat": rule(composite("flat")),
-    "fact.rule_zbox": rule(lrp_rules(ZBox(-3.0, 4.0))),
+    "fact.rule_zbox": rule(lrp_rules(ZBox(low=-3.0, high=4.0))),
     "fact.lrn": lambda c: nets.lrn(fact(c)["x"], 5, 1e-4, 0.75, 1.0),
     "fact.max_pool_ceil": lambda c: nets.max_pool(
         fact(c)["x"][None, :, :, None], (3, 3), (2, 2), ceil_mode=True

@@ -365,7 +365,7 @@ LRP_RULES = {
     "epsilon_plus": composite("epsilon_plus", bias=False, eps=1e-12),
     "epsilon_plus_flat": composite("epsilon_plus_flat", bias=False, eps=1e-12),
     "epsilon_gamma_box": composite("epsilon_gamma_box", bias=False, eps=1e-12, box=(0, 1)),
-    "norm_pools": lrp_rules(Epsilon(1e-12, bias=False), max_pool=Norm(1e-12), eps=1e-12),
+    "norm_pools": lrp_rules(Epsilon(eps=1e-12, bias=False), max_pool=Norm(eps=1e-12), eps=1e-12),
 }
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import jaxplain
+from jaxplain import postprocess
 from jaxplain.explainers import segmentation
 
 
@@ -33,7 +34,7 @@ def test_seeds_grow_to_the_object():
     pytest.importorskip("cv2")
     mask = segmentation.graph_cut(blob(), picture())
     assert mask.shape == (40, 48) and mask.dtype == bool
-    assert segmentation.tightest_box(mask) == (12, 9, 32, 23)
+    assert postprocess.tightest_box(mask).tolist() == [12, 9, 32, 23]
     assert mask.sum() == 20 * 14
     np.testing.assert_array_equal(
         segmentation.graph_cut(blob(), picture()), mask
@@ -72,7 +73,7 @@ def test_largest_component():
     mask[1:3, 1:3] = mask[3, 3] = True  # 5 pixels that touch at a corner
     mask[6:8, 6:8] = True
     largest = segmentation._largest_component(cv2, mask)
-    assert largest.sum() == 5 and segmentation.tightest_box(largest) == (1, 1, 4, 4)
+    assert largest.sum() == 5 and postprocess.tightest_box(largest).tolist() == [1, 1, 4, 4]
 
 
 def test_feedback_localise_finds_the_cued_object():
@@ -121,7 +122,5 @@ def test_errors():
         segmentation.graph_cut(blob()[1:], pixels)
     with pytest.raises(ValueError, match="background < foreground"):
         segmentation.graph_cut(blob(), pixels, foreground=0.2)
-    with pytest.raises(ValueError, match="empty"):
-        segmentation.tightest_box(np.zeros((3, 3), bool))
     with pytest.raises(ValueError, match="as they look"):
         jaxplain.feedback_localise(lambda x: x.mean((1, 2)), jnp.ones((1, 8, 8, 3)), pixels[None])

@@ -21,6 +21,7 @@ import numpy as np
 from jaxplain import postprocess
 from jaxplain.core import Graph, trace
 from jaxplain.core.model import Model
+from jaxplain.core.numerics import class_scores
 from jaxplain.evaluation.studies.questions import predicted
 
 __all__ = [
@@ -350,8 +351,7 @@ def _compiled(
     model = Model(graph, constants)
 
     def scores(images: jax.Array) -> jax.Array:
-        out = model.forward(images)[0].astype(jnp.float32)
-        out = out.mean(tuple(range(1, out.ndim - 1)))
+        out = class_scores(model.forward(images)[0].astype(jnp.float32))
         return jax.nn.softmax(out) if score == "probability" else out
 
     if targets is None:

@@ -215,7 +215,7 @@ def graph_cut_objects(
             for i in range(count):
                 if maps[i].max() > np.quantile(maps[i], options.get("background", 0.3)):
                     mask = segmentation.graph_cut(maps[i], pictures[i], **options)
-                    found[i] = segmentation.tightest_box(mask)
+                    found[i] = postprocess.tightest_box(mask)
                 else:
                     empty[name] += 1
             boxes[name] = found

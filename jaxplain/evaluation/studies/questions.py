@@ -17,10 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxplain import data
+from jaxplain import data, postprocess
 from jaxplain.core import Graph, trace
 from jaxplain.core.model import Model
-from jaxplain.evaluation import localisation, pointing
+from jaxplain.core.numerics import class_scores
+from jaxplain.evaluation import pointing
 
 __all__ = [
     "Explainer",
@@ -88,7 +89,7 @@ def boxes_of(question: Question) -> np.ndarray:
     own = record.labels == question.label
     if record.boxes is not None:
         return record.boxes[own]
-    return np.asarray(localisation.tightest_box(record.masks[own]))
+    return postprocess.tightest_box(record.masks[own])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -219,8 +220,7 @@ def predicted(fn: Callable, x: jax.Array) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _predicted(graph: Graph, constants: list, x: jax.Array) -> jax.Array:
-    scores = Model(graph, constants).forward(x)[0]
-    return scores.mean(tuple(range(1, scores.ndim - 1))).argmax(-1)
+    return class_scores(Model(graph, constants).forward(x)[0]).argmax(-1)
 
 
 def percent(value: Any) -> str:
