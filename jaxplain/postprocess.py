@@ -1,9 +1,9 @@
 """What is done to a map after the explainer: resizing, blurring, clipping, normalising.
 
 Explainers return raw maps at their layer's resolution. Everything here is a pure function of
-arrays `(..., H, W)`: it works inside `jit`, `vmap` and `grad`, keeps float dtypes, and treats every map
-of the leading axes alone. Nothing is applied in secret; `PRESETS` names the settings of
-papers and packages.
+arrays `(..., H, W)`: it works inside `jit`, `vmap` and `grad`, keeps float dtypes, and treats every
+map of the leading axes alone. Nothing is applied in secret; `PRESETS` names the settings of papers
+and packages.
 
 >>> import jax.numpy as jnp
 >>> from jaxplain import postprocess
@@ -26,6 +26,9 @@ from typing import overload
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
+
+from jaxplain.core.numerics import safe_divide
 
 __all__ = [
     "PRESETS",
@@ -45,7 +48,7 @@ _METHODS = ("bilinear", "bicubic", "nearest")
 
 
 def resize(
-    maps: jax.Array,
+    maps: ArrayLike,
     shape: tuple[int, int],
     method: str = "bilinear",
     *,
@@ -58,9 +61,9 @@ def resize(
     `i (h - 1) / (H - 1)` with `align_corners=True`, where the corner pixels coincide.
 
     - `"bilinear"`: linear interpolation, the border pixel continued outwards.
-    - `"bicubic"`: Keys' cubic convolution with a = -0.5, as in `jax.image.resize`, Pillow and MATLAB
-      (torch and OpenCV use a = -0.75). Taps outside the map are left out and the others rescaled
-      to a sum of one. May overshoot: a non-negative map can become slightly negative.
+    - `"bicubic"`: Keys' cubic convolution with a = -0.5, as in `jax.image.resize`, Pillow and
+      MATLAB (torch and OpenCV use a = -0.75). Taps outside the map are left out and the others
+      rescaled to a sum of one. May overshoot: a non-negative map can become slightly negative.
     - `"nearest"`: pixel `floor(i h / H)`, as torch does it (`jax.image.resize` rounds from
       half-pixel centres instead).
 
@@ -69,8 +72,8 @@ def resize(
         shape: height and width of the result.
         method: `"bilinear"`, `"bicubic"` or `"nearest"`.
         align_corners: the second of the sampling grids above; not for `"nearest"`.
-        antialias: widens the kernel when making a map smaller, as `jax.image.resize` does by default and
-            torch does not. No effect on enlarging; not for `"nearest"`.
+        antialias: whether the kernel is widened when a map is made smaller, as `jax.image.resize`
+            does by default and torch does not. No effect on enlarging; not for `"nearest"`.
 
     Returns:
         The resized maps, in the dtype of `maps`.
@@ -119,20 +122,21 @@ def resize(
 
 
 def gaussian_blur(
-    maps: jax.Array, sigma: float = 0.02, *, border: str = "reflect", truncate: float = 4.0
+    maps: ArrayLike, sigma: float = 0.02, *, border: str = "reflect", truncate: float = 4.0
 ) -> jax.Array:
     """Blurs maps `(..., H, W)` by a Gaussian whose width is relative to the map's size.
 
-    The standard deviation is `sigma * max(H, W)` pixels; the default 0.02 is what Zhang et al. (2018,
-    section 6.1.1) apply to gradient maps before the pointing game. The kernel is sampled at
-    whole pixels up to `truncate` standard deviations, normalised to a sum of one, and applied
-    to rows and columns in turn.
+    The standard deviation is `sigma * max(H, W)` pixels; the default 0.02 is what Zhang et al.
+    (2018, section 6.1.1) apply to gradient maps before the pointing game. The kernel is sampled at
+    whole pixels up to `truncate` standard deviations, normalised to a sum of one, and applied to
+    rows and columns in turn.
 
     Args:
         maps: float array of rank >= 2.
         sigma: standard deviation as a fraction of the longer side, >= 0; 0 returns `maps`.
-        border: how a map continues beyond its border: `"reflect"` mirrors it about the edge of the last
-            pixel (`c b a | a b c`; keeps the sum of the map), `"edge"` repeats that pixel, `"zero"`.
+        border: how a map continues beyond its border: `"reflect"` mirrors it about the edge of the
+            last pixel (`c b a | a b c`, which keeps the sum of the map), `"edge"` repeats that
+            pixel, and `"zero"` continues with zeros.
         truncate: where the kernel ends, in standard deviations, > 0.
 
     Returns:
@@ -179,7 +183,7 @@ def gaussian_blur(
     return flat.reshape(maps.shape)
 
 
-def positive(maps: jax.Array) -> jax.Array:
+def positive(maps: ArrayLike) -> jax.Array:
     """The positive part max(map, 0), elementwise; same shape and dtype.
 
     >>> positive([-1.0, 2.0]).tolist()
@@ -213,7 +217,7 @@ def tightest_box(masks):
     return xp.stack([left, top, right, bottom], axis=-1).astype(np.float32)
 
 
-def normalise_max(maps: jax.Array) -> jax.Array:
+def normalise_max(maps: ArrayLike) -> jax.Array:
     """Divides each map `(..., H, W)` by its largest absolute value, and so keeps signs and zero.
 
     Non-negative maps end in [0, 1], signed ones in [-1, 1]. A map of zeros stays zero. Same shape
@@ -223,13 +227,13 @@ def normalise_max(maps: jax.Array) -> jax.Array:
     [[0.25, -1.0]]
     """
     maps = _check_maps(maps)
-    return _divide(maps, jnp.max(jnp.abs(maps), axis=(-2, -1), keepdims=True, initial=0))
+    return safe_divide(maps, jnp.max(jnp.abs(maps), axis=(-2, -1), keepdims=True, initial=0))
 
 
-def normalise_percentile(maps: jax.Array, q: float = 99.0) -> jax.Array:
-    """Divides each map `(..., H, W)` by the q-th percentile of its absolute values, clipped to [-1, 1].
+def normalise_percentile(maps: ArrayLike, q: float = 99.0) -> jax.Array:
+    """Divides each map `(..., H, W)` by a percentile of its absolute values, clipped to [-1, 1].
 
-    A few extreme pixels, which gradients have, then do not make the rest invisible. Where the
+    A few extreme pixels, which gradients have, then do not make the rest invisible. Where the q-th
     percentile is 0 (a sparse map) the largest absolute value takes its place. Same shape and dtype.
 
     Raises:
@@ -246,14 +250,14 @@ def normalise_percentile(maps: jax.Array, q: float = 99.0) -> jax.Array:
     sizes = jnp.abs(maps)
     high = jnp.percentile(sizes, q, axis=(-2, -1), keepdims=True)
     high = jnp.where(high > 0, high, jnp.max(sizes, axis=(-2, -1), keepdims=True))
-    return jnp.clip(_divide(maps, high.astype(maps.dtype)), -1, 1)
+    return jnp.clip(safe_divide(maps, high.astype(maps.dtype)), -1, 1)
 
 
-def normalise_min_max(maps: jax.Array, eps: float = 0.0) -> jax.Array:
-    """Scales each map `(..., H, W)` to [0, 1]: (m - min) / (max - min + eps); a constant map becomes 0.
+def normalise_min_max(maps: ArrayLike, eps: float = 0.0) -> jax.Array:
+    """Scales each map `(..., H, W)` to [0, 1]: (m - min) / (max - min + eps).
 
-    It hides where zero was, so no preset of ours uses it; it is here because packages do:
-    `eps=1e-7` is pytorch_grad_cam's `scale_cam_image`. Same shape and dtype.
+    A constant map becomes 0. It hides where zero was, so no preset of ours uses it; it is here
+    because packages do: `eps=1e-7` is pytorch_grad_cam's `scale_cam_image`. Same shape and dtype.
 
     >>> normalise_min_max([[-1.0, 0.0, 3.0]]).tolist()
     [[0.0, 0.25, 1.0]]
@@ -262,16 +266,16 @@ def normalise_min_max(maps: jax.Array, eps: float = 0.0) -> jax.Array:
     if maps.size == 0:
         return maps
     maps = maps - jnp.min(maps, axis=(-2, -1), keepdims=True)
-    return _divide(maps, jnp.max(maps, axis=(-2, -1), keepdims=True) + eps)
+    return safe_divide(maps, jnp.max(maps, axis=(-2, -1), keepdims=True) + eps)
 
 
-def apply(preset: str, maps: jax.Array, shape: tuple[int, int]) -> jax.Array:
+def apply(preset: str, maps: ArrayLike, shape: tuple[int, int]) -> jax.Array:
     """Applies a named preset to maps `(..., h, w)`; `shape` is the image's (H, W).
 
     | preset | what it does | after |
     | --- | --- | --- |
     | `pointing_game_eb` | bicubic | Zhang et al. 2018, section 6.1.1: MWP, c-MWP, CAM |
-    | `pointing_game_gradient` | bicubic, blur of 0.02 max(H, W) | the same: gradient, DeconvNet, LRP |
+    | `pointing_game_gradient` | bicubic, blur 0.02 max(H, W) | the same: gradient, DeconvNet, LRP |
     | `c_mwp` | positive part, bicubic | Zhang et al. 2018, section 3.3: c-MWP truncated at 0 |
     | `grad_cam` | positive part, bilinear | Selvaraju et al. 2017 |
     | `pytorch_grad_cam` | positive part, min-max with 1e-7, bilinear | package grad-cam 1.5.7 |
@@ -292,7 +296,7 @@ def apply(preset: str, maps: jax.Array, shape: tuple[int, int]) -> jax.Array:
 
 
 #: Preset name -> function of (maps, shape); what each does is said in `apply`.
-PRESETS: Mapping[str, Callable[[jax.Array, tuple[int, int]], jax.Array]] = MappingProxyType(
+PRESETS: Mapping[str, Callable[[ArrayLike, tuple[int, int]], jax.Array]] = MappingProxyType(
     {
         "pointing_game_eb": lambda maps, shape: resize(maps, shape, "bicubic"),
         "pointing_game_gradient": lambda maps, shape: gaussian_blur(
@@ -341,12 +345,7 @@ def _keys_cubic(x: np.ndarray) -> np.ndarray:
     return np.where(x < 1.0, near, np.where(x < 2.0, far, 0.0))
 
 
-def _divide(maps: jax.Array, by: jax.Array) -> jax.Array:
-    # Safe on both branches, so that gradients of an all-zero map are finite.
-    return jnp.where(by > 0, maps / jnp.where(by > 0, by, 1), 0)
-
-
-def _check_maps(maps: jax.Array, rank: int = 2) -> jax.Array:
+def _check_maps(maps: ArrayLike, rank: int = 2) -> jax.Array:
     maps = jnp.asarray(maps)
     if not jnp.issubdtype(maps.dtype, jnp.floating):
         raise TypeError(f"Maps must be a float array, not {maps.dtype}; convert with astype.")

@@ -18,12 +18,10 @@ from jax.extend import core as _core
 
 _source.register_exclusion(os.path.dirname(__file__))  # tag() is not the user's line
 
-ClosedJaxpr = _core.ClosedJaxpr
+ClosedJaxpr: Any = _core.ClosedJaxpr  # pyright: ignore[reportPrivateImportUsage]
 Jaxpr = _core.Jaxpr
-JaxprEqn = _core.JaxprEqn
 Literal = _core.Literal
 Var = _core.Var
-Tracer = jax.core.Tracer
 
 #: Calls whose body is part of the surrounding program ("pjit" until 0.7, "jit" since).
 CALLS = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"}
@@ -97,15 +95,15 @@ def scopes(eqn: Any) -> tuple[str, ...]:
 
 def vary_like(x: Any, like: Any) -> Any:
     """``x``, varying over the mesh axes that ``like`` varies over: shard_map wants it said."""
-    varying = [getattr(jax.typeof(v), "manual_axis_type", None) for v in (x, like)]
-    if None in varying:
+    own, wanted = (getattr(jax.typeof(v), "manual_axis_type", None) for v in (x, like))
+    if own is None or wanted is None:
         return x
-    missing = varying[1].varying - varying[0].varying
+    missing = wanted.varying - own.varying
     return jax.lax.pcast(x, tuple(missing), to="varying") if missing else x
 
 
 def zeros_like_varying(shape: tuple[int, ...], dtype: Any, like: Any) -> Any:
-    """Zeros that vary over the same mesh axes as ``like``, as ``shard_map`` demands of cotangents."""
+    """Zeros that vary over the mesh axes of ``like``, as ``shard_map`` demands of cotangents."""
     return jax.lax.full_like(like, 0, dtype=dtype, shape=shape)
 
 

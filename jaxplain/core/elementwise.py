@@ -151,7 +151,7 @@ class Function:
             or linear
             or last.outvars[0].aval.shape != root.aval.shape
             or np.dtype(last.outvars[0].aval.dtype).kind in "iub"
-            or jax.dtypes.issubdtype(root.aval.dtype, np.integer)
+            or jax.numpy.issubdtype(root.aval.dtype, np.integer)
         ):
             return None
         values = _on_grid(eqns, root, facts)
@@ -187,6 +187,10 @@ def _function_name(x: np.ndarray, y: np.ndarray, last: Any, single: bool) -> str
     return last.primitive.name if single and last.primitive.name in UNARY else "activation"
 
 
+def _as(value: Any, aval: Any) -> jax.Array:
+    return jax.numpy.asarray(value, aval.dtype)
+
+
 def _on_grid(eqns: list, root: Any, facts: dict) -> np.ndarray | None:
     """The function's values on a grid, or None where one of its constants is not known."""
     dtype = root.aval.dtype
@@ -205,9 +209,7 @@ def _on_grid(eqns: list, root: Any, facts: dict) -> np.ndarray | None:
                         value = facts.get(v, UNKNOWN).static
                     if value is None or np.ndim(value) > 1:
                         return False
-                    values.append(
-                        jax.numpy.broadcast_to(jax.numpy.asarray(value, v.aval.dtype), _GRID.shape)
-                    )
+                    values.append(jax.numpy.broadcast_to(_as(value, v.aval), _GRID.shape))
                 name = eqn.primitive.name
                 if name in _compat.CALLS | _compat.CUSTOM_CALLS:
                     inner, consts = _compat.body(eqn)

@@ -18,7 +18,7 @@ from jaxplain.core import _compat
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One link of the chain: ``y -> y * c``, ``y / c``, ``y + c``, ``y - c``, ``c - y`` or ``-y``."""
+    """One link of a chain: ``y`` becomes ``y * c``, ``y / c``, ``y +- c``, ``c - y`` or ``-y``."""
 
     action: str
     value: Any = None  # a variable, a number, or None for "neg"

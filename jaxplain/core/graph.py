@@ -29,12 +29,14 @@ class Graph:
     """What is static of a traced function: a flat program and what is known about it.
 
     ``constants`` are the program's leading inputs (weights), ``inputs`` the ones that are
-    explained. ``ops`` are the operations on the way from the inputs to the outputs, in order.
+    explained. ``ops`` are the operations on the way from the inputs to the outputs, in order, and
+    ``out_tree`` is the structure of the outputs. ``names`` are the values that have one, and
+    ``keep_alive`` the objects whose addresses the key of the graph's cache holds.
     Graphs compare by identity; :func:`jaxplain.core.trace` gives equal programs the same graph.
     """
 
-    def __init__(self, jaxpr: Any, n_constants: int):
-        self.jaxpr = jaxpr
+    def __init__(self, jaxpr: Any, n_constants: int, out_tree: Any, keep_alive: list):
+        self.jaxpr, self.out_tree, self._keep_alive = jaxpr, out_tree, keep_alive
         self.constants, self.inputs = jaxpr.invars[:n_constants], jaxpr.invars[n_constants:]
         self.outputs = jaxpr.outvars
         self.constant_equations, self.ops = classify(jaxpr, self.inputs)
@@ -45,7 +47,7 @@ class Graph:
                 self.consumers.setdefault(v, []).append(op)
             for v in op.outputs:
                 self.producer[v] = op
-        self._names = self._name_values()
+        self.names = self._name_values()
 
     # -- layers ------------------------------------------------------------------------------
 
@@ -85,27 +87,23 @@ class Graph:
     def layers(self) -> list[Layer]:
         """Every named value in order of computation, under its first name."""
         grouped: dict[Any, list[str]] = {}
-        for name, v in self._names.items():
+        for name, v in self.names.items():
             grouped.setdefault(v, []).append(name)
         rows = []
         for v in [*self.inputs[:1], *(op.output for op in self.ops)]:
             if v in grouped:
-                op = self.producer.get(v)
                 first, *also = grouped[v]
-                named = (
-                    op if op is None or op.name != "name" else self.producer.get(op.inputs[0], op)
-                )
-                rows.append(
-                    Layer(
-                        first,
-                        tuple(v.aval.shape),
-                        v.aval.dtype.name,
-                        "input" if op is None else named.name,
-                        tuple(also),
-                        "" if op is None else op.source,
-                    )
-                )
+                kind, source = self._kind_and_source(v)
+                shape, dtype = tuple(v.aval.shape), v.aval.dtype.name
+                rows.append(Layer(first, shape, dtype, kind, tuple(also), source))
         return rows
+
+    def _kind_and_source(self, v: Any) -> tuple[str, str]:
+        op = self.producer.get(v)
+        if op is None:
+            return "input", ""
+        tagged = self.producer.get(op.inputs[0], op) if op.name == "name" else op
+        return tagged.name, op.source
 
     def layer(self, name: str) -> Any:
         """The variable behind a layer's name."""
@@ -115,13 +113,13 @@ class Graph:
             )
         dotted = name.replace("/", ".")
         for candidate in (name, dotted):
-            if candidate in self._names:
-                return self._names[candidate]
+            if candidate in self.names:
+                return self.names[candidate]
         counted = re.fullmatch(r"(.+):(-?\d+)", name)
         if counted and counted[1] in self._counts:
             n, i = self._counts[counted[1]], int(counted[2])
             if -n <= i < n:
-                return self._names[f"{counted[1]}:{i % n}"]
+                return self.names[f"{counted[1]}:{i % n}"]
             raise UnknownLayerError(
                 f"there is no layer {name!r}: the network has {n} of "
                 f"{counted[1]!r}, numbered 0 to {n - 1} or -{n} to -1"
@@ -131,20 +129,20 @@ class Graph:
                 f"the tag {name!r} occurs more than once in the network; "
                 f"say which with {name + ':0'!r}, {name + ':1'!r}, ..."
             )
-        ends = [n for n in self._names if n.endswith("." + dotted)]
-        if len({self._names[n] for n in ends}) == 1:
-            return self._names[ends[0]]
+        ends = [n for n in self.names if n.endswith("." + dotted)]
+        if len({self.names[n] for n in ends}) == 1:
+            return self.names[ends[0]]
         if ends:
             raise UnknownLayerError(
                 f"the layer {name!r} is ambiguous; say which of {', '.join(ends)}"
             )
         raise UnknownLayerError(
             f"there is no layer {name!r}; the nearest names are "
-            f"{nearest(name, self._names)} (jaxplain.layers lists all)"
+            f"{nearest(name, self.names)} (jaxplain.layers lists all)"
         )
 
     def name_of(self, v: Any) -> str:
-        return next((n for n, u in self._names.items() if u is v), "an unnamed value")
+        return next((n for n, u in self.names.items() if u is v), "an unnamed value")
 
     @functools.cached_property
     def last_spatial(self) -> str:
@@ -181,14 +179,14 @@ class Graph:
 
     @functools.lru_cache(maxsize=64)  # noqa: B019
     def linear_depth(self, v: Any, stop: Any) -> int:
-        """The most convolutions and dense layers on a path from ``stop`` (or the input) to ``v``."""
+        """The most convolutions and dense layers on a path from ``stop`` or the input to ``v``."""
         op = self.producer.get(v)
         if v is stop or op is None:
             return 0
         return op.weighted + max(self.linear_depth(u, stop) for u in op.inputs)
 
     def branch_depths(self, op: Operation) -> list[int]:
-        """Convolutions and dense layers on each input's way from where an addition's branches part."""
+        """How many convolutions and dense layers each branch has, from where an addition's part."""
         ancestors = [self._ancestors(v) for v in op.inputs]
         common = set.intersection(*ancestors)
         order = {v: i for i, v in enumerate([*self.inputs, *(o.output for o in self.ops)])}
@@ -282,7 +280,7 @@ class Graph:
             "write it with operations that have a rule, or pass a rule for 'opaque'",
         )
         raise UnsupportedOperationError(
-            f"the primitive {op.equations[-1].primitive.name!r} at {op.source} lies between the layer "
-            f"and the output, and the rules cannot see through it; {remedy}, "
+            f"the primitive {op.equations[-1].primitive.name!r} at {op.source} lies between the "
+            f"layer and the output, and the rules cannot see through it; {remedy}, "
             "or explain a layer above it"
         )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
 
 from jaxplain.core import _compat
 from jaxplain.core.graph import Graph
+from jaxplain.core.operations import Operation
 from jaxplain.core.rules import RuleSet, apply_rule
 
 
@@ -34,7 +35,7 @@ class Model:
         ``edits`` are functions of the computed value that replace it (gates).
         """
         graph, added, given, edits = self.graph, added or {}, given or {}, edits or {}
-        outputs = graph.outputs if outputs is None else outputs
+        wanted: Sequence[Any] = graph.outputs if outputs is None else outputs
         assigned = graph.assign(rules, frozenset(added) if added else None) if rules else {}
         env = {**dict(zip(graph.constants, self.constants, strict=True)), **given}
 
@@ -52,14 +53,14 @@ class Model:
             with _compat.equation_context(eqn):
                 values = _compat.bind(eqn, *map(read, eqn.invars))
             env.update(zip(eqn.outvars, values, strict=True))
-        needed = self._needed(outputs, given)
+        needed = self.needed(wanted, given)
         for op in graph.ops:
             if op not in needed:
                 continue
             values = tuple(map(read, op.inputs))
             constants = tuple(map(read, op.constants))
             rule = assigned.get(op)
-            if rule is None:
+            if rule is None or rules is None:
                 outs = op.evaluate(values, constants)
             else:
                 chain = graph.chains[op] if op.kind == "linear" and rules.fold else None
@@ -67,9 +68,10 @@ class Model:
                 outs = apply_rule(op, rule, chain, values, constants, extras)
             for v, value in zip(op.outputs, outs, strict=True):
                 write(v, value)
-        return [read(v) for v in outputs]
+        return [read(v) for v in wanted]
 
-    def _needed(self, outputs: Sequence[Any], given: dict) -> set:
+    def needed(self, outputs: Sequence[Any], given: Collection[Any]) -> set[Operation]:
+        """The operations that compute ``outputs`` from the inputs and the values ``given``."""
         wanted = {v for v in outputs if not isinstance(v, _compat.Literal)} - set(given)
         needed = set()
         for op in reversed(self.graph.ops):

@@ -94,7 +94,7 @@ class Operation:
 
     @property
     def gates(self) -> tuple[bool, ...] | None:
-        """Which factors of a product are gates: between 0 and 1, else the smaller; None if unclear."""
+        """Which factors of a product are gates: in [0, 1], else the smaller; None if unclear."""
         gates = [f.low >= 0 and f.high <= 1 for f in self.input_facts]
         if not any(gates) or all(gates):
             sizes = [v.aval.size for v in self.inputs]

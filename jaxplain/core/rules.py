@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from types import MappingProxyType
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -40,13 +41,13 @@ class RuleSet:
     """An immutable table of backward rules, after zennit's composites.
 
     Args:
-      rules: operation name (``"conv"``, ``"dense"``, ``"avg_pool"``, ``"relu"`` ...) or kind
-        (``"linear"``, ``"activation"`` ...) -> rule. A name goes before a kind.
-      overrides: address -> rule, before all else. An address is ``"first_linear"``,
-        ``"last_linear"`` (convolutions and dense layers count), or a layer's name.
-      requires: kinds that a rule must handle; one without a rule is an
-        :class:`~jaxplain.core.UnsupportedOperationError` instead of a plain gradient.
-      fold: whether linear layers see the batch norm after them folded into weight and bias.
+        rules: operation name (``"conv"``, ``"dense"``, ``"avg_pool"``, ``"relu"`` ...) or kind
+            (``"linear"``, ``"activation"`` ...) -> rule. A name goes before a kind.
+        overrides: address -> rule, before all else. An address is ``"first_linear"``,
+            ``"last_linear"`` (convolutions and dense layers count), or a layer's name.
+        requires: kinds that a rule must handle; one without a rule is an
+            :class:`~jaxplain.core.UnsupportedOperationError` instead of a plain gradient.
+        fold: whether linear layers see the batch norm after them folded into weight and bias.
 
     Operations without a rule take the plain gradient.
 
@@ -57,9 +58,9 @@ class RuleSet:
 
     def __init__(
         self,
-        rules: Mapping[str, Rule] = (),
+        rules: Mapping[str, Rule] = MappingProxyType({}),
         *,
-        overrides: Mapping[str, Rule] = (),
+        overrides: Mapping[str, Rule] = MappingProxyType({}),
         requires: tuple[str, ...] = (),
         fold: bool = True,
     ):
@@ -96,9 +97,9 @@ class RuleSet:
 
     def replace(
         self,
-        rules: Mapping[str, Rule] = (),
+        rules: Mapping[str, Rule] = MappingProxyType({}),
         *,
-        overrides: Mapping[str, Rule] = (),
+        overrides: Mapping[str, Rule] = MappingProxyType({}),
         fold: bool | None = None,
     ) -> RuleSet:
         """A copy with these entries added or changed."""
@@ -123,9 +124,13 @@ class BoundOp:
     """An operation with the values it had in the forward pass, as a rule sees it.
 
     Attributes:
-      kind, name: what it is; ``source`` is the user's line, ``operation`` the static description.
-      inputs: the active inputs' values; output: the output's value.
-      nonnegative: whether all inputs are provably >= 0; low: their proven lower bound.
+        kind, name: what it is.
+        source: the user's line.
+        operation: the static description.
+        inputs: the active inputs' values.
+        output: the output's value.
+        low: the proven lower bound of all inputs.
+        nonnegative: whether that is at least 0.
 
     Linear operations also have ``a`` (the input), ``weight``, ``bias``, :meth:`map` and
     :meth:`transpose`. The affine chain behind the layer (batch norm) is folded into ``weight``
@@ -145,7 +150,6 @@ class BoundOp:
         self.operation, self.inputs, self.output = op, inputs, output
         self.kind, self.name, self.source = op.kind, op.name, op.source
         self.low, self.nonnegative = op.low, op.low >= 0
-        self.lower = op.low
         self._constants, self._chain, self._extras = constants, chain, extras
 
     def vjp(self, g: jax.Array) -> tuple:
@@ -183,10 +187,13 @@ class BoundOp:
     @functools.cached_property
     def bias(self) -> jax.Array | None:
         bias = self._affine[1]
-        if bias is None or jnp.ndim(bias) == 0:
-            return None if bias is None else jnp.asarray(bias, self.output.dtype)
+        if self._chain is None or bias is None:
+            return None
+        if jnp.ndim(bias) == 0:
+            return jnp.asarray(bias, self.output.dtype)
         shape = [1] * self.output.ndim
-        shape[self._chain.axis] = -1
+        # A bias that differs by channel is found along the channel axis, so there is one.
+        shape[cast(int, self._chain.axis)] = -1
         return bias.reshape(shape).astype(self.output.dtype)
 
     def map(self, a: jax.Array, w: jax.Array) -> jax.Array:
@@ -222,8 +229,8 @@ def _backward(op, rule, chain, residuals, cotangents):
         s.shape != a.shape for s, a in zip(signals, inputs, strict=True)
     ):
         raise ValueError(
-            f"the rule {rule!r} returned signals of shapes {[jnp.shape(s) for s in signals]} for the "
-            f"operation {op.name!r}, whose inputs have shapes {[a.shape for a in inputs]}"
+            f"the rule {rule!r} returned signals of shapes {[jnp.shape(s) for s in signals]} for "
+            f"the operation {op.name!r}, whose inputs have shapes {[a.shape for a in inputs]}"
         )
     signals = tuple(s.astype(a.dtype) for s, a in zip(signals, inputs, strict=True))
     return signals, tuple(None for _ in constants), tuple(None for _ in extras)

@@ -65,8 +65,7 @@ def _graph(closed: Any, n_weights: int, out_tree: Any) -> Graph:
         _graphs.move_to_end(key)
         return _graphs[key]
     n_closed = len(_compat.open_jaxpr(closed)[1])
-    graph = Graph(flatten(closed), n_closed + n_weights)
-    graph.out_tree, graph.keep_alive = out_tree, keep
+    graph = Graph(flatten(closed), n_closed + n_weights, out_tree, keep)
     _graphs[key] = graph
     if len(_graphs) > _CACHE_SIZE:
         _graphs.popitem(last=False)

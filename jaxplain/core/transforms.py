@@ -21,10 +21,11 @@ def with_rules(fn: Callable, rules: RuleSet) -> Callable:
     over are constants to them. With an empty rule set the VJP is that of ``fn``, bit for bit.
 
     Raises:
-      UnsupportedOperationError: when called, where ``rules`` must handle an operation and cannot.
+        UnsupportedOperationError: when called, where ``rules`` must handle an operation and cannot.
 
     >>> import jax, jax.numpy as jnp, jaxplain
-    >>> straight = jaxplain.with_rules(jax.nn.relu, jaxplain.RuleSet({"relu": jaxplain.core.pass_rule}))
+    >>> rules = jaxplain.RuleSet({"relu": jaxplain.core.pass_rule})
+    >>> straight = jaxplain.with_rules(jax.nn.relu, rules)
     >>> jax.grad(lambda x: straight(x).sum())(jnp.array([-1.0, 2.0])).tolist()
     [1.0, 1.0]
     """
@@ -45,7 +46,8 @@ def capture(fn: Callable, names: Sequence[str]) -> Callable:
     """``x -> (fn(x), {name: activation})`` for the named layers.
 
     >>> import jax, jax.numpy as jnp, jaxplain
-    >>> y, acts = jaxplain.capture(lambda x: jax.nn.relu(x).sum(), ["relu:0"])(jnp.array([-1.0, 2.0]))
+    >>> captured = jaxplain.capture(lambda x: jax.nn.relu(x).sum(), ["relu:0"])
+    >>> y, acts = captured(jnp.array([-1.0, 2.0]))
     >>> acts["relu:0"].tolist()
     [0.0, 2.0]
     """
@@ -69,7 +71,7 @@ def split(fn: Callable, name: str, *inputs: Any) -> tuple[Callable, Callable]:
     ``inputs`` are an example of the shapes; ``above`` keeps the weights ``fn`` has now.
 
     Raises:
-      ValueError: where the layer is no cut, since another path (a skip connection) bypasses it.
+        ValueError: where the layer is no cut, since another path (a skip connection) bypasses it.
 
     >>> import jax, jax.numpy as jnp, jaxplain
     >>> x = jnp.array([-1.0, 2.0])
@@ -80,7 +82,7 @@ def split(fn: Callable, name: str, *inputs: Any) -> tuple[Callable, Callable]:
     model = trace(fn, *inputs)
     graph = model.graph
     v = graph.layer(name)
-    needed = model._needed(graph.outputs, {v: None})
+    needed = model.needed(graph.outputs, {v: None})
     above_layer = graph.downstream(frozenset({v}))
     for op in graph.ops:
         if op in needed and op not in above_layer:
@@ -174,7 +176,7 @@ def coverage(fn: Callable, x: jax.Array, rules: RuleSet, *, mass: bool = False) 
     it shows where a method loses signal (the Z = 0 case of Excitation Backprop).
 
     Raises:
-      UnsupportedOperationError: for an operation that the rules must handle and cannot.
+        UnsupportedOperationError: for an operation that the rules must handle and cannot.
 
     >>> import jax, jax.numpy as jnp, jaxplain
     >>> table = jaxplain.coverage(lambda x: jax.nn.relu(x), jnp.ones((1, 3)), jaxplain.RuleSet())
@@ -185,7 +187,7 @@ def coverage(fn: Callable, x: jax.Array, rules: RuleSet, *, mass: bool = False) 
     assigned = model.graph.assign(rules)
     sums = _mass(model, x, rules) if mass else {}
     names = {}
-    for name, v in model.graph._names.items():
+    for name, v in model.graph.names.items():
         names.setdefault(v, name)
     return Coverage(
         Covered(

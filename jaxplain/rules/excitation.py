@@ -37,12 +37,13 @@ class Excitation:
     """The linear layers' rule.
 
     Attributes:
-      form: ``"signed"`` uses ``(a w)+`` where ``a`` may be negative; ``"plain"`` uses ``a w+``
-        whatever the sign of ``a``.
-      lower_bound: whether inputs with a known finite negative lower bound are shifted to be
-        non-negative (Eq. 20).
-      normalise: whether to divide by the sum over the children (``Z_i`` of Eq. 6).
-      contrast: 1 for the layer, -1 for its negated weights, 0 for their difference (Eqs. 9 to 12).
+        form: ``"signed"`` uses ``(a w)+`` where ``a`` may be negative; ``"plain"`` uses ``a w+``
+            whatever the sign of ``a``.
+        lower_bound: whether inputs with a known finite negative lower bound are shifted to be
+            non-negative (Eq. 20).
+        normalise: whether to divide by the sum over the children (``Z_i`` of Eq. 6).
+        contrast: 1 for the layer, -1 for its negated weights, 0 for their difference (Eqs. 9 to
+            12).
     """
 
     form: Form = "signed"
@@ -82,10 +83,10 @@ class ResidualShare:
     """The addition's rule (Eq. 19).
 
     Attributes:
-      shares: ``"proportional"`` by magnitude, ``|a_i| / sum |a|``, which is Eq. 19 where no branch
-        is negative; ``"signed"`` ``a_i / sum a``; ``"branch"`` all to the branch with more
-        convolutions, none to the skip connection (Fig. 7c).
-      graph: of the traced network (``jaxplain.trace(...).graph``), for ``"branch"`` alone.
+        shares: ``"proportional"`` by magnitude, ``|a_i| / sum |a|``, which is Eq. 19 where no
+            branch is negative; ``"signed"`` by value, ``a_i / sum a``; ``"branch"`` all to the
+            branch with more convolutions, none to the skip connection (Fig. 7c).
+        graph: of the traced network (``jaxplain.trace(...).graph``), for ``"branch"`` alone.
     """
 
     shares: Literal["proportional", "signed", "branch"] = "proportional"
@@ -157,14 +158,14 @@ def excitation_rules(
     """The rule set of Excitation Backprop.
 
     Args:
-      form, lower_bound, normalise: of the linear layers' rule, see `Excitation`.
-      residual: the rule of additions; None for ``ResidualShare()``.
-      fold_scales: whether batch norms are folded into the layers before them.
-      contrast: of the rule at the classifier, see `Excitation`; 1 everywhere else.
-      classifier: the layer, by name, to which ``contrast`` applies.
+        form, lower_bound, normalise: of the linear layers' rule, see `Excitation`.
+        residual: the rule of additions; None for ``ResidualShare()``.
+        fold_scales: whether batch norms are folded into the layers before them.
+        contrast: of the rule at the classifier, see `Excitation`; 1 everywhere else.
+        classifier: the layer, by name, to which ``contrast`` applies.
 
     Returns:
-      A `RuleSet` for `jaxplain.with_rules` and `jaxplain.coverage`.
+        A `RuleSet` for `jaxplain.with_rules` and `jaxplain.coverage`.
 
     >>> import jax, jax.numpy as jnp, jaxplain
     >>> network = jaxplain.with_rules(lambda a: a @ jnp.array([[3.0], [1.0], [-2.0]]),
@@ -211,5 +212,5 @@ def winner(op: BoundOp, g: jax.Array) -> tuple:
 
 
 def winner_rules() -> RuleSet:
-    """The rule set of deterministic winner-take-all (Tsotsos et al. 1995; the EB paper's Table 4)."""
+    """The rule set of deterministic winner-take-all (Tsotsos et al. 1995)."""
     return RuleSet({**_PASSING, "linear": winner, "add": winner, "gate": gate}, requires=_REQUIRED)

@@ -19,8 +19,8 @@ rule           relevance of input j, summed over k
 =============  ==============================================================================
 
 A rule is a frozen dataclass with keyword arguments, so it can be hashed, compared, printed and put
-in a `RuleSet`. Where a bias takes relevance in the denominator, that relevance is absorbed; ``bias=False`` leaves biases
-out, and relevance is then conserved up to ``eps``.
+in a `RuleSet`. Where a bias takes relevance in the denominator, that relevance is absorbed;
+``bias=False`` leaves biases out, and relevance is then conserved up to ``eps``.
 
 References: Bach et al., *On pixel-wise explanations for non-linear classifier decisions by
 layer-wise relevance propagation*, PLOS ONE 2015 (epsilon: Eq. 58, alpha-beta: Eq. 60). Montavon et
@@ -91,8 +91,8 @@ class Epsilon:
     As ``eps`` goes to 0 in a ReLU network, it becomes input times gradient.
 
     Attributes:
-      eps: the stabiliser. Larger values absorb relevance and give sparser maps.
-      bias: whether the bias is part of the denominator.
+        eps: the stabiliser. Larger values absorb relevance and give sparser maps.
+        bias: whether the bias is part of the denominator.
     """
 
     eps: float = 1e-6
@@ -111,12 +111,12 @@ class AlphaBeta:
     rule of Excitation Backprop.
 
     Attributes:
-      alpha, beta: weights of the two parts; ``alpha - beta = 1`` conserves relevance.
-      bias: whether ``b+`` (``b-`` in the inhibitory part) is part of the denominator.
-      eps: the stabiliser.
-      form: ``"signed"`` as in the module's table; ``"plain"`` shares by ``a w+`` and ``a w-`` with
-        the bias as it is, whatever the sign of the input (captum's Alpha1_Beta0 with the defaults
-        here).
+        alpha, beta: weights of the two parts; ``alpha - beta = 1`` conserves relevance.
+        bias: whether ``b+`` (``b-`` in the inhibitory part) is part of the denominator.
+        eps: the stabiliser.
+        form: ``"signed"`` as in the module's table; ``"plain"`` shares by ``a w+`` and ``a w-``
+            with the bias as it is, whatever the sign of the input (captum's Alpha1_Beta0 with the
+            defaults here).
     """
 
     alpha: float = 1.0
@@ -177,10 +177,10 @@ class Gamma:
     paper, which assumes ``a >= 0`` and ``z >= 0``.
 
     Attributes:
-      gamma: 0 gives `Epsilon`, infinity would give `ZPlus`.
-      bias: whether the bias is part of z and of the denominators.
-      eps: the stabiliser.
-      form: see above.
+        gamma: 0 gives `Epsilon`, infinity would give `ZPlus`.
+        bias: whether the bias is part of z and of the denominators.
+        eps: the stabiliser.
+        form: see above.
     """
 
     gamma: float = 0.25
@@ -214,8 +214,8 @@ class WSquare:
     Padding takes no share. For first layers whose inputs are unbounded.
 
     Attributes:
-      bias: whether ``b^2`` is part of the denominator.
-      eps: the stabiliser.
+        bias: whether ``b^2`` is part of the denominator.
+        eps: the stabiliser.
     """
 
     bias: bool = True
@@ -236,7 +236,7 @@ class Flat:
     Padding does not count, and there is no share for the bias.
 
     Attributes:
-      eps: the stabiliser.
+        eps: the stabiliser.
     """
 
     eps: float = 1e-6
@@ -256,10 +256,10 @@ class ZBox:
     the bias takes no share.
 
     Attributes:
-      low, high: least and greatest value of the operation's **input**, after any preprocessing
-        inside the network: a number, or one for each channel (the last axis). None for both leaves
-        the box open, for ``jaxplain.lrp(..., box=(low, high))`` to set.
-      eps: the stabiliser.
+        low, high: least and greatest value of the operation's **input**, after any preprocessing
+            inside the network: a number, or one for each channel (the last axis). None for both
+            leaves the box open, for ``jaxplain.lrp(..., box=(low, high))`` to set.
+        eps: the stabiliser.
     """
 
     low: float | tuple[float, ...] | None = None
@@ -306,7 +306,7 @@ class Norm:
     et al. 2024.
 
     Attributes:
-      eps: the stabiliser.
+        eps: the stabiliser.
     """
 
     eps: float = 1e-6

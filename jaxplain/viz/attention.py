@@ -70,5 +70,5 @@ def flow_row(image: np.ndarray, maps: Mapping[str, np.ndarray]) -> dict[str, np.
     """
     return {
         name: overlay(image, np.minimum(maps[name], np.percentile(maps[name], 99)))
-        for name in reversed(maps)
+        for name in reversed(list(maps))
     }

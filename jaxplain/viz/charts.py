@@ -34,7 +34,7 @@ def score_bars(
     rows = {name: np.asarray(v, float) for name, v in values.items()}
     for name, v in rows.items():
         if v.ndim != 1 or not v.size or not np.isfinite(v).all():
-            raise ValueError(f"The scores of {name} must be finite numbers, one an image.")
+            raise ValueError(f"The scores of {name} must be finite numbers, one per image.")
     means = [v.mean() for v in rows.values()]
     errors = [v.std(ddof=1) / np.sqrt(v.size) if v.size > 1 else 0.0 for v in rows.values()]
     longest = max(map(len, rows))

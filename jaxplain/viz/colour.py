@@ -21,9 +21,11 @@ def colourise(
     """Scales a map by its style's preset and looks its colours up.
 
     - `"heat"`: positive part divided by its maximum; from dark blue (0) to dark red (1).
-    - `"signed"`: slightly blurred, divided by the 99th percentile of its size; blue below zero, red above.
-    - `"gray"`: size of the value, slightly blurred, divided by its 99th percentile; black to white. A
-      map with a last axis of 3 colour channels is shown as colours around mid-gray instead.
+    - `"signed"`: slightly blurred, divided by the 99th percentile of its size; blue below zero,
+      red above.
+    - `"gray"`: size of the value, slightly blurred, divided by its 99th percentile; black to
+      white. A map with a last axis of 3 colour channels is shown as colours around mid-gray
+      instead.
 
     Args:
         heat_map: float array (h, w), or (h, w, 3) for `"gray"`.

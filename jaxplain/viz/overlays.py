@@ -13,15 +13,16 @@ def overlay(
     """Draws a map over an image; the image shows through where the map is near zero.
 
     The map is resized to the image (bilinear, half-pixel centres) and scaled by the style's preset,
-    see `jaxplain.viz.colourise`. The colour's share at a pixel is `strength * |value|^0.6`, so that weak
-    evidence stays visible. Pixel-wise detail would drown in the image: under style `"signed"` the
-    image is pale gray, and style `"gray"` leaves it out.
+    see `jaxplain.viz.colourise`. The colour's share at a pixel is `strength * |value|^0.6`, so that
+    weak evidence stays visible. Pixel-wise detail would drown in the image: under style `"signed"`
+    the image is pale gray, and style `"gray"` leaves it out.
 
     Args:
         image: (H, W, 3), uint8, or float in [0, 1].
         heat_map: float array (h, w) of any size, or (h, w, 3) for style `"gray"`.
         style: `"heat"`, `"signed"` or `"gray"`.
-        strength: largest share of the colour, in [0, 1]; for `"heat"`, `"signed"` takes the full colour.
+        strength: largest share of the colour, in [0, 1], for `"heat"`; `"signed"` takes the full
+            colour.
 
     Returns:
         The picture, (H, W, 3) float32 in [0, 1].
@@ -48,7 +49,7 @@ def overlay(
 
 
 def as_float_image(image: np.ndarray) -> np.ndarray:
-    """An image (H, W, 3), uint8 or float in [0, 1], as float32 in [0, 1]; errors as in `overlay`."""
+    """An image (H, W, 3), uint8 or float in [0, 1], as float32 in [0, 1]."""
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
         raise ValueError(f"An image must have shape (H, W, 3); got {image.shape}.")

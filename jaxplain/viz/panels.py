@@ -26,10 +26,10 @@ def panel(
     max_columns: int = 7,
     cell: float = 1.75,
 ) -> Figure:
-    """Lays out the image and rows of pictures, such as one row a class and one column a method.
+    """Lays out the image and rows of pictures, such as one row per class and one column per method.
 
-    Each row starts with the image, labelled with the row's name, and goes on with its pictures, each
-    under its own name. Rows of more than `max_columns` pictures are wrapped.
+    Each row starts with the image, labelled with the row's name, and goes on with its pictures,
+    each under its own name. Rows of more than `max_columns` pictures are wrapped.
 
     Args:
         image: (H, W, 3), uint8, or float in [0, 1].
@@ -74,7 +74,7 @@ def panel(
             (left / size[0], 1 - top / size[1], cell / size[0], height / size[1])
         )
         axes.imshow(picture, aspect="auto", interpolation="antialiased")
-        points = min(9, 9 * 14 * cell / max(len(title), 1))  # about 14 letters an inch
+        points = min(9, 9 * 14 * cell / max(len(title), 1))  # about 14 letters per inch
         axes.set_title(title, fontsize=points, fontweight=weight, pad=4)
         axes.set_axis_off()
 
