@@ -20,6 +20,7 @@ from jaxplain.cli.common import (
     step,
     suggest,
 )
+from jaxplain.cli.composites import add_composite_option, load_composite, lrp_options
 from jaxplain.core import UnsupportedOperationError
 from jaxplain.explainers.catalogue import DEFAULT, METHODS, OTHERS, canonical, explainer
 
@@ -78,6 +79,7 @@ def add_commands(commands: Any) -> None:
         type=Path,
         help="photographs on which fitted-cam learns its weights, the more the better",
     )
+    add_composite_option(explain)
     explain.add_argument(
         "--output",
         default=DEFAULT_OUTPUT,
@@ -102,7 +104,10 @@ def _explain(arguments: argparse.Namespace) -> None:
         raise CliError("--layer has no effect: none of these methods is explained at a layer")
     if arguments.fit is not None and "fitted-cam" not in methods:
         raise CliError("--fit has no effect: fitted-cam, which it is for, is not asked for")
+    if arguments.composite is not None and "lrp" not in methods:
+        raise CliError("--composite has no effect: lrp, which it is for, is not asked for")
     # Whatever can be found wrong without the network is found before it is loaded.
+    composite = None if arguments.composite is None else load_composite(arguments.composite)
     check_output(arguments.output)
     with extra("viz"):
         from jaxplain import viz
@@ -127,7 +132,12 @@ def _explain(arguments: argparse.Namespace) -> None:
                 if name in _DRAW:
                     rows |= _DRAW[name](model, x, targets, labels, drawn, arguments.layer)
                     continue
-                maps = _maps(name, model, x, targets, arguments)
+                more = {}
+                if name == "fitted-cam":
+                    more = {"fit": _fit(model, arguments.fit)}
+                elif name == "lrp" and composite is not None:
+                    more = lrp_options(composite, model.config)
+                maps = _maps(name, model, x, targets, arguments.layer, **more)
             # What a network does not allow, a method says in these words; OSError: of --fit.
             except (UnsupportedOperationError, ValueError, OSError) as error:
                 if not every:
@@ -228,16 +238,15 @@ def _labels(targets: Sequence[int], names: Sequence[str], probabilities: np.ndar
     return labels
 
 
-def _maps(name: str, model, x, targets: Sequence[int], arguments) -> np.ndarray:
+def _maps(name: str, model, x, targets: Sequence[int], layer: str | None, **more) -> np.ndarray:
     """One map a class, (K, h, w), on the host; one forward pass for all of them."""
     import jax
     import numpy as np
 
     import jaxplain
 
-    more = {"fit": _fit(model, arguments.fit)} if name == "fitted-cam" else {}
     try:
-        explain = explainer(name, model.config, arguments.layer, **more)
+        explain = explainer(name, model.config, layer, **more)
         maps = explain(model, x, jax.numpy.asarray([targets]))
     except jaxplain.UnknownLayerError as error:
         raise CliError(str(error)) from None

@@ -52,7 +52,7 @@ UNARY = {
     "nextafter",
     "rem",
 }
-DISCRETE = {
+_COMPARISONS = {
     "gt",
     "ge",
     "lt",
@@ -64,6 +64,8 @@ DISCRETE = {
     "not",
     "xor",
     "is_finite",
+}
+DISCRETE = _COMPARISONS | {
     "argmax",
     "argmin",
     "reduce_and",
@@ -73,33 +75,10 @@ DISCRETE = {
     "le_to",
     "eq_to",
 }
-ELEMENTWISE = UNARY | {
-    "add",
-    "sub",
-    "mul",
-    "div",
-    "max",
-    "min",
-    "neg",
-    "select_n",
-    "convert_element_type",
-    "gt",
-    "ge",
-    "lt",
-    "le",
-    "eq",
-    "ne",
-    "and",
-    "or",
-    "not",
-    "xor",
-    "is_finite",
-    "copy",
-    "stop_gradient",
-    "reduce_precision",
-    "pvary",
-    "pcast",
-}
+#: What neither bends nor scales a value.
+_TRIVIAL = {"convert_element_type", "copy", "stop_gradient", "reduce_precision", "pvary", "pcast"}
+_SHIFTS = {"neg", "add", "sub"}
+ELEMENTWISE = UNARY | _COMPARISONS | _TRIVIAL | _SHIFTS | {"mul", "div", "max", "min", "select_n"}
 #: Names that are given by the values on the grid.
 KNOWN = ("relu", "relu6", "leaky_relu", "tanh", "sigmoid", "silu", "elu")
 _GRID = np.concatenate([[-1e4, -100.0, -30.0], np.linspace(-8, 8, 129), [30.0, 100.0, 1e4]])
@@ -132,18 +111,7 @@ class Function:
                 names |= primitive_names(_compat.body(eqn)[0])
             else:
                 names.add(eqn.primitive.name)
-        trivial = {
-            "convert_element_type",
-            "copy",
-            "stop_gradient",
-            "reduce_precision",
-            "neg",
-            "add",
-            "sub",
-            "broadcast_in_dim",
-            "pvary",
-            "pcast",
-        } | DISCRETE
+        trivial = _TRIVIAL | _SHIFTS | DISCRETE | {"broadcast_in_dim"}
         linear = len(eqns) == 1 and names <= {"mul", "div"}
         if (
             not names <= ELEMENTWISE | {"broadcast_in_dim"}

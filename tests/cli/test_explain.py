@@ -15,6 +15,7 @@ from jaxplain import cli, models
 from jaxplain.cli import explain
 from jaxplain.cli.common import CliError, read_image
 from jaxplain.explainers import catalogue
+from jaxplain.rules import Gamma, composite
 from jaxplain.viz import panel
 
 
@@ -247,6 +248,44 @@ def test_methods_with_rows_of_their_own(capsys, small, image, monkeypatch):
     both = [rows[espresso][title] for title in ("Fitted CAM", "CAM")]
     assert np.abs(both[0] - both[1]).mean() < 0.05
     assert "fitted on 9 photographs" in capsys.readouterr().err
+
+
+def test_composites_of_lrp(capsys, small, image, monkeypatch):
+    """Named ones get the box of the network's pixels; one's own is found in this folder."""
+    called, lrp = [], jaxplain.lrp
+    monkeypatch.setattr(
+        "jaxplain.lrp", lambda *args, **options: called.append(options) or lrp(*args, **options)
+    )
+    argv = ["explain", str(image), "--methods", "lrp", "--class", "top1", "--composite"]
+    assert cli.main([*argv, "epsilon_gamma_box"]) == 0
+    assert cli.main([*argv, "alpha2_beta1"]) == 0
+    Path("my_rules.py").write_text(
+        "from jaxplain.rules import Gamma, ZBox, lrp_rules\n"
+        "def mild(*, eps=1e-3):\n"
+        "    return lrp_rules(Gamma(gamma=0.1, eps=eps), first=ZBox(eps=eps), eps=eps)\n"
+        "def nothing():\n"
+        "    return 3\n"
+    )
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", os.getcwd())])
+    assert cli.main([*argv, "my_rules:mild"]) == 0
+    boxed, named, own = called
+    assert named == {"composite": composite("alpha2_beta1")}
+    assert own["composite"].rules["linear"] == Gamma(gamma=0.1, eps=1e-3)
+    config = Small().config
+    low, high = (np.asarray(v) * config.scale + config.mean for v in own["box"])
+    np.testing.assert_allclose(low, 0, atol=1e-9)
+    np.testing.assert_allclose(high, 255)
+    np.testing.assert_array_equal(own["box"], boxed["box"])
+
+    for name, words in {
+        "epsilon_plsu": "epsilon_plus",
+        "my_rules:wild": "no 'wild'",
+        "my_rule:mild": "no module 'my_rule'",
+        "my_rules:nothing": "must return a RuleSet, not int",
+    }.items():
+        assert words in _error(capsys, *argv, name)
+    line = _error(capsys, "explain", "--methods", "mwp", "--composite", "epsilon")
+    assert "--composite has no effect" in line
 
 
 def test_fitting_without_photographs(capsys, small, image):
