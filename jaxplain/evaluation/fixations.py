@@ -31,6 +31,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxplain.core.numerics import safe_divide
+
 __all__ = ["SCORES", "auc_judd", "cc", "centre_map", "fixation_map", "kl", "mae", "nss", "sim"]
 
 _SPACE = (-2, -1)
@@ -88,7 +90,7 @@ def fixation_map(
     at_row = jax.nn.one_hot(rows, height, dtype=durations.dtype) * durations[..., None]
     at_column = jax.nn.one_hot(columns, width, dtype=durations.dtype)
     counts = jnp.einsum("...nh,...nw->...hw", at_row, at_column, precision=_HIGHEST)
-    counts = _divide(counts, counts.max(_SPACE, keepdims=True))
+    counts = safe_divide(counts, counts.max(_SPACE, keepdims=True))
     down, across = (jnp.asarray(_blur(n, sigma, size), counts.dtype) for n in (height, width))
     return jnp.einsum("ih,...hw,jw->...ij", down, counts, across, precision=_HIGHEST)
 
@@ -153,7 +155,7 @@ def nss(saliency: jax.Array, fixations: jax.Array) -> jax.Array:
     saliency, fixations = _check(saliency, fixations)
     _need_some(fixations)
     total = fixations.sum(_SPACE)
-    return _divide((_standardised(saliency) * fixations).sum(_SPACE), total)
+    return safe_divide((_standardised(saliency) * fixations).sum(_SPACE), total)
 
 
 def auc_judd(saliency: jax.Array, fixations: jax.Array) -> jax.Array:
@@ -286,14 +288,9 @@ def _need_some(fixations: jax.Array) -> None:
         raise ValueError("a map has no fixation; at least one pixel must be positive")
 
 
-def _divide(v: jax.Array, by: jax.Array) -> jax.Array:
-    # Safe on both branches, so that derivatives are finite too.
-    return jnp.where(by > 0, v / jnp.where(by > 0, by, 1), 0)
-
-
 def _standardised(v: jax.Array) -> jax.Array:
     # A constant map's deviations are its mean's rounding errors: far below its values.
-    v = _divide(v, jnp.abs(v).max(_SPACE, keepdims=True))
+    v = safe_divide(v, jnp.abs(v).max(_SPACE, keepdims=True))
     v = v - v.mean(_SPACE, keepdims=True)
     variance = jnp.square(v).mean(_SPACE, keepdims=True)
     varies = variance > (4 * jnp.finfo(v.dtype).eps) ** 2
@@ -305,6 +302,6 @@ def _shifted(v: jax.Array) -> jax.Array:
 
 
 def _distribution(v: jax.Array) -> jax.Array:
-    v = _divide(v, v.max(_SPACE, keepdims=True))  # no overflow in the sum
+    v = safe_divide(v, v.max(_SPACE, keepdims=True))  # no overflow in the sum
     total = v.sum(_SPACE, keepdims=True)
-    return jnp.where(total > 0, _divide(v, total), 1 / math.prod(v.shape[-2:]))
+    return jnp.where(total > 0, safe_divide(v, total), 1 / math.prod(v.shape[-2:]))

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxplain.core.numerics import safe_divide
 from jaxplain.postprocess import tightest_box
 
 __all__ = [
@@ -177,5 +178,4 @@ def _area(boxes: jax.Array) -> jax.Array:
 
 
 def _ratio(common: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
-    union = a + b - common
-    return jnp.where(union > 0, common / jnp.where(union > 0, union, 1), 0)
+    return safe_divide(common, a + b - common)

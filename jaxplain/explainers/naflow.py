@@ -32,6 +32,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxplain.core import trace
+from jaxplain.core.numerics import safe_divide
 from jaxplain.explainers._common import check_images, check_targets, over_targets, run_traced
 from jaxplain.explainers._least_squares import LeastSquares
 from jaxplain.explainers._preimage import (
@@ -84,8 +85,7 @@ def contribution_weights(
     [0.75, 0.25, 0.0]
     """
     terms = abs(embedding * reference if similarity is None else similarity(embedding, reference))
-    total = terms.sum()
-    return jnp.where(total > 0, terms / jnp.where(total > 0, total, 1), 0)
+    return safe_divide(terms, terms.sum())
 
 
 def naflow(

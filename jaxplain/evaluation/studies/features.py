@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxplain.core.numerics import safe_divide
 from jaxplain.core.transforms import Table
 from jaxplain.training.last_layer import LastLayer, confusion_matrix, last_layer_inputs
 
@@ -73,8 +74,7 @@ def colour_shares(colours: jax.Array, mask: jax.Array) -> jax.Array:
     [[0.25, 0.75]]
     """
     sums = (jnp.asarray(colours, jnp.float32) * mask[..., None]).sum((1, 2))
-    total = sums.sum(-1, keepdims=True)
-    return jnp.where(total > 0, sums / jnp.where(total > 0, total, 1), 0)
+    return safe_divide(sums, sums.sum(-1, keepdims=True))
 
 
 def histogram_distance(a: jax.Array, b: jax.Array) -> jax.Array:
