@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from jaxplain.weights_convert.errors import CheckpointError
+from jaxplain.weights_convert.safetensors_file import write_safetensors
 
 FORMAT = 1
 _CONFIG, _WEIGHTS = "config.json", "weights"
@@ -95,22 +96,12 @@ def export(
 
     Raises:
       OSError: the file cannot be written. Nothing half-written remains.
-      ImportError: the package safetensors is not installed.
     """
-    try:
-        from safetensors.numpy import save_file
-    except ImportError as error:
-        raise ImportError(
-            "Writing .safetensors files needs the package safetensors; install it with "
-            'pip install "jaxplain[zoo]".'
-        ) from error
     path = Path(path).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The package writes an array's memory, whatever its strides.
-    arrays = {name: np.asarray(value, order="C") for name, value in weights.items()}
     folder = Path(tempfile.mkdtemp(prefix=f"{path.name}{_PARTIAL}", dir=path.parent))
     try:
-        save_file(arrays, folder / path.name, metadata={"jaxplain": json.dumps(config)})
+        write_safetensors(folder / path.name, weights, {"jaxplain": json.dumps(config)})
         (folder / path.name).chmod(0o666 & ~_umask())
         os.replace(folder / path.name, path)
     finally:
