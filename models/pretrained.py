@@ -18,8 +18,8 @@ from flax import nnx
 
 from jaxplain import weights_convert as wc
 from jaxplain.models.config import ModelConfig
+from jaxplain.models.entries import ENTRIES, find, unknown
 from jaxplain.models.entry import Entry, Hub, Package, Source
-from jaxplain.models.registry import REGISTRY, find, unknown
 from jaxplain.weights_convert import readers
 from jaxplain.weights_convert.safetensors_file import read_metadata
 
@@ -32,7 +32,7 @@ def list_models() -> list[str]:
       >>> "efficientnet_lite0" in models.list_models()
       True
     """
-    return sorted(REGISTRY)
+    return sorted(ENTRIES)
 
 
 def from_pretrained(
@@ -81,7 +81,7 @@ def from_pretrained(
     options = dict(dtype=dtype, fully_convolutional=fully_convolutional)
     text = os.fspath(source)
     path = Path(source).expanduser()
-    if isinstance(source, str) and source in REGISTRY:
+    if isinstance(source, str) and source in ENTRIES:
         if network is not None or class_names is not None:
             raise ValueError("network= and class_names= are for files; a known name has its own.")
         return _from_registry(source, options)
@@ -222,14 +222,14 @@ def _build(entry: Entry, outputs: int, dtype=None, fully_convolutional=False) ->
 
 def _ready(converted: Converted, options: Mapping[str, Any]) -> nnx.Module:
     config = converted.config
-    model = _build(REGISTRY[config.name], config.outputs, **options)
+    model = _build(ENTRIES[config.name], config.outputs, **options)
     model = wc.with_weights(model, converted.weights)
     model.config = config
     return model
 
 
 def _from_registry(name: str, options: Mapping[str, Any]) -> nnx.Module:
-    source = next((s for s in REGISTRY[name].sources if s.weights), None)
+    source = next((s for s in ENTRIES[name].sources if s.weights), None)
     origin = source.weights if source else None
     with _progress(f"loading the weights of {name}"):
         if isinstance(origin, Hub) and (folder := _cached(name, str(origin))):
@@ -272,7 +272,7 @@ def _cached(name: str, origin: str | None = None) -> Path | None:
 
 
 def _advice(name: str, origin: Package | Hub | None) -> str:
-    sources = ", ".join(s.names.source for s in REGISTRY[name].sources)
+    sources = ", ".join(s.names.source for s in ENTRIES[name].sources)
     if isinstance(origin, Hub):
         what = f"Download {origin.file} from https://huggingface.co/{origin.repo} where you can"
     else:
@@ -290,7 +290,7 @@ def _from_hub(text: str, network, class_names, options) -> nnx.Module:
     repo = "/".join(parts[:2])
     origin = Hub(repo, parts[2]) if parts[2:] else Hub(repo)
     if network is None:
-        owners = [n for n, e in REGISTRY.items() if any(s.weights == origin for s in e.sources)]
+        owners = [n for n, e in ENTRIES.items() if any(s.weights == origin for s in e.sources)]
         if not owners:
             raise ValueError(f"Say which network {text} is of: network= one of {list_models()}.")
         network = owners[0]
@@ -307,7 +307,7 @@ def _from_folder(folder: Path, options: Mapping[str, Any]) -> nnx.Module:
     saved = wc.load_config(folder)
     try:
         config = ModelConfig.from_json(saved["config"])
-        entry = REGISTRY[config.name]
+        entry = ENTRIES[config.name]
     except (KeyError, TypeError, AttributeError) as error:
         raise wc.CheckpointError(
             f"The config.json in {folder} does not describe a known network; delete the folder "
@@ -316,11 +316,12 @@ def _from_folder(folder: Path, options: Mapping[str, Any]) -> nnx.Module:
     model = _build(entry, config.outputs, **options)
     weights, _ = wc.load(folder, wc.parameter_shapes(model))
     model = wc.with_weights(model, weights)
-    # Where explainers look is not a property of the weights: a later release may know better.
-    known = entry.config
-    model.config = dataclasses.replace(
-        config, layers=known.layers, contrast_layer=known.contrast_layer
-    )
+    # Where explainers look, and what published weights call their classes, are no properties of the
+    # weights: a later release may know better.
+    changes = {"layers": entry.config.layers, "contrast_layer": entry.config.contrast_layer}
+    if saved.get("origin") in {str(source.weights) for source in entry.sources if source.weights}:
+        changes["class_names"] = _class_names(entry)
+    model.config = dataclasses.replace(config, **changes)
     return model
 
 

@@ -2,6 +2,7 @@
 
 import functools
 
+from jaxplain.models import imagenet
 from jaxplain.models.alexnet import VARIANTS, AlexNet
 from jaxplain.models.config import ModelConfig, cam_layers
 from jaxplain.models.entry import (
@@ -10,7 +11,6 @@ from jaxplain.models.entry import (
     TORCH_INPUT,
     Entry,
     Source,
-    imagenet_names,
 )
 from jaxplain.weights_convert.name_maps import alexnet as maps
 
@@ -31,7 +31,7 @@ def _entry(name: str, variant: str, prepared, source: Source) -> Entry:
             **{**prepared, "crop_fraction": size / 256},
         ),
         sources=(source,),
-        class_names=imagenet_names,
+        class_names=imagenet.class_names,
     )
 
 

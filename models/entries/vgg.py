@@ -2,6 +2,7 @@
 
 import functools
 
+from jaxplain.models import imagenet
 from jaxplain.models.config import ModelConfig, cam_layers
 from jaxplain.models.entry import (
     KERAS_CAFFE_INPUT,
@@ -9,7 +10,6 @@ from jaxplain.models.entry import (
     Entry,
     Hub,
     Source,
-    imagenet_names,
 )
 from jaxplain.models.vgg import DEPTHS, VGG
 from jaxplain.weights_convert.name_maps import keras_numbered
@@ -40,7 +40,7 @@ def _torchvision(name: str, depth: int, batch_norm: bool, top1: float) -> Entry:
         build=functools.partial(VGG, depth, batch_norm=batch_norm),
         config=_config(name, depth, **TORCH_INPUT),
         sources=tuple(sources),
-        class_names=imagenet_names,
+        class_names=imagenet.class_names,
     )
 
 
@@ -49,7 +49,7 @@ def _caffe(name: str, depth: int) -> Entry:
         build=functools.partial(VGG, depth, ceil_mode=True),
         config=_config(name, depth, **KERAS_CAFFE_INPUT),  # the same pixels are subtracted
         sources=(Source(maps.CAFFE_ZOO, licence="CC-BY-4.0"),),
-        class_names=imagenet_names,
+        class_names=imagenet.class_names,
     )
 
 

@@ -13,8 +13,8 @@ from small_network import SMALL, cache, equal, foreign, state  # noqa: E402, F40
 
 from jaxplain import cli, models
 from jaxplain import weights_convert as wc
+from jaxplain.models.entries import ENTRIES
 from jaxplain.models.entry import Hub, Source
-from jaxplain.models.registry import REGISTRY
 
 
 def test_hash_in_the_name(tmp_path):
@@ -68,9 +68,9 @@ def hub(cache, monkeypatch, tmp_path):
     address = f"http://127.0.0.1:{server.server_address[1]}"
     monkeypatch.setenv("HF_ENDPOINT", address)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
-    entry = REGISTRY[SMALL]
+    entry = ENTRIES[SMALL]
     sources = (Source(entry.sources[0].names, Hub("me/net"), top1=12.3, licence="MIT"),)
-    monkeypatch.setitem(REGISTRY, SMALL, dataclasses.replace(entry, sources=sources))
+    monkeypatch.setitem(ENTRIES, SMALL, dataclasses.replace(entry, sources=sources))
     yield server
     server.shutdown()
     server.server_close()

@@ -15,8 +15,8 @@ from PIL import Image
 from jaxplain import weights_convert as wc
 from jaxplain.models import ModelConfig, layers
 from jaxplain.models.alexnet import AlexNet
+from jaxplain.models.entries import find
 from jaxplain.models.googlenet import GoogLeNet
-from jaxplain.models.registry import find
 from jaxplain.models.squeezenet import SqueezeNet
 from jaxplain.models.vgg import VGG
 
