@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -133,7 +135,7 @@ class AlexNet(nnx.Module):
         if variant not in VARIANTS:
             raise ValueError(f"AlexNet has variants {list(VARIANTS)}, not {variant!r}.")
         self.variant = VARIANTS[variant]
-        options = dict(dtype=dtype, rngs=rngs)
+        options: dict[str, Any] = dict(dtype=dtype, rngs=rngs)
         inputs = 3
         for i, s in enumerate(self.variant.stages, 1):
             conv = Conv(inputs, s.channels, s.kernel, s.stride, s.padding, s.groups, **options)

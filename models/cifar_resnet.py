@@ -6,6 +6,8 @@ section 4.2, option A.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -22,7 +24,7 @@ class Block(nnx.Module):
     """Two 3x3 convolutions; where the shape changes, the shortcut skips pixels and pads channels."""
 
     def __init__(self, inputs, width, stride, *, dtype, rngs):
-        options = dict(dtype=dtype, rngs=rngs)
+        options: dict[str, Any] = dict(dtype=dtype, rngs=rngs)
         self.conv1 = Conv(inputs, width, 3, stride, 1, bias=False, **options)
         self.bn1 = BatchNorm(width, **options)
         self.conv2 = Conv(width, width, 3, 1, 1, bias=False, **options)
@@ -76,7 +78,7 @@ class CifarResNet(nnx.Module):
         if depth not in DEPTHS:
             raise ValueError(f"The CIFAR ResNet has depths {list(DEPTHS)}, not {depth!r}.")
         self.fully_convolutional = fully_convolutional
-        options = dict(dtype=dtype, rngs=rngs)
+        options: dict[str, Any] = dict(dtype=dtype, rngs=rngs)
         channels = _WIDTHS[0]
         self.conv1 = Conv(3, channels, 3, 1, 1, bias=False, **options)
         self.bn1 = BatchNorm(channels, **options)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import dataclasses
 import math
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -107,7 +109,7 @@ class Block(nnx.Module):
 
     def __init__(self, inputs, stage: Stage, stride, *, dtype, rngs):
         middle = inputs * stage.expand
-        options = dict(dtype=dtype, rngs=rngs)
+        options: dict[str, Any] = dict(dtype=dtype, rngs=rngs)
         if stage.expand > 1:
             self.expand = ConvNorm(inputs, middle, relu=True, **options)
         else:
@@ -164,7 +166,7 @@ class EfficientNetLite(nnx.Module):
             raise ValueError(f"EfficientNet-Lite has variants {list(VARIANTS)}, not {variant!r}.")
         width, depth, size = VARIANTS[variant]
         self.window = math.ceil(size / _STRIDE) if fully_convolutional else None
-        options = dict(dtype=dtype, rngs=rngs)
+        options: dict[str, Any] = dict(dtype=dtype, rngs=rngs)
         self.stem = ConvNorm(3, _STEM, 3, 2, relu=True, **options)
         channels, stages = _STEM, []
         for stage in scale_stages(width, depth):

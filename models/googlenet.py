@@ -6,6 +6,8 @@ serve training only, are left out.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -34,7 +36,7 @@ class Unit(nnx.Module):
     """Convolution and ReLU; with ``norm``, batch normalisation between them and no bias."""
 
     def __init__(self, inputs, outputs, kernel, stride=1, padding=0, *, norm, dtype, rngs):
-        options = dict(dtype=dtype, rngs=rngs)
+        options: dict[str, Any] = dict(dtype=dtype, rngs=rngs)
         self.conv = Conv(inputs, outputs, kernel, stride, padding, bias=not norm, **options)
         self.norm = BatchNorm(outputs, epsilon=1e-3, **options) if norm else None
 
@@ -48,7 +50,7 @@ class Inception(nnx.Module):
 
     def __init__(self, inputs, channels, large, *, norm, dtype, rngs):
         one, reduce3, three, reduce5, five, pool = channels
-        options = dict(norm=norm, dtype=dtype, rngs=rngs)
+        options: dict[str, Any] = dict(norm=norm, dtype=dtype, rngs=rngs)
         self.conv1x1 = Unit(inputs, one, 1, **options)
         self.conv3x3_reduce = Unit(inputs, reduce3, 1, **options)
         self.conv3x3 = Unit(reduce3, three, 3, padding=1, **options)
@@ -111,7 +113,7 @@ class GoogLeNet(nnx.Module):
         if variant not in VARIANTS:
             raise ValueError(f"GoogLeNet has variants {list(VARIANTS)}, not {variant!r}.")
         self.bvlc = variant == "bvlc"
-        options = dict(norm=not self.bvlc, dtype=dtype, rngs=rngs)
+        options: dict[str, Any] = dict(norm=not self.bvlc, dtype=dtype, rngs=rngs)
         self.conv1 = Unit(3, 64, 7, stride=2, padding=3, **options)
         self.conv2_reduce = Unit(64, 64, 1, **options)
         self.conv2 = Unit(64, 192, 3, padding=1, **options)

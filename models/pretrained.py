@@ -78,7 +78,7 @@ def from_pretrained(
       ...
       ValueError: There is no network 'efficientnet_lite'; the nearest are ...
     """
-    options = dict(dtype=dtype, fully_convolutional=fully_convolutional)
+    options: dict[str, Any] = dict(dtype=dtype, fully_convolutional=fully_convolutional)
     text = os.fspath(source)
     path = Path(source).expanduser()
     if isinstance(source, str) and source in ENTRIES:
@@ -216,7 +216,7 @@ def _class_names(entry: Entry) -> tuple[str, ...]:
 
 
 def _build(entry: Entry, outputs: int, dtype=None, fully_convolutional=False) -> nnx.Module:
-    options = dict(dtype=dtype, fully_convolutional=fully_convolutional)
+    options: dict[str, Any] = dict(dtype=dtype, fully_convolutional=fully_convolutional)
     return wc.abstract(lambda rngs: entry.build(outputs, rngs=rngs, **options))
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -56,7 +58,7 @@ class Projection(nnx.Module):
     """The shortcut where the shape changes (option B): a 1x1 convolution and batch norm."""
 
     def __init__(self, inputs, outputs, stride, *, dtype, rngs):
-        options = dict(dtype=dtype, rngs=rngs)
+        options: dict[str, Any] = dict(dtype=dtype, rngs=rngs)
         self.conv = Conv(inputs, outputs, 1, stride, bias=False, **options)
         self.bn = BatchNorm(outputs, **options)
 
@@ -68,6 +70,10 @@ class _Block(nnx.Module):
     """What both sorts of block share: ``relu(branch(x) + shortcut(x))``. Each has its ``branch``."""
 
     expansion = 1
+
+    def branch(self, x: jax.Array) -> jax.Array:
+        """The convolutions that the shortcut passes by."""
+        raise NotImplementedError
 
     def _make_shortcut(self, inputs, width, stride, options):
         outputs = width * self.expansion
@@ -85,7 +91,7 @@ class BasicBlock(_Block):
     """Two 3x3 convolutions."""
 
     def __init__(self, inputs, width, stride, layout: Layout, *, dtype, rngs):
-        options = dict(dtype=dtype, rngs=rngs)
+        options: dict[str, Any] = dict(dtype=dtype, rngs=rngs)
         self.conv1 = Conv(inputs, width, 3, stride, 1, bias=False, **options)
         self.bn1 = BatchNorm(width, **options)
         self.conv2 = Conv(width, width, 3, 1, 1, bias=False, **options)
@@ -103,7 +109,7 @@ class Bottleneck(_Block):
     expansion = 4
 
     def __init__(self, inputs, width, stride, layout: Layout, *, dtype, rngs):
-        options = dict(dtype=dtype, rngs=rngs)
+        options: dict[str, Any] = dict(dtype=dtype, rngs=rngs)
         strides = (stride, 1) if layout.stride_first else (1, stride)
         outputs = width * self.expansion
         self.conv1 = Conv(inputs, width, 1, strides[0], bias=False, **options)
@@ -170,20 +176,20 @@ class ResNet(nnx.Module):
             raise ValueError(f"The {layout} layout is of ResNet-50, not of ResNet-{depth}.")
         self.layout = LAYOUTS[layout]
         self.unit_norm, self.fully_convolutional = unit_norm, fully_convolutional
-        options = dict(dtype=dtype, rngs=rngs)
+        options: dict[str, Any] = dict(dtype=dtype, rngs=rngs)
         self.conv1 = Conv(3, _WIDTHS[0], 7, 2, 3, bias=False, **options)
         self.bn1 = BatchNorm(_WIDTHS[0], **options)
         block, channels = self._block(depth), _WIDTHS[0]
-        for i, (width, repeats) in enumerate(zip(_WIDTHS, DEPTHS[depth]), 1):
-            blocks = []
+        for i, (width, repeats) in enumerate(zip(_WIDTHS, DEPTHS[depth], strict=True), 1):
+            blocks: list[_Block] = []
             for j in range(repeats):
                 stride = 2 if i > 1 and j == 0 else 1
                 blocks.append(block(channels, width, stride, self.layout, **options))
-                channels = width * block.expansion
+                channels = width * blocks[-1].expansion
             setattr(self, f"layer{i}", nnx.List(blocks))
         self.fc = nnx.Linear(channels, num_classes, **options)
 
-    def _block(self, depth: int) -> type[_Block]:
+    def _block(self, depth: int) -> Callable[..., _Block]:
         return BasicBlock if depth < 50 else Bottleneck
 
     def _after_layer(self, number: int, x: jax.Array) -> jax.Array:

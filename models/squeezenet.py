@@ -6,6 +6,8 @@ model size, 2016; version 1.1 is the authors' later one, of the same accuracy at
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -24,7 +26,7 @@ class Fire(nnx.Module):
     """1 x 1 convolution to few channels, then 1 x 1 and 3 x 3 side by side; ReLU after each."""
 
     def __init__(self, inputs, squeeze, expand, *, dtype, rngs):
-        options = dict(dtype=dtype, rngs=rngs)
+        options: dict[str, Any] = dict(dtype=dtype, rngs=rngs)
         self.squeeze = Conv(inputs, squeeze, 1, **options)
         self.expand1x1 = Conv(squeeze, expand, 1, **options)
         self.expand3x3 = Conv(squeeze, expand, 3, padding=1, **options)
@@ -77,7 +79,7 @@ class SqueezeNet(nnx.Module):
         if version not in VERSIONS:
             raise ValueError(f"SqueezeNet has versions {list(VERSIONS)}, not {version!r}.")
         (channels, kernel), self.pooled = VERSIONS[version]
-        options = dict(dtype=dtype, rngs=rngs)
+        options: dict[str, Any] = dict(dtype=dtype, rngs=rngs)
         self.conv1 = Conv(3, channels, kernel, stride=2, **options)
         for i, (squeeze, expand) in enumerate(_FIRE, 2):
             setattr(self, f"fire{i}", Fire(channels, squeeze, expand, **options))

@@ -6,6 +6,8 @@ K. Simonyan, A. Zisserman: Very Deep Convolutional Networks for Large-Scale Imag
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -63,7 +65,7 @@ class VGG(nnx.Module):
     ):
         if depth not in DEPTHS:
             raise ValueError(f"VGG has depths {list(DEPTHS)}, not {depth!r}.")
-        options = dict(dtype=dtype, rngs=rngs)
+        options: dict[str, Any] = dict(dtype=dtype, rngs=rngs)
         inputs = 3
         for stage, (count, channels) in enumerate(zip(DEPTHS[depth], _CHANNELS), 1):
             for i in range(1, count + 1):

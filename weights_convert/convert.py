@@ -11,7 +11,7 @@ import dataclasses
 import fnmatch
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -80,7 +80,7 @@ def abstract(build: Callable[[nnx.Rngs], nnx.Module]) -> nnx.Module:
       (3, 2)
     """
     one_key = _OneKey()
-    return nnx.eval_shape(lambda: build(one_key))
+    return nnx.eval_shape(lambda: build(cast(nnx.Rngs, one_key)))
 
 
 class _OneKey:
@@ -285,7 +285,7 @@ class _Notes:
 
 def _epsilons(network: nnx.Module) -> dict[str, float]:
     return {
-        ".".join(map(str, path)): module.epsilon
+        ".".join(map(str, path)): cast(Any, module).epsilon
         for path, module in nnx.iter_modules(network)
         if hasattr(module, "epsilon") and hasattr(module, "var")
     }

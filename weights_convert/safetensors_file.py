@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import ml_dtypes
 import numpy as np
@@ -180,7 +180,7 @@ def _offsets(name: str, about: Mapping[str, Any]) -> tuple[int, int]:
     return offsets[0], offsets[1]
 
 
-def _sizes(value: Any) -> bool:
+def _sizes(value: Any) -> TypeGuard[list[int]]:
     """Whether a value of the header is a list of sizes that an array can have."""
     return (
         isinstance(value, list)

@@ -1,6 +1,7 @@
 """Registry entries of AlexNet, CaffeNet and CNN-S."""
 
 import functools
+from typing import Any
 
 from jaxplain.models import imagenet
 from jaxplain.models.alexnet import VARIANTS, AlexNet
@@ -35,7 +36,7 @@ def _entry(name: str, variant: str, prepared, source: Source) -> Entry:
     )
 
 
-_BVLC = dict(licence="unrestricted")
+_BVLC: dict[str, Any] = dict(licence="unrestricted")
 
 ENTRIES = {
     "alexnet": _entry(

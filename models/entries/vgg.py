@@ -1,6 +1,7 @@
 """Registry entries of VGG-16 and VGG-19."""
 
 import functools
+from typing import Any
 
 from jaxplain.models import imagenet
 from jaxplain.models.config import ModelConfig, cam_layers
@@ -27,13 +28,13 @@ def _config(name: str, depth: int, **fields) -> ModelConfig:
 
 def _torchvision(name: str, depth: int, batch_norm: bool, top1: float) -> Entry:
     form = (depth, batch_norm)
-    torch = dict(top1=top1, licence="BSD-3-Clause")
+    torch: dict[str, Any] = dict(top1=top1, licence="BSD-3-Clause")
     sources = [
         Source(maps.TIMM[form], Hub(f"timm/{name}.tv_in1k"), **torch),  # torchvision's weights
         Source(maps.TORCHVISION[form], **torch),
     ]
     if not batch_norm:  # the authors' weights, which Keras took over
-        keras = dict(changes=KERAS_CAFFE_INPUT, top1=71.3, licence="CC-BY-4.0")
+        keras: dict[str, Any] = dict(changes=KERAS_CAFFE_INPUT, top1=71.3, licence="CC-BY-4.0")
         sources.append(Source(maps.KERAS_APPLICATIONS, **keras))
         sources.append(Source(keras_numbered(maps.KERAS_APPLICATIONS), **keras))
     return Entry(
