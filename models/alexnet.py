@@ -8,7 +8,6 @@ A. Krizhevsky: One weird trick for parallelizing convolutional neural networks, 
 from __future__ import annotations
 
 import dataclasses
-
 from typing import Any
 
 import jax
@@ -17,6 +16,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name as tag  # this is what jaxplain.tag is
 
 from jaxplain.models.layers import Conv, WindowDense, adaptive_avg_pool, lrn, max_pool
+from jaxplain.models.network import Network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Variant:
       size: native height and width of images.
       stages: its convolutions.
       pools: window and stride of its max pools, in their order.
-      norm: window, alpha, beta and k of local response normalisation, if there is any.
+      norm: window, alpha, beta and k of local response normalisation, where a stage has it.
       caffe: whether pooling counts windows that stick out, and ``fc6`` takes its own size only;
         otherwise features of any size are averaged to 6 x 6, as torchvision does.
     """
@@ -47,7 +47,7 @@ class Variant:
     size: int
     stages: tuple[Stage, ...]
     pools: tuple[tuple[int, int], ...] = ((3, 2),) * 3
-    norm: tuple[int, float, float, float] | None = None
+    norm: tuple[int, float, float, float] = (5, 1e-4, 0.75, 1.0)
     caffe: bool = True
 
 
@@ -60,7 +60,7 @@ def _krizhevsky(then: tuple[str, ...]) -> Variant:
         Stage(384, 3, padding=1, groups=2),
         Stage(256, 3, padding=1, groups=2, then=("pool",)),
     )
-    return Variant(227, stages, norm=(5, 1e-4, 0.75, 1.0))
+    return Variant(227, stages)
 
 
 VARIANTS = {
@@ -93,7 +93,7 @@ VARIANTS = {
 _WINDOW = 6  # side of pool5 at the native size, in all of them
 
 
-class AlexNet(nnx.Module):
+class AlexNet(Network):
     """AlexNet, CaffeNet or CNN-S: images ``(B, H, W, 3)`` to logits ``(B, num_classes)``.
 
     Layers are tagged ``conv1`` to ``conv5``, ``relu1`` to ``relu5``, ``pool1``, ``pool2``,

@@ -14,6 +14,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name as tag  # this is what jaxplain.tag is
 
 from jaxplain.models.layers import BatchNorm, Conv, avg_pool, global_avg_pool
+from jaxplain.models.network import Network
 
 DEPTHS = (20, 32, 44, 56)
 _WIDTHS = (16, 32, 64)
@@ -21,7 +22,7 @@ _LAST_WINDOW = 8  # of the features of a 32 x 32 image
 
 
 class Block(nnx.Module):
-    """Two 3x3 convolutions; where the shape changes, the shortcut skips pixels and pads channels."""
+    """Two 3x3 convolutions; where the shape changes, the shortcut skips pixels, pads channels."""
 
     def __init__(self, inputs, width, stride, *, dtype, rngs):
         options: dict[str, Any] = dict(dtype=dtype, rngs=rngs)
@@ -40,7 +41,7 @@ class Block(nnx.Module):
         return jax.nn.relu(y + x)
 
 
-class CifarResNet(nnx.Module):
+class CifarResNet(Network):
     """CIFAR ResNet, for inference: images ``(B, H, W, 3)`` to logits ``(B, num_classes)``.
 
     Layers are tagged ``conv1`` (after ReLU), ``layer1.0`` ... ``layer3.2`` (a block's output,

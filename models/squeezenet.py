@@ -1,7 +1,7 @@
 """SqueezeNet 1.0 and 1.1.
 
 F. N. Iandola et al.: SqueezeNet: AlexNet-level accuracy with 50x fewer parameters and < 0.5 MB
-model size, 2016; version 1.1 is the authors' later one, of the same accuracy at 2.4 times less work.
+model size, 2016; version 1.1 is the authors' later one, as accurate with 2.4 times less work.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name as tag  # this is what jaxplain.tag is
 
 from jaxplain.models.layers import Conv, avg_pool, global_avg_pool, max_pool
+from jaxplain.models.network import Network
 
 #: Version -> channels and kernel of conv1; the layers (1: conv1, 2: fire2 ...) that a pool follows.
 VERSIONS = {"1.0": ((96, 7), (1, 4, 8)), "1.1": ((64, 3), (1, 3, 5))}
@@ -37,7 +38,7 @@ class Fire(nnx.Module):
         return jnp.concatenate(halves, axis=-1)
 
 
-class SqueezeNet(nnx.Module):
+class SqueezeNet(Network):
     """SqueezeNet, for inference: images ``(B, H, W, 3)`` to logits ``(B, num_classes)``.
 
     Layers are tagged ``conv1``, ``relu1``, ``fire2`` to ``fire9``, ``conv10``, ``relu10``, and

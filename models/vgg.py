@@ -14,6 +14,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name as tag  # this is what jaxplain.tag is
 
 from jaxplain.models.layers import BatchNorm, Conv, WindowDense, adaptive_avg_pool, max_pool
+from jaxplain.models.network import Network
 
 #: Depth -> number of convolutions in each of the five stages (Table 1, columns D and E).
 DEPTHS = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
@@ -21,7 +22,7 @@ _CHANNELS = (64, 128, 256, 512, 512)
 _WINDOW = 7  # side of pool5 at the native 224 x 224
 
 
-class VGG(nnx.Module):
+class VGG(Network):
     """VGG, for inference: images ``(B, H, W, 3)`` to logits ``(B, num_classes)``.
 
     Layers are tagged ``conv1_1`` ... ``conv5_3`` (``conv5_4`` in VGG-19), ``relu1_1`` ...,
@@ -67,7 +68,7 @@ class VGG(nnx.Module):
             raise ValueError(f"VGG has depths {list(DEPTHS)}, not {depth!r}.")
         options: dict[str, Any] = dict(dtype=dtype, rngs=rngs)
         inputs = 3
-        for stage, (count, channels) in enumerate(zip(DEPTHS[depth], _CHANNELS), 1):
+        for stage, (count, channels) in enumerate(zip(DEPTHS[depth], _CHANNELS, strict=True), 1):
             for i in range(1, count + 1):
                 setattr(self, f"conv{stage}_{i}", Conv(inputs, channels, 3, padding=1, **options))
                 if batch_norm:

@@ -21,7 +21,8 @@ class _Part(io.RawIOBase):
     """A part of a file as a file."""
 
     def __init__(self, path, offset, size):
-        self._file, self._offset, self._size, self._at = open(path, "rb"), offset, size, 0
+        self._file = open(path, "rb")  # noqa: SIM115 (until the program ends)
+        self._offset, self._size, self._at = offset, size, 0
 
     def readable(self):
         return True

@@ -11,7 +11,7 @@ import dataclasses
 import fnmatch
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from flax import nnx
 from jaxplain.weights_convert.errors import ConversionError
 from jaxplain.weights_convert.name_maps import NameMap, own_names
 
+_Net = TypeVar("_Net", bound=nnx.Module)
 _SHOWN = 5  # names listed of each sort of trouble; the error's attributes hold them all
 
 
@@ -70,7 +71,7 @@ def parameter_shapes(network: nnx.Module) -> dict[str, tuple[int, ...]]:
     return {".".join(map(str, path)): tuple(leaf.get_value().shape) for path, leaf in leaves}
 
 
-def abstract(build: Callable[[nnx.Rngs], nnx.Module]) -> nnx.Module:
+def abstract(build: Callable[[nnx.Rngs], _Net]) -> _Net:
     """Builds a network without computing its initial weights: they have shapes only.
 
     Example:
@@ -99,7 +100,7 @@ class _OneKey:
         return lambda: self._key
 
 
-def with_weights(network: nnx.Module, weights: Mapping[str, Any]) -> nnx.Module:
+def with_weights(network: _Net, weights: Mapping[str, Any]) -> _Net:
     """A network with the structure of ``network`` and the given weights (by dotted name).
 
     The dtypes are the network's own.

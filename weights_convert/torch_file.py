@@ -185,7 +185,7 @@ def _view(name: str, tensor: safe_pickle.Tensor, locate: _Locate, big: bool) -> 
     begin = storage.start * unit + tensor.offset * width
     reach = 0
     if count:
-        reach = 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.strides))
+        reach = 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.strides, strict=True))
     if tensor.offset * width + reach * width > storage.size * unit:
         raise CheckpointError(f"the tensor {name!r:.80} reaches beyond its storage")
     if count > max(reach, _EXPANDED_LIMIT):
@@ -203,5 +203,5 @@ def _view(name: str, tensor: safe_pickle.Tensor, locate: _Locate, big: bool) -> 
         part = width // 2 if dtype.kind == "c" else width
         flat = flat.reshape(-1, part)[:, ::-1].reshape(-1)  # a copy; such files are rare
     # The stride of an axis of length 1 is never used, and may be anything.
-    strides = [s * width if n > 1 else 0 for n, s in zip(tensor.shape, tensor.strides)]
+    strides = [s * width if n > 1 else 0 for n, s in zip(tensor.shape, tensor.strides, strict=True)]
     return np.lib.stride_tricks.as_strided(flat.view(dtype), tensor.shape, strides, writeable=False)
