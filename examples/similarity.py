@@ -282,11 +282,11 @@ class Comparison(NamedTuple):
     """What is drawn of one network.
 
     Attributes:
-      title: stands above it.
-      layers: the layers, last to first.
-      pairs: of each row the picture and the other one, uint8 (H, W, 3).
-      maps: layer -> (2 P, h, w): of every picture's comparison with itself and with the other.
-      cosines: (P,), of the two pictures.
+        title: stands above it.
+        layers: the layers, last to first.
+        pairs: of each row the picture and the other one, uint8 (H, W, 3).
+        maps: layer -> (2 P, h, w): of every picture's comparison with itself and with the other.
+        cosines: (P,), of the two pictures.
     """
 
     title: str

@@ -36,12 +36,12 @@ class Variant:
     """One of the networks.
 
     Attributes:
-      size: native height and width of images.
-      stages: its convolutions.
-      pools: window and stride of its max pools, in their order.
-      norm: window, alpha, beta and k of local response normalisation, where a stage has it.
-      caffe: whether pooling counts windows that stick out, and ``fc6`` takes its own size only;
-        otherwise features of any size are averaged to 6 x 6, as torchvision does.
+        size: native height and width of images.
+        stages: its convolutions.
+        pools: window and stride of its max pools, in their order.
+        norm: window, alpha, beta and k of local response normalisation, where a stage has it.
+        caffe: whether pooling counts windows that stick out, and ``fc6`` takes its own size only;
+            otherwise features of any size are averaged to 6 x 6, as torchvision does.
     """
 
     size: int
@@ -101,26 +101,26 @@ class AlexNet(Network):
     ``relu6``, ``fc7``, ``relu7``.
 
     Args:
-      variant: ``"torchvision"`` (native size 224), ``"bvlc_alexnet"`` (227), ``"caffenet"`` (227:
-        the BVLC reference network, which pools before it normalises) or ``"cnn_s"`` (224:
-        VGG_CNN_S).
-      num_classes: the number of logits.
-      dtype: what to compute in (parameters stay float32); None for the inputs' own.
-      fully_convolutional: ``fc6`` becomes a convolution of 6 x 6, ``fc7`` and the classifier of
-        1 x 1: images of the native size or larger to a score map ``(B, H', W', num_classes)``.
-      rngs: for the initial weights.
+        variant: ``"torchvision"`` (native size 224), ``"bvlc_alexnet"`` (227), ``"caffenet"`` (227:
+            the BVLC reference network, which pools before it normalises) or ``"cnn_s"`` (224:
+            VGG_CNN_S).
+        num_classes: the number of logits.
+        dtype: what to compute in (parameters stay float32); None for the inputs' own.
+        fully_convolutional: ``fc6`` becomes a convolution of 6 x 6, ``fc7`` and the classifier of
+            1 x 1: images of the native size or larger to a score map ``(B, H', W', num_classes)``.
+        rngs: for the initial weights.
 
     Raises:
-      ValueError: there is no such variant; or, when called, the image has a size that ``fc6``
-        does not take.
+        ValueError: there is no such variant; or, when called, the image has a size that ``fc6``
+            does not take.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> from flax import nnx
-      >>> from jaxplain.models.alexnet import AlexNet
-      >>> build = lambda: AlexNet("caffenet", 10, rngs=nnx.Rngs(0))(jnp.zeros((1, 227, 227, 3)))
-      >>> nnx.eval_shape(build).shape
-      (1, 10)
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from jaxplain.models.alexnet import AlexNet
+        >>> build = lambda: AlexNet("caffenet", 10, rngs=nnx.Rngs(0))(jnp.zeros((1, 227, 227, 3)))
+        >>> nnx.eval_shape(build).shape
+        (1, 10)
     """
 
     def __init__(

@@ -94,19 +94,19 @@ class AttentionResNet(ResNet):
     Layers are tagged as in ``ResNet``; with BAM the attention's outputs are ``bam1`` to ``bam3``.
 
     Args:
-      attention: ``"cbam"`` or ``"bam"``.
-      num_classes, dtype, fully_convolutional, rngs: as in ``ResNet``.
+        attention: ``"cbam"`` or ``"bam"``.
+        num_classes, dtype, fully_convolutional, rngs: as in ``ResNet``.
 
     Raises:
-      ValueError: there is no such attention.
+        ValueError: there is no such attention.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> from flax import nnx
-      >>> from jaxplain.models.attention_resnet import AttentionResNet
-      >>> build = lambda: AttentionResNet("bam", 10, rngs=nnx.Rngs(0))(jnp.zeros((1, 64, 64, 3)))
-      >>> nnx.eval_shape(build).shape
-      (1, 10)
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from jaxplain.models.attention_resnet import AttentionResNet
+        >>> build = lambda: AttentionResNet("bam", 10, rngs=nnx.Rngs(0))(jnp.zeros((1, 64, 64, 3)))
+        >>> nnx.eval_shape(build).shape
+        (1, 10)
     """
 
     def __init__(

@@ -48,23 +48,23 @@ class CifarResNet(Network):
     after ReLU) and ``avgpool``.
 
     Args:
-      depth: 20, 32, 44 or 56.
-      num_classes: the number of logits.
-      dtype: what to compute in (parameters stay float32); None for the inputs' own.
-      fully_convolutional: slide the last 8x8 average pool with stride 1 and apply the dense layer
-        at every position, for a score map ``(B, H', W', num_classes)``.
-      rngs: for the initial weights.
+        depth: 20, 32, 44 or 56.
+        num_classes: the number of logits.
+        dtype: what to compute in (parameters stay float32); None for the inputs' own.
+        fully_convolutional: slide the last 8x8 average pool with stride 1 and apply the dense layer
+            at every position, for a score map ``(B, H', W', num_classes)``.
+        rngs: for the initial weights.
 
     Raises:
-      ValueError: there is no such depth.
+        ValueError: there is no such depth.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> from flax import nnx
-      >>> from jaxplain.models.cifar_resnet import CifarResNet
-      >>> build = lambda: CifarResNet(20, rngs=nnx.Rngs(0))(jnp.zeros((1, 32, 32, 3)))
-      >>> nnx.eval_shape(build).shape
-      (1, 10)
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from jaxplain.models.cifar_resnet import CifarResNet
+        >>> build = lambda: CifarResNet(20, rngs=nnx.Rngs(0))(jnp.zeros((1, 32, 32, 3)))
+        >>> nnx.eval_shape(build).shape
+        (1, 10)
     """
 
     def __init__(

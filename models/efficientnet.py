@@ -64,9 +64,9 @@ def scale_stages(width: float, depth: float) -> tuple[Stage, ...]:
     """The stages of a Lite variant; the first and last stage keep their number of blocks.
 
     Example:
-      >>> from jaxplain.models.efficientnet import scale_stages
-      >>> [(s.repeats, s.channels) for s in scale_stages(1.1, 1.2)]
-      [(1, 16), (3, 24), (3, 48), (4, 88), (4, 120), (5, 208), (1, 352)]
+        >>> from jaxplain.models.efficientnet import scale_stages
+        >>> [(s.repeats, s.channels) for s in scale_stages(1.1, 1.2)]
+        [(1, 16), (3, 24), (3, 48), (4, 88), (4, 120), (5, 208), (1, 352)]
     """
     last = len(STAGES) - 1
     return tuple(
@@ -133,24 +133,24 @@ class EfficientNetLite(Network):
     therefore signed), ``head`` (the last convolution, after ReLU6) and ``avgpool``.
 
     Args:
-      variant: 0 to 4, see ``VARIANTS``.
-      num_classes: the number of logits.
-      dtype: what to compute in (parameters stay float32); None for the inputs' own.
-      fully_convolutional: slide the last average pool, of the size that the features of the
-        variant's own images have, with stride 1, and apply the dense layer at every position,
-        for a score map ``(B, H', W', num_classes)``.
-      rngs: for the initial weights.
+        variant: 0 to 4, see ``VARIANTS``.
+        num_classes: the number of logits.
+        dtype: what to compute in (parameters stay float32); None for the inputs' own.
+        fully_convolutional: slide the last average pool, of the size that the features of the
+            variant's own images have, with stride 1, and apply the dense layer at every position,
+            for a score map ``(B, H', W', num_classes)``.
+        rngs: for the initial weights.
 
     Raises:
-      ValueError: there is no such variant.
+        ValueError: there is no such variant.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> from flax import nnx
-      >>> from jaxplain.models.efficientnet import EfficientNetLite
-      >>> build = lambda: EfficientNetLite(0, 10, rngs=nnx.Rngs(0))(jnp.zeros((1, 64, 64, 3)))
-      >>> nnx.eval_shape(build).shape
-      (1, 10)
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from jaxplain.models.efficientnet import EfficientNetLite
+        >>> build = lambda: EfficientNetLite(0, 10, rngs=nnx.Rngs(0))(jnp.zeros((1, 64, 64, 3)))
+        >>> nnx.eval_shape(build).shape
+        (1, 10)
     """
 
     def __init__(

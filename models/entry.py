@@ -33,9 +33,9 @@ class Package:
     """Weights that a package of the Python index carries.
 
     Attributes:
-      package: its name there.
-      module, attribute: where a class with ``get_model_file_path()`` is.
-      in_zoo: whether the extra zoo installs it.
+        package: its name there.
+        module, attribute: where a class with ``get_model_file_path()`` is.
+        in_zoo: whether the extra zoo installs it.
     """
 
     package: str
@@ -50,7 +50,7 @@ class Package:
         """The path of the file.
 
         Raises:
-          ImportError: the package is not installed.
+            ImportError: the package is not installed.
         """
         try:
             module = importlib.import_module(self.module)
@@ -77,7 +77,7 @@ class Hub:
         """Downloads the file, unless it was downloaded before, and returns its path.
 
         Raises:
-          weights_convert.DownloadError: it cannot be had; says what to do.
+            weights_convert.DownloadError: it cannot be had; says what to do.
         """
         from jaxplain.weights_convert import hub
 
@@ -89,11 +89,11 @@ class Source:
     """One sort of checkpoints that convert into a network.
 
     Attributes:
-      names: what they call the parameters.
-      weights: where pretrained ones are fetched from; None where the user must bring the file.
-      changes: fields of the entry's ``config`` that are others for these weights.
-      top1: published accuracy on the ImageNet validation set (or CIFAR-10 test set), in per cent.
-      licence: of the pretrained weights, where known.
+        names: what they call the parameters.
+        weights: where pretrained ones are fetched from; None where the user must bring the file.
+        changes: fields of the entry's ``config`` that are others for these weights.
+        top1: published accuracy on the ImageNet validation set (or CIFAR-10 test set), in per cent.
+        licence: of the pretrained weights, where known.
     """
 
     names: NameMap
@@ -108,11 +108,11 @@ class Entry:
     """A network in the registry.
 
     Attributes:
-      build: ``(num_classes, dtype=..., fully_convolutional=..., rngs=...)`` to the network.
-      config: its preprocessing and default layers; without class names. Its name is the entry's.
-      sources: what converts into it; ``from_pretrained`` takes the first that has ``weights``.
-      outputs: the number of logits, or the length of the embedding.
-      class_names: finds the names of its classes; None for embeddings.
+        build: ``(num_classes, dtype=..., fully_convolutional=..., rngs=...)`` to the network.
+        config: its preprocessing and default layers; without class names. Its name is the entry's.
+        sources: what converts into it; ``from_pretrained`` takes the first that has ``weights``.
+        outputs: the number of logits, or the length of the embedding.
+        class_names: finds the names of its classes; None for embeddings.
     """
 
     build: Callable[..., Network]

@@ -27,9 +27,9 @@ def feature_size(network: str) -> int:
     """Height and width of the features of an 84 x 84 image.
 
     Example:
-      >>> from jaxplain.models.few_shot import feature_size
-      >>> feature_size("conv4net"), feature_size("conv64f")
-      (5, 21)
+        >>> from jaxplain.models.few_shot import feature_size
+        >>> feature_size("conv4net"), feature_size("conv64f")
+        (5, 21)
     """
     return INPUT_SIZE >> sum(POOLS[network])
 
@@ -43,23 +43,23 @@ class FewShotNet(Network):
     and ``pool1`` ... as far as there are pools.
 
     Args:
-      network: ``"conv4net"``, with a max pool behind every block, or ``"conv64f"``, with pools
-        behind the first two only.
-      dtype: what to compute in (parameters stay float32); None for the inputs' own.
-      fully_convolutional: the embedding of every window of 84 x 84 pixels, at the stride of the
-        features: ``(B, H', W', N)``.
-      rngs: for the initial weights.
+        network: ``"conv4net"``, with a max pool behind every block, or ``"conv64f"``, with pools
+            behind the first two only.
+        dtype: what to compute in (parameters stay float32); None for the inputs' own.
+        fully_convolutional: the embedding of every window of 84 x 84 pixels, at the stride of the
+            features: ``(B, H', W', N)``.
+        rngs: for the initial weights.
 
     Raises:
-      ValueError: there is no such network, or an image is smaller than a window.
+        ValueError: there is no such network, or an image is smaller than a window.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> from flax import nnx
-      >>> from jaxplain.models.few_shot import FewShotNet
-      >>> build = lambda: FewShotNet("conv4net", rngs=nnx.Rngs(0))(jnp.zeros((1, 84, 84, 3)))
-      >>> nnx.eval_shape(build).shape
-      (1, 1600)
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from jaxplain.models.few_shot import FewShotNet
+        >>> build = lambda: FewShotNet("conv4net", rngs=nnx.Rngs(0))(jnp.zeros((1, 84, 84, 3)))
+        >>> nnx.eval_shape(build).shape
+        (1, 1600)
     """
 
     def __init__(

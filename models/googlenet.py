@@ -79,26 +79,26 @@ class GoogLeNet(Network):
     ``avgpool`` (torchvision). ``conv1`` and ``conv2`` are taken after their ReLU.
 
     Args:
-      variant: ``"bvlc"``: local response normalisation, 5 x 5 branches; ``"torchvision"``: batch
-        normalisation (epsilon 1e-3), 3 x 3 in place of 5 x 5, a ``pool4`` of 2 x 2.
-      num_classes: the number of logits.
-      transform_input: the input is normalised by ImageNet's mean and deviation, as for other
-        networks of torchvision; turn it into -1 to 1, which the pretrained weights want.
-      dtype: what to compute in (parameters stay float32); None for the inputs' own.
-      fully_convolutional: the average pool slides over windows of the native 7 x 7, with stride 1:
-        images of at least 224 x 224 to a score map ``(B, H', W', num_classes)``.
-      rngs: for the initial weights.
+        variant: ``"bvlc"``: local response normalisation, 5 x 5 branches; ``"torchvision"``: batch
+            normalisation (epsilon 1e-3), 3 x 3 in place of 5 x 5, a ``pool4`` of 2 x 2.
+        num_classes: the number of logits.
+        transform_input: the input is normalised by ImageNet's mean and deviation, as for other
+            networks of torchvision; turn it into -1 to 1, which the pretrained weights want.
+        dtype: what to compute in (parameters stay float32); None for the inputs' own.
+        fully_convolutional: the average pool slides over windows of the native 7 x 7, with stride
+            1: images of at least 224 x 224 to a score map ``(B, H', W', num_classes)``.
+        rngs: for the initial weights.
 
     Raises:
-      ValueError: there is no such variant; or, when called, the image is too small.
+        ValueError: there is no such variant; or, when called, the image is too small.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> from flax import nnx
-      >>> from jaxplain.models.googlenet import GoogLeNet
-      >>> build = lambda: GoogLeNet("bvlc", 10, rngs=nnx.Rngs(0))(jnp.zeros((1, 64, 64, 3)))
-      >>> nnx.eval_shape(build).shape
-      (1, 10)
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from jaxplain.models.googlenet import GoogLeNet
+        >>> build = lambda: GoogLeNet("bvlc", 10, rngs=nnx.Rngs(0))(jnp.zeros((1, 64, 64, 3)))
+        >>> nnx.eval_shape(build).shape
+        (1, 10)
     """
 
     def __init__(

@@ -29,9 +29,9 @@ def list_models() -> list[str]:
     """The names that ``from_pretrained`` knows.
 
     Example:
-      >>> from jaxplain import models
-      >>> "efficientnet_lite0" in models.list_models()
-      True
+        >>> from jaxplain import models
+        >>> "efficientnet_lite0" in models.list_models()
+        True
     """
     return sorted(ENTRIES)
 
@@ -51,33 +51,33 @@ def from_pretrained(
     serves the name where nothing can be fetched.
 
     Args:
-      source: a name of ``list_models()``; a folder that ``save_pretrained`` or ``jaxplain convert``
-        wrote; a file of PyTorch, safetensors, Caffe, Keras or NumPy with the tensor names of one
-        of the network's sources; or ``"hf:OWNER/NAME"`` (``"hf:OWNER/NAME/FILE"``) for a
-        repository of the Hugging Face hub.
-      network: for a file or repository, the name of the network that it belongs to.
-      class_names: for a file or repository, the names of its classes, one each logit; by default
-        the network's own.
-      dtype: what to compute in, for example ``jnp.bfloat16``; None for the input's dtype.
-      fully_convolutional: True turns dense layers into convolutions, so that images of any
-        aspect ratio give a score map.
+        source: a name of ``list_models()``; a folder that ``save_pretrained`` or ``jaxplain
+            convert`` wrote; a file of PyTorch, safetensors, Caffe, Keras or NumPy with the tensor
+            names of one of the network's sources; or ``"hf:OWNER/NAME"`` (``"hf:OWNER/NAME/FILE"``) for a
+            repository of the Hugging Face hub.
+        network: for a file or repository, the name of the network that it belongs to.
+        class_names: for a file or repository, the names of its classes, one each logit; by default
+            the network's own.
+        dtype: what to compute in, for example ``jnp.bfloat16``; None for the input's dtype.
+        fully_convolutional: True turns dense layers into convolutions, so that images of any
+            aspect ratio give a score map.
 
     Returns:
-      the network: ``(B, H, W, 3)`` to logits ``(B, N)``. Its ``config`` is a ``ModelConfig``.
+        the network: ``(B, H, W, 3)`` to logits ``(B, N)``. Its ``config`` is a ``ModelConfig``.
 
     Raises:
-      ValueError: the name is unknown (the nearest are suggested), or the weights do not fit or
-        cannot be read (``weights_convert.CheckpointError``).
-      weights_convert.DownloadError: the weights cannot be fetched; says which file to put where.
-      FileNotFoundError: there is no such file.
-      ImportError: an extra must be installed.
+        ValueError: the name is unknown (the nearest are suggested), or the weights do not fit or
+            cannot be read (``weights_convert.CheckpointError``).
+        weights_convert.DownloadError: the weights cannot be fetched; says which file to put where.
+        FileNotFoundError: there is no such file.
+        ImportError: an extra must be installed.
 
     Example:
-      >>> from jaxplain import models
-      >>> models.from_pretrained("efficientnet_lite")
-      Traceback (most recent call last):
-      ...
-      ValueError: There is no network 'efficientnet_lite'; the nearest are ...
+        >>> from jaxplain import models
+        >>> models.from_pretrained("efficientnet_lite")
+        Traceback (most recent call last):
+        ...
+        ValueError: There is no network 'efficientnet_lite'; the nearest are ...
     """
     options: dict[str, Any] = dict(dtype=dtype, fully_convolutional=fully_convolutional)
     text = os.fspath(source)
@@ -102,8 +102,8 @@ def save_pretrained(model: Network, folder: str | os.PathLike[str]) -> None:
     """Writes a network of the registry, as it is now, into a new folder for ``from_pretrained``.
 
     Raises:
-      ValueError: the network does not come from ``from_pretrained``.
-      FileExistsError: the folder exists.
+        ValueError: the network does not come from ``from_pretrained``.
+        FileExistsError: the folder exists.
     """
     config = getattr(model, "config", None)
     if not isinstance(config, ModelConfig):
@@ -120,10 +120,10 @@ class Converted:
     """The weights of a file as a network of the registry takes them.
 
     Attributes:
-      weights: our parameter name -> array.
-      config: of the network with these weights.
-      report: what was done.
-      description: what ``config.json`` says.
+        weights: our parameter name -> array.
+        config: of the network with these weights.
+        report: what was done.
+        description: what ``config.json`` says.
     """
 
     weights: Mapping[str, np.ndarray]
@@ -143,15 +143,15 @@ def convert_file(
     """Converts a file of weights for a network of the registry.
 
     Args:
-      path: a file of any format that a reader knows.
-      network: a name of ``list_models()``.
-      source: whose names the tensors have, of the entry's sources; by default the best fit.
-      class_names: names of the classes, one each logit; by default the network's own.
-      origin: where the file was fetched, if it was.
+        path: a file of any format that a reader knows.
+        network: a name of ``list_models()``.
+        source: whose names the tensors have, of the entry's sources; by default the best fit.
+        class_names: names of the classes, one each logit; by default the network's own.
+        origin: where the file was fetched, if it was.
 
     Raises:
-      ValueError: there is no such network or source.
-      weights_convert.CheckpointError: the file cannot be read or does not fit.
+        ValueError: there is no such network or source.
+        weights_convert.CheckpointError: the file cannot be read or does not fit.
     """
     entry, path = find(network), Path(path)
     sha256 = wc.check_name_hash(path)

@@ -26,9 +26,9 @@ class Layout:
     """In what the published forms of one ResNet differ.
 
     Attributes:
-      stride_first: a bottleneck's stride is on its first 1x1 convolution, else on its 3x3.
-      ceil_pool: the first pool is not padded and rounds up, else is padded by 1 and rounds down.
-      paper_names: layers are tagged ``res4f`` and ``pool5``, not ``layer3.5`` and ``avgpool``.
+        stride_first: a bottleneck's stride is on its first 1x1 convolution, else on its 3x3.
+        ceil_pool: the first pool is not padded and rounds up, else is padded by 1 and rounds down.
+        paper_names: layers are tagged ``res4f`` and ``pool5``, not ``layer3.5`` and ``avgpool``.
 
     Biases before a batch normalisation, which Caffe's and Keras's files have, go into its mean.
     """
@@ -68,7 +68,7 @@ class Projection(nnx.Module):
 
 
 class _Block(nnx.Module):
-    """What both sorts of block share: ``relu(branch(x) + shortcut(x))``; each has its ``branch``."""
+    """What both sorts of block share, ``relu(branch(x) + shortcut(x))``; each has a ``branch``."""
 
     expansion = 1
 
@@ -135,27 +135,27 @@ class ResNet(Network):
     ``pool1``, ``res2a`` ... ``res5c`` and ``pool5``.
 
     Args:
-      depth: 18, 34, 50, 101 or 152.
-      num_classes: the number of logits, or the length of the embedding.
-      layout: ``"torchvision"``; ``"caffe"`` and ``"keras"``, for depth 50, have the stride on the
-        first 1x1 convolution of a block (see ``LAYOUTS``).
-      unit_norm: divide the output by its L2 norm: an embedding, as in NPID (128 numbers) and MS.
-      dtype: what to compute in (parameters stay float32); None for the inputs' own.
-      fully_convolutional: slide the last 7x7 average pool with stride 1 and apply the dense layer
-        at every position, for a score map ``(B, H', W', num_classes)``.
-      rngs: for the initial weights.
+        depth: 18, 34, 50, 101 or 152.
+        num_classes: the number of logits, or the length of the embedding.
+        layout: ``"torchvision"``; ``"caffe"`` and ``"keras"``, for depth 50, have the stride on the
+            first 1x1 convolution of a block (see ``LAYOUTS``).
+        unit_norm: divide the output by its L2 norm: an embedding, as in NPID (128 numbers) and MS.
+        dtype: what to compute in (parameters stay float32); None for the inputs' own.
+        fully_convolutional: slide the last 7x7 average pool with stride 1 and apply the dense layer
+            at every position, for a score map ``(B, H', W', num_classes)``.
+        rngs: for the initial weights.
 
     Raises:
-      ValueError: there is no such depth or layout.
+        ValueError: there is no such depth or layout.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> from flax import nnx
-      >>> from jaxplain.models.resnet import ResNet
-      >>> build = lambda: ResNet(18, 10, fully_convolutional=True, rngs=nnx.Rngs(0))(
-      ...     jnp.zeros((1, 224, 336, 3)))
-      >>> nnx.eval_shape(build).shape
-      (1, 1, 5, 10)
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from jaxplain.models.resnet import ResNet
+        >>> build = lambda: ResNet(18, 10, fully_convolutional=True, rngs=nnx.Rngs(0))(
+        ...     jnp.zeros((1, 224, 336, 3)))
+        >>> nnx.eval_shape(build).shape
+        (1, 1, 5, 10)
     """
 
     def __init__(
@@ -222,10 +222,10 @@ def l2_normalise(x: jax.Array) -> jax.Array:
     """Vectors along the last axis divided by their length; a zero vector stays zero.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> from jaxplain.models.resnet import l2_normalise
-      >>> l2_normalise(jnp.array([[3.0, 4.0]]))
-      Array([[0.6, 0.8]], dtype=float32)
+        >>> import jax.numpy as jnp
+        >>> from jaxplain.models.resnet import l2_normalise
+        >>> l2_normalise(jnp.array([[3.0, 4.0]]))
+        Array([[0.6, 0.8]], dtype=float32)
     """
     square = jnp.sum(x * x, axis=-1, keepdims=True)
     return x / jnp.sqrt(jnp.maximum(square, 1e-24))  # torch's floor of 1e-12 of the length

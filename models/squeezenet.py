@@ -46,25 +46,25 @@ class SqueezeNet(Network):
     the means of ``relu10``, so they are not negative.
 
     Args:
-      version: ``"1.0"`` or ``"1.1"``.
-      num_classes: the number of logits.
-      conv10_padding: 1 in the authors' Caffe form of version 1.0, whose classes' maps thereby
-        have a border of the biases; 0 otherwise.
-      dtype: what to compute in (parameters stay float32); None for the inputs' own.
-      fully_convolutional: the last average slides over windows of the native 13 x 13: images of at
-        least that size to a score map ``(B, H', W', num_classes)``.
-      rngs: for the initial weights.
+        version: ``"1.0"`` or ``"1.1"``.
+        num_classes: the number of logits.
+        conv10_padding: 1 in the authors' Caffe form of version 1.0, whose classes' maps thereby
+            have a border of the biases; 0 otherwise.
+        dtype: what to compute in (parameters stay float32); None for the inputs' own.
+        fully_convolutional: the last average slides over windows of the native 13 x 13: images of
+            at least that size to a score map ``(B, H', W', num_classes)``.
+        rngs: for the initial weights.
 
     Raises:
-      ValueError: there is no such version; or, when called, the image is too small.
+        ValueError: there is no such version; or, when called, the image is too small.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> from flax import nnx
-      >>> from jaxplain.models.squeezenet import SqueezeNet
-      >>> build = lambda: SqueezeNet("1.1", 10, rngs=nnx.Rngs(0))(jnp.zeros((1, 64, 64, 3)))
-      >>> nnx.eval_shape(build).shape
-      (1, 10)
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from jaxplain.models.squeezenet import SqueezeNet
+        >>> build = lambda: SqueezeNet("1.1", 10, rngs=nnx.Rngs(0))(jnp.zeros((1, 64, 64, 3)))
+        >>> nnx.eval_shape(build).shape
+        (1, 10)
     """
 
     def __init__(

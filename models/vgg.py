@@ -31,26 +31,26 @@ class VGG(Network):
     are averaged to 7 x 7 before ``fc6``, as torchvision does.
 
     Args:
-      depth: 16 or 19.
-      num_classes: the number of logits.
-      batch_norm: whether every convolution is followed by one (``vgg16_bn``).
-      ceil_mode: whether pooling counts windows that stick out, as Caffe's does; that matters for
-        sizes that are not a multiple of 32.
-      dtype: what to compute in (parameters stay float32); None for the inputs' own.
-      fully_convolutional: ``fc6`` becomes a convolution of 7 x 7, ``fc7`` and the classifier of
-        1 x 1: images of at least 224 x 224 to a score map ``(B, H', W', num_classes)``.
-      rngs: for the initial weights.
+        depth: 16 or 19.
+        num_classes: the number of logits.
+        batch_norm: whether every convolution is followed by one (``vgg16_bn``).
+        ceil_mode: whether pooling counts windows that stick out, as Caffe's does; that matters for
+            sizes that are not a multiple of 32.
+        dtype: what to compute in (parameters stay float32); None for the inputs' own.
+        fully_convolutional: ``fc6`` becomes a convolution of 7 x 7, ``fc7`` and the classifier of
+            1 x 1: images of at least 224 x 224 to a score map ``(B, H', W', num_classes)``.
+        rngs: for the initial weights.
 
     Raises:
-      ValueError: there is no such depth; or, when called, the image is too small.
+        ValueError: there is no such depth; or, when called, the image is too small.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> from flax import nnx
-      >>> from jaxplain.models.vgg import VGG
-      >>> build = lambda: VGG(16, fully_convolutional=True, rngs=nnx.Rngs(0))
-      >>> nnx.eval_shape(lambda: build()(jnp.zeros((1, 224, 336, 3)))).shape
-      (1, 1, 4, 1000)
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from jaxplain.models.vgg import VGG
+        >>> build = lambda: VGG(16, fully_convolutional=True, rngs=nnx.Rngs(0))
+        >>> nnx.eval_shape(lambda: build()(jnp.zeros((1, 224, 336, 3)))).shape
+        (1, 1, 4, 1000)
     """
 
     def __init__(

@@ -54,14 +54,14 @@ def read_caffemodel(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     Multimedia 2014.
 
     Example:
-      >>> import pathlib, tempfile
-      >>> from jaxplain.weights_convert import read_caffemodel
-      >>> file = pathlib.Path(tempfile.mkdtemp(), "x.caffemodel")
-      >>> _ = file.write_text("<html>not found</html>")
-      >>> read_caffemodel(file)
-      Traceback (most recent call last):
-      ...
-      jaxplain.weights_convert.errors.CheckpointError: ...x.caffemodel is not a .caffemodel file...
+        >>> import pathlib, tempfile
+        >>> from jaxplain.weights_convert import read_caffemodel
+        >>> file = pathlib.Path(tempfile.mkdtemp(), "x.caffemodel")
+        >>> _ = file.write_text("<html>not found</html>")
+        >>> read_caffemodel(file)
+        Traceback (most recent call last):
+        ...
+        jaxplain.weights_convert.errors.CheckpointError: ...x.caffemodel is not a .caffemodel...
     """
     with naming(path) as path:
         tensors: dict[str, np.ndarray] = {}

@@ -208,8 +208,8 @@ def load(stream: BinaryIO) -> Any:
     """Reads one pickle from ``stream``, and leaves the stream right behind it.
 
     Raises:
-      UnsafeCheckpointError: it names a global that is not a tensor or a plain container.
-      CheckpointError: it is cut short or damaged.
+        UnsafeCheckpointError: it names a global that is not a tensor or a plain container.
+        CheckpointError: it is cut short or damaged.
     """
     begin = stream.tell()
     try:

@@ -39,28 +39,28 @@ def read_torch(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     What is not a tensor (epoch number, optimizer state ...) is left out.
 
     Args:
-      path: the file, of the zip or the legacy format.
+        path: the file, of the zip or the legacy format.
 
     Returns:
-      name -> array. The arrays are read-only views of the mapped file, of the
-      shape, strides and dtype that they were saved with (bfloat16 as ``ml_dtypes.bfloat16``).
+        name -> array. The arrays are read-only views of the mapped file, of the
+        shape, strides and dtype that they were saved with (bfloat16 as ``ml_dtypes.bfloat16``).
 
     Raises:
-      UnsafeCheckpointError: the file asks for anything but tensors and plain containers.
-      CheckpointError: it is no PyTorch file, is cut short, or holds no tensors.
-      FileNotFoundError: there is no such file.
+        UnsafeCheckpointError: the file asks for anything but tensors and plain containers.
+        CheckpointError: it is no PyTorch file, is cut short, or holds no tensors.
+        FileNotFoundError: there is no such file.
 
     Reference: the format is described in PyTorch's notes on serialization semantics.
 
     Example:
-      >>> import pathlib, tempfile
-      >>> from jaxplain.weights_convert import read_torch
-      >>> file = pathlib.Path(tempfile.mkdtemp(), "x.pth")
-      >>> _ = file.write_text("<html>not found</html>")
-      >>> read_torch(file)
-      Traceback (most recent call last):
-      ...
-      jaxplain.weights_convert.errors.CheckpointError: ...x.pth is not a PyTorch file.
+        >>> import pathlib, tempfile
+        >>> from jaxplain.weights_convert import read_torch
+        >>> file = pathlib.Path(tempfile.mkdtemp(), "x.pth")
+        >>> _ = file.write_text("<html>not found</html>")
+        >>> read_torch(file)
+        Traceback (most recent call last):
+        ...
+        jaxplain.weights_convert.errors.CheckpointError: ...x.pth is not a PyTorch file.
     """
     with naming(path) as path:
         return _read(path)
