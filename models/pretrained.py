@@ -53,8 +53,8 @@ def from_pretrained(
     Args:
         source: a name of ``list_models()``; a folder that ``save_pretrained`` or ``jaxplain
             convert`` wrote; a file of PyTorch, safetensors, Caffe, Keras or NumPy with the tensor
-            names of one of the network's sources; or ``"hf:OWNER/NAME"`` (``"hf:OWNER/NAME/FILE"``) for a
-            repository of the Hugging Face hub.
+            names of one of the network's sources; or ``"hf:OWNER/NAME"``
+            (``"hf:OWNER/NAME/FILE"``) for a repository of the Hugging Face hub.
         network: for a file or repository, the name of the network that it belongs to.
         class_names: for a file or repository, the names of its classes, one each logit; by default
             the network's own.

@@ -7,9 +7,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "jaxplain"
 
-#: Room -> the rooms that it may import, from the top of the house to its foundation. ``jaxplain`` is
-#: the face of the package, ``jaxplain/__init__.py``. ``models`` stands on ``weights_convert``, for a
-#: network's entry holds the name maps of its sources; ``weights_convert`` knows no network.
+#: Room -> the rooms that it may import, from the top of the house to its foundation. ``jaxplain``
+#: is the face of the package, ``jaxplain/__init__.py``. ``models`` stands on ``weights_convert``:
+#: a network's entry holds the name maps of its sources; ``weights_convert`` knows no network.
 ROOMS: dict[str, tuple[str, ...]] = {
     "__main__": ("cli",),
     "cli": (
@@ -90,7 +90,7 @@ def room(module: str) -> str:
 
 
 def imports(tree: ast.AST) -> Iterator[tuple[int, str, str]]:
-    """Line, module below ``jaxplain`` and name, of each import but those for type checkers alone."""
+    """Line, module below ``jaxplain`` and name of each import, but for type checkers' own."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             for other in node.orelse:

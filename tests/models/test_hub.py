@@ -8,13 +8,16 @@ import http.server
 import threading
 
 import pytest
-import weight_files as wf  # noqa: E402
-from small_network import SMALL, cache, equal, foreign, state  # noqa: E402, F401
+import small_network
+import weight_files as wf
+from small_network import SMALL, equal, foreign, state
 
 from jaxplain import cli, models
 from jaxplain import weights_convert as wc
 from jaxplain.models.entries import ENTRIES
 from jaxplain.models.entry import Hub, Source
+
+cache = small_network.cache  # the fixture
 
 
 def test_hash_in_the_name(tmp_path):
@@ -94,7 +97,9 @@ def test_user_weights_do_not_shadow_the_hub(hub, cache, tmp_path):
     assert cli.main(["convert", SMALL, str(path)]) == 0
     fetched = models.from_pretrained(SMALL)
     mine = models.from_pretrained(path, network=SMALL)
-    assert any((a != b).any() for a, b in zip(state(fetched).values(), state(mine).values()))
+    assert any(
+        (a != b).any() for a, b in zip(state(fetched).values(), state(mine).values(), strict=True)
+    )
 
 
 def test_hf_address(hub, cache):

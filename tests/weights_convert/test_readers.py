@@ -111,7 +111,7 @@ def test_files_that_keras_itself_writes(tmp_path):
     for file, keys in [("x.h5", names), ("x.keras", numbers), ("x.weights.h5", numbers)]:
         path = tmp_path / file
         inner.save_weights(path) if "weights" in file else inner.save(path)
-        same(wc.read(path), dict(zip(keys, conv + bn + fc)))
+        same(wc.read(path), dict(zip(keys, conv + bn + fc, strict=True)))
 
 
 def test_names_of_keras_1(tmp_path):
@@ -314,7 +314,7 @@ def test_hostile_safetensors(tmp_path):
 
 
 def test_safetensors_as_the_package_reads_and_writes_them(tmp_path):
-    """Its reader accepts what we write, and gives the same; strides and byte order do not matter."""
+    """Its reader accepts what we write and gives the same; strides and byte order do not matter."""
     kinds = [np.float64, np.float32, np.float16, ml_dtypes.bfloat16, np.int64, np.uint8, np.bool_]
     tensors = {np.dtype(k).name: np.arange(6).reshape(2, 3).astype(k) for k in kinds}
     tensors |= {"empty": np.zeros((0, 3), np.float32), "scalar": np.array(3.0)}
