@@ -1,6 +1,7 @@
 """Each room of the package imports only what it may: the table of CONTRIBUTING.md, as data."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -183,3 +184,13 @@ def f():
 def test_no_loose_module_at_the_root():
     loose = {path.stem for path in PACKAGE.glob("*.py")}
     assert loose == {"__init__", "__main__", "postprocess"}
+
+
+def test_the_contributors_guide_shows_this_table():
+    guide = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    section = guide.split("\n## The house\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `([\w.]+)` \| .+ \| (.+) \|$", section, flags=re.MULTILINE)
+    shown = {name: tuple(re.findall(r"`([\w.]+)`", may)) for name, may in rows}
+    assert list(shown) == list(ROOMS)
+    assert dict(rows)["cli"] == "every room below"
+    assert shown | {"cli": ROOMS["cli"]} == ROOMS
