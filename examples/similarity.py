@@ -35,8 +35,8 @@ from PIL import Image
 
 import jaxplain
 from jaxplain import models, viz
+from jaxplain.models.entries import ENTRIES
 from jaxplain.models.layers import BatchNorm
-from jaxplain.models.registry import REGISTRY
 from jaxplain.models.resnet import l2_normalise
 
 SIZE = 48  # of the pictures; ResNet's last features are then 2 x 2
@@ -191,7 +191,7 @@ def standardise(pixels, config: models.ModelConfig) -> jax.Array:
 
 def train(name: str, recipe: Recipe, digits: Digits) -> tuple[nnx.Module, models.ModelConfig]:
     """A network of the registry, trained from random weights."""
-    entry = REGISTRY[name]
+    entry = ENTRIES[name]
     config = dataclasses.replace(entry.config, input_size=SIZE)
     network = entry.build(entry.outputs, rngs=nnx.Rngs(0))
     # The running statistics must keep up with a training of a few hundred steps.
@@ -282,11 +282,11 @@ class Comparison(NamedTuple):
     """What is drawn of one network.
 
     Attributes:
-      title: stands above it.
-      layers: the layers, last to first.
-      pairs: of each row the picture and the other one, uint8 (H, W, 3).
-      maps: layer -> (2 P, h, w): of every picture's comparison with itself and with the other.
-      cosines: (P,), of the two pictures.
+        title: stands above it.
+        layers: the layers, last to first.
+        pairs: of each row the picture and the other one, uint8 (H, W, 3).
+        maps: layer -> (2 P, h, w): of every picture's comparison with itself and with the other.
+        cosines: (P,), of the two pictures.
     """
 
     title: str

@@ -7,12 +7,14 @@ logits = model(jaxplain.models.preprocess(image, model.config))
 from jaxplain.models.classes import class_index, nearest
 from jaxplain.models.config import ModelConfig
 from jaxplain.models.efficientnet import EfficientNetLite
+from jaxplain.models.network import Network
 from jaxplain.models.preprocessing import crop_box, preprocess
 from jaxplain.models.pretrained import from_pretrained, list_models, save_pretrained
 
 __all__ = [
     "EfficientNetLite",
     "ModelConfig",
+    "Network",
     "class_index",
     "crop_box",
     "from_pretrained",

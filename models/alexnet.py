@@ -8,6 +8,7 @@ A. Krizhevsky: One weird trick for parallelizing convolutional neural networks, 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name as tag  # this is what jaxplain.tag is
 
 from jaxplain.models.layers import Conv, WindowDense, adaptive_avg_pool, lrn, max_pool
+from jaxplain.models.network import Network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,18 +36,18 @@ class Variant:
     """One of the networks.
 
     Attributes:
-      size: native height and width of images.
-      stages: its convolutions.
-      pools: window and stride of its max pools, in their order.
-      norm: window, alpha, beta and k of local response normalisation, if there is any.
-      caffe: whether pooling counts windows that stick out, and ``fc6`` takes its own size only;
-        otherwise features of any size are averaged to 6 x 6, as torchvision does.
+        size: native height and width of images.
+        stages: its convolutions.
+        pools: window and stride of its max pools, in their order.
+        norm: window, alpha, beta and k of local response normalisation, where a stage has it.
+        caffe: whether pooling counts windows that stick out, and ``fc6`` takes its own size only;
+            otherwise features of any size are averaged to 6 x 6, as torchvision does.
     """
 
     size: int
     stages: tuple[Stage, ...]
     pools: tuple[tuple[int, int], ...] = ((3, 2),) * 3
-    norm: tuple[int, float, float, float] | None = None
+    norm: tuple[int, float, float, float] = (5, 1e-4, 0.75, 1.0)
     caffe: bool = True
 
 
@@ -58,7 +60,7 @@ def _krizhevsky(then: tuple[str, ...]) -> Variant:
         Stage(384, 3, padding=1, groups=2),
         Stage(256, 3, padding=1, groups=2, then=("pool",)),
     )
-    return Variant(227, stages, norm=(5, 1e-4, 0.75, 1.0))
+    return Variant(227, stages)
 
 
 VARIANTS = {
@@ -91,7 +93,7 @@ VARIANTS = {
 _WINDOW = 6  # side of pool5 at the native size, in all of them
 
 
-class AlexNet(nnx.Module):
+class AlexNet(Network):
     """AlexNet, CaffeNet or CNN-S: images ``(B, H, W, 3)`` to logits ``(B, num_classes)``.
 
     Layers are tagged ``conv1`` to ``conv5``, ``relu1`` to ``relu5``, ``pool1``, ``pool2``,
@@ -99,26 +101,26 @@ class AlexNet(nnx.Module):
     ``relu6``, ``fc7``, ``relu7``.
 
     Args:
-      variant: ``"torchvision"`` (native size 224), ``"bvlc_alexnet"`` (227), ``"caffenet"`` (227:
-        the BVLC reference network, which pools before it normalises) or ``"cnn_s"`` (224:
-        VGG_CNN_S).
-      num_classes: the number of logits.
-      dtype: what to compute in (parameters stay float32); None for the inputs' own.
-      fully_convolutional: ``fc6`` becomes a convolution of 6 x 6, ``fc7`` and the classifier of
-        1 x 1: images of the native size or larger to a score map ``(B, H', W', num_classes)``.
-      rngs: for the initial weights.
+        variant: ``"torchvision"`` (native size 224), ``"bvlc_alexnet"`` (227), ``"caffenet"`` (227:
+            the BVLC reference network, which pools before it normalises) or ``"cnn_s"`` (224:
+            VGG_CNN_S).
+        num_classes: the number of logits.
+        dtype: what to compute in (parameters stay float32); None for the inputs' own.
+        fully_convolutional: ``fc6`` becomes a convolution of 6 x 6, ``fc7`` and the classifier of
+            1 x 1: images of the native size or larger to a score map ``(B, H', W', num_classes)``.
+        rngs: for the initial weights.
 
     Raises:
-      ValueError: there is no such variant; or, when called, the image has a size that ``fc6``
-        does not take.
+        ValueError: there is no such variant; or, when called, the image has a size that ``fc6``
+            does not take.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> from flax import nnx
-      >>> from jaxplain.models.alexnet import AlexNet
-      >>> build = lambda: AlexNet("caffenet", 10, rngs=nnx.Rngs(0))(jnp.zeros((1, 227, 227, 3)))
-      >>> nnx.eval_shape(build).shape
-      (1, 10)
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from jaxplain.models.alexnet import AlexNet
+        >>> build = lambda: AlexNet("caffenet", 10, rngs=nnx.Rngs(0))(jnp.zeros((1, 227, 227, 3)))
+        >>> nnx.eval_shape(build).shape
+        (1, 10)
     """
 
     def __init__(
@@ -133,7 +135,7 @@ class AlexNet(nnx.Module):
         if variant not in VARIANTS:
             raise ValueError(f"AlexNet has variants {list(VARIANTS)}, not {variant!r}.")
         self.variant = VARIANTS[variant]
-        options = dict(dtype=dtype, rngs=rngs)
+        options: dict[str, Any] = dict(dtype=dtype, rngs=rngs)
         inputs = 3
         for i, s in enumerate(self.variant.stages, 1):
             conv = Conv(inputs, s.channels, s.kernel, s.stride, s.padding, s.groups, **options)

@@ -7,6 +7,8 @@ details are those of the networks that the authors published the weights of.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -23,7 +25,7 @@ class Cbam(nnx.Module):
     """Two gates in turn: of channels (Eq. 2 of CBAM), then of positions (Eq. 3)."""
 
     def __init__(self, channels, *, dtype, rngs):
-        options = dict(dtype=dtype, rngs=rngs)
+        options: dict[str, Any] = dict(dtype=dtype, rngs=rngs)
         self.fc1 = nnx.Linear(channels, channels // _REDUCTION, **options)
         self.fc2 = nnx.Linear(channels // _REDUCTION, channels, **options)
         self.conv = Conv(2, 1, 7, padding=3, bias=False, **options)
@@ -57,7 +59,7 @@ class Bam(nnx.Module):
     """
 
     def __init__(self, channels, *, dtype, rngs):
-        options = dict(dtype=dtype, rngs=rngs)
+        options: dict[str, Any] = dict(dtype=dtype, rngs=rngs)
         reduced = channels // _REDUCTION
         self.channel_fc1 = nnx.Linear(channels, reduced, **options)
         self.channel_bn = BatchNorm(reduced, **options)
@@ -73,8 +75,9 @@ class Bam(nnx.Module):
         y = jax.nn.relu(self.channel_bn(self.channel_fc1(global_avg_pool(x))))
         channel = self.channel_fc2(y)[:, None, None, :]
         y = jax.nn.relu(self.reduce_bn(self.reduce_conv(x)))
-        y = jax.nn.relu(self.dilated_bn0(self.dilated_conv0(y)))
-        y = jax.nn.relu(self.dilated_bn1(self.dilated_conv1(y)))
+        for i in range(2):
+            conv, norm = getattr(self, f"dilated_conv{i}"), getattr(self, f"dilated_bn{i}")
+            y = jax.nn.relu(norm(conv(y)))
         return x + x * jax.nn.sigmoid(channel * self.final_conv(y))
 
 
@@ -91,19 +94,19 @@ class AttentionResNet(ResNet):
     Layers are tagged as in ``ResNet``; with BAM the attention's outputs are ``bam1`` to ``bam3``.
 
     Args:
-      attention: ``"cbam"`` or ``"bam"``.
-      num_classes, dtype, fully_convolutional, rngs: as in ``ResNet``.
+        attention: ``"cbam"`` or ``"bam"``.
+        num_classes, dtype, fully_convolutional, rngs: as in ``ResNet``.
 
     Raises:
-      ValueError: there is no such attention.
+        ValueError: there is no such attention.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> from flax import nnx
-      >>> from jaxplain.models.attention_resnet import AttentionResNet
-      >>> build = lambda: AttentionResNet("bam", 10, rngs=nnx.Rngs(0))(jnp.zeros((1, 64, 64, 3)))
-      >>> nnx.eval_shape(build).shape
-      (1, 10)
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from jaxplain.models.attention_resnet import AttentionResNet
+        >>> build = lambda: AttentionResNet("bam", 10, rngs=nnx.Rngs(0))(jnp.zeros((1, 64, 64, 3)))
+        >>> nnx.eval_shape(build).shape
+        (1, 10)
     """
 
     def __init__(

@@ -11,9 +11,9 @@ def nearest(name: str, known: Sequence[str], count: int = 5) -> list[str]:
     """The names most like ``name``: those that hold it as a word first, then similar spellings.
 
     Example:
-      >>> from jaxplain.models.classes import nearest
-      >>> nearest("cat", ["cup", "tabby cat", "cart"])
-      ['tabby cat', 'cart']
+        >>> from jaxplain.models.classes import nearest
+        >>> nearest("cat", ["cup", "tabby cat", "cart"])
+        ['tabby cat', 'cart']
     """
     folded = {k.casefold(): k for k in reversed(known)}
     word = re.compile(rf"\b{re.escape(name.casefold())}\b")
@@ -26,22 +26,22 @@ def class_index(name: str | int, class_names: Sequence[str], num_classes: int | 
     """The number of a class that is given by name or number.
 
     Args:
-      name: a class name (case does not matter; of several names separated by commas each one
-        counts), or a number, also as text.
-      class_names: one each class.
-      num_classes: how many there are; None for the number of names.
+        name: a class name (case does not matter; of several names separated by commas each one
+            counts), or a number, also as text.
+        class_names: one each class.
+        num_classes: how many there are; None for the number of names.
 
     Returns:
-      the index.
+        the index.
 
     Raises:
-      ValueError: no such class (the nearest names are suggested), several of that name,
-        or a number out of range.
+        ValueError: no such class (the nearest names are suggested), several of that name,
+            or a number out of range.
 
     Example:
-      >>> from jaxplain.models import class_index
-      >>> class_index("Cup", ["tabby, tabby cat", "cup"]), class_index("0", ["cat", "cup"])
-      (1, 0)
+        >>> from jaxplain.models import class_index
+        >>> class_index("Cup", ["tabby, tabby cat", "cup"]), class_index("0", ["cat", "cup"])
+        (1, 0)
     """
     count = len(class_names) if num_classes is None else num_classes
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name as tag  # this is what jaxplain.tag is
 
 from jaxplain.models.layers import avg_pool, global_avg_pool
+from jaxplain.models.network import Network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,9 +64,9 @@ def scale_stages(width: float, depth: float) -> tuple[Stage, ...]:
     """The stages of a Lite variant; the first and last stage keep their number of blocks.
 
     Example:
-      >>> from jaxplain.models.efficientnet import scale_stages
-      >>> [(s.repeats, s.channels) for s in scale_stages(1.1, 1.2)]
-      [(1, 16), (3, 24), (3, 48), (4, 88), (4, 120), (5, 208), (1, 352)]
+        >>> from jaxplain.models.efficientnet import scale_stages
+        >>> [(s.repeats, s.channels) for s in scale_stages(1.1, 1.2)]
+        [(1, 16), (3, 24), (3, 48), (4, 88), (4, 120), (5, 208), (1, 352)]
     """
     last = len(STAGES) - 1
     return tuple(
@@ -107,7 +109,7 @@ class Block(nnx.Module):
 
     def __init__(self, inputs, stage: Stage, stride, *, dtype, rngs):
         middle = inputs * stage.expand
-        options = dict(dtype=dtype, rngs=rngs)
+        options: dict[str, Any] = dict(dtype=dtype, rngs=rngs)
         if stage.expand > 1:
             self.expand = ConvNorm(inputs, middle, relu=True, **options)
         else:
@@ -124,31 +126,31 @@ class Block(nnx.Module):
         return x + y if self.residual else y
 
 
-class EfficientNetLite(nnx.Module):
+class EfficientNetLite(Network):
     """EfficientNet-Lite, for inference: images ``(B, H, W, 3)`` to logits ``(B, num_classes)``.
 
     Layers are tagged ``stem``, ``blocks.{stage}.{block}`` (block outputs, which are linear and
     therefore signed), ``head`` (the last convolution, after ReLU6) and ``avgpool``.
 
     Args:
-      variant: 0 to 4, see ``VARIANTS``.
-      num_classes: the number of logits.
-      dtype: what to compute in (parameters stay float32); None for the inputs' own.
-      fully_convolutional: slide the last average pool, of the size that the features of the
-        variant's own images have, with stride 1, and apply the dense layer at every position,
-        for a score map ``(B, H', W', num_classes)``.
-      rngs: for the initial weights.
+        variant: 0 to 4, see ``VARIANTS``.
+        num_classes: the number of logits.
+        dtype: what to compute in (parameters stay float32); None for the inputs' own.
+        fully_convolutional: slide the last average pool, of the size that the features of the
+            variant's own images have, with stride 1, and apply the dense layer at every position,
+            for a score map ``(B, H', W', num_classes)``.
+        rngs: for the initial weights.
 
     Raises:
-      ValueError: there is no such variant.
+        ValueError: there is no such variant.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> from flax import nnx
-      >>> from jaxplain.models.efficientnet import EfficientNetLite
-      >>> build = lambda: EfficientNetLite(0, 10, rngs=nnx.Rngs(0))(jnp.zeros((1, 64, 64, 3)))
-      >>> nnx.eval_shape(build).shape
-      (1, 10)
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from jaxplain.models.efficientnet import EfficientNetLite
+        >>> build = lambda: EfficientNetLite(0, 10, rngs=nnx.Rngs(0))(jnp.zeros((1, 64, 64, 3)))
+        >>> nnx.eval_shape(build).shape
+        (1, 10)
     """
 
     def __init__(
@@ -164,7 +166,7 @@ class EfficientNetLite(nnx.Module):
             raise ValueError(f"EfficientNet-Lite has variants {list(VARIANTS)}, not {variant!r}.")
         width, depth, size = VARIANTS[variant]
         self.window = math.ceil(size / _STRIDE) if fully_convolutional else None
-        options = dict(dtype=dtype, rngs=rngs)
+        options: dict[str, Any] = dict(dtype=dtype, rngs=rngs)
         self.stem = ConvNorm(3, _STEM, 3, 2, relu=True, **options)
         channels, stages = _STEM, []
         for stage in scale_stages(width, depth):

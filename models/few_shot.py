@@ -14,6 +14,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name as tag  # this is what jaxplain.tag is
 
 from jaxplain.models.layers import BatchNorm, Conv, max_pool
+from jaxplain.models.network import Network
 
 CHANNELS = 64
 INPUT_SIZE = 84
@@ -26,14 +27,14 @@ def feature_size(network: str) -> int:
     """Height and width of the features of an 84 x 84 image.
 
     Example:
-      >>> from jaxplain.models.few_shot import feature_size
-      >>> feature_size("conv4net"), feature_size("conv64f")
-      (5, 21)
+        >>> from jaxplain.models.few_shot import feature_size
+        >>> feature_size("conv4net"), feature_size("conv64f")
+        (5, 21)
     """
     return INPUT_SIZE >> sum(POOLS[network])
 
 
-class FewShotNet(nnx.Module):
+class FewShotNet(Network):
     """Four 3x3 convolutions of 64 filters: images ``(B, H, W, 3)`` to embeddings ``(B, N)``.
 
     The embedding is the features ``(B, h, w, 64)``, channels first and flattened as in torch: 1600
@@ -42,23 +43,23 @@ class FewShotNet(nnx.Module):
     and ``pool1`` ... as far as there are pools.
 
     Args:
-      network: ``"conv4net"``, with a max pool behind every block, or ``"conv64f"``, with pools
-        behind the first two only.
-      dtype: what to compute in (parameters stay float32); None for the inputs' own.
-      fully_convolutional: the embedding of every window of 84 x 84 pixels, at the stride of the
-        features: ``(B, H', W', N)``.
-      rngs: for the initial weights.
+        network: ``"conv4net"``, with a max pool behind every block, or ``"conv64f"``, with pools
+            behind the first two only.
+        dtype: what to compute in (parameters stay float32); None for the inputs' own.
+        fully_convolutional: the embedding of every window of 84 x 84 pixels, at the stride of the
+            features: ``(B, H', W', N)``.
+        rngs: for the initial weights.
 
     Raises:
-      ValueError: there is no such network, or an image is smaller than a window.
+        ValueError: there is no such network, or an image is smaller than a window.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> from flax import nnx
-      >>> from jaxplain.models.few_shot import FewShotNet
-      >>> build = lambda: FewShotNet("conv4net", rngs=nnx.Rngs(0))(jnp.zeros((1, 84, 84, 3)))
-      >>> nnx.eval_shape(build).shape
-      (1, 1600)
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from jaxplain.models.few_shot import FewShotNet
+        >>> build = lambda: FewShotNet("conv4net", rngs=nnx.Rngs(0))(jnp.zeros((1, 84, 84, 3)))
+        >>> nnx.eval_shape(build).shape
+        (1, 1600)
     """
 
     def __init__(

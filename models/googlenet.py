@@ -6,12 +6,15 @@ serve training only, are left out.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name as tag  # this is what jaxplain.tag is
 
 from jaxplain.models.layers import BatchNorm, Conv, avg_pool, global_avg_pool, lrn, max_pool
+from jaxplain.models.network import Network
 
 VARIANTS = ("bvlc", "torchvision")
 #: Channels of each module: 1x1; 3x3 reduce, 3x3; 5x5 reduce, 5x5; pool projection (Table 1).
@@ -34,7 +37,7 @@ class Unit(nnx.Module):
     """Convolution and ReLU; with ``norm``, batch normalisation between them and no bias."""
 
     def __init__(self, inputs, outputs, kernel, stride=1, padding=0, *, norm, dtype, rngs):
-        options = dict(dtype=dtype, rngs=rngs)
+        options: dict[str, Any] = dict(dtype=dtype, rngs=rngs)
         self.conv = Conv(inputs, outputs, kernel, stride, padding, bias=not norm, **options)
         self.norm = BatchNorm(outputs, epsilon=1e-3, **options) if norm else None
 
@@ -48,7 +51,7 @@ class Inception(nnx.Module):
 
     def __init__(self, inputs, channels, large, *, norm, dtype, rngs):
         one, reduce3, three, reduce5, five, pool = channels
-        options = dict(norm=norm, dtype=dtype, rngs=rngs)
+        options: dict[str, Any] = dict(norm=norm, dtype=dtype, rngs=rngs)
         self.conv1x1 = Unit(inputs, one, 1, **options)
         self.conv3x3_reduce = Unit(inputs, reduce3, 1, **options)
         self.conv3x3 = Unit(reduce3, three, 3, padding=1, **options)
@@ -66,7 +69,7 @@ class Inception(nnx.Module):
         return jnp.concatenate(branches, axis=-1)
 
 
-class GoogLeNet(nnx.Module):
+class GoogLeNet(Network):
     """GoogLeNet, for inference: images ``(B, H, W, 3)`` to logits ``(B, num_classes)``.
 
     Layers are tagged ``conv1``, ``pool1``, ``norm1``, ``conv2``, ``norm2`` (the norms in BVLC's
@@ -76,26 +79,26 @@ class GoogLeNet(nnx.Module):
     ``avgpool`` (torchvision). ``conv1`` and ``conv2`` are taken after their ReLU.
 
     Args:
-      variant: ``"bvlc"``: local response normalisation, 5 x 5 branches; ``"torchvision"``: batch
-        normalisation (epsilon 1e-3), 3 x 3 in place of 5 x 5, a ``pool4`` of 2 x 2.
-      num_classes: the number of logits.
-      transform_input: the input is normalised by ImageNet's mean and deviation, as for other
-        networks of torchvision; turn it into -1 to 1, which the pretrained weights want.
-      dtype: what to compute in (parameters stay float32); None for the inputs' own.
-      fully_convolutional: the average pool slides over windows of the native 7 x 7, with stride 1:
-        images of at least 224 x 224 to a score map ``(B, H', W', num_classes)``.
-      rngs: for the initial weights.
+        variant: ``"bvlc"``: local response normalisation, 5 x 5 branches; ``"torchvision"``: batch
+            normalisation (epsilon 1e-3), 3 x 3 in place of 5 x 5, a ``pool4`` of 2 x 2.
+        num_classes: the number of logits.
+        transform_input: the input is normalised by ImageNet's mean and deviation, as for other
+            networks of torchvision; turn it into -1 to 1, which the pretrained weights want.
+        dtype: what to compute in (parameters stay float32); None for the inputs' own.
+        fully_convolutional: the average pool slides over windows of the native 7 x 7, with stride
+            1: images of at least 224 x 224 to a score map ``(B, H', W', num_classes)``.
+        rngs: for the initial weights.
 
     Raises:
-      ValueError: there is no such variant; or, when called, the image is too small.
+        ValueError: there is no such variant; or, when called, the image is too small.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> from flax import nnx
-      >>> from jaxplain.models.googlenet import GoogLeNet
-      >>> build = lambda: GoogLeNet("bvlc", 10, rngs=nnx.Rngs(0))(jnp.zeros((1, 64, 64, 3)))
-      >>> nnx.eval_shape(build).shape
-      (1, 10)
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from jaxplain.models.googlenet import GoogLeNet
+        >>> build = lambda: GoogLeNet("bvlc", 10, rngs=nnx.Rngs(0))(jnp.zeros((1, 64, 64, 3)))
+        >>> nnx.eval_shape(build).shape
+        (1, 10)
     """
 
     def __init__(
@@ -111,7 +114,7 @@ class GoogLeNet(nnx.Module):
         if variant not in VARIANTS:
             raise ValueError(f"GoogLeNet has variants {list(VARIANTS)}, not {variant!r}.")
         self.bvlc = variant == "bvlc"
-        options = dict(norm=not self.bvlc, dtype=dtype, rngs=rngs)
+        options: dict[str, Any] = dict(norm=not self.bvlc, dtype=dtype, rngs=rngs)
         self.conv1 = Unit(3, 64, 7, stride=2, padding=3, **options)
         self.conv2_reduce = Unit(64, 64, 1, **options)
         self.conv2 = Unit(64, 192, 3, padding=1, **options)

@@ -19,19 +19,19 @@ class Conv(nnx.Conv):
     Parameters: ``kernel`` of shape ``(k, k, inputs / groups, outputs)`` and ``bias``.
 
     Args:
-      inputs, outputs: numbers of channels.
-      kernel: side of the window.
-      stride, padding, groups: as in Caffe and torch.
-      bias: whether there is one.
-      dtype: what to compute in (parameters stay float32); None for the inputs' own.
-      rngs: for the initial weights.
+        inputs, outputs: numbers of channels.
+        kernel: side of the window.
+        stride, padding, groups: as in Caffe and torch.
+        bias: whether there is one.
+        dtype: what to compute in (parameters stay float32); None for the inputs' own.
+        rngs: for the initial weights.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> from flax import nnx
-      >>> from jaxplain.models.layers import Conv
-      >>> Conv(3, 8, 7, stride=2, padding=3, rngs=nnx.Rngs(0))(jnp.zeros((1, 32, 31, 3))).shape
-      (1, 16, 16, 8)
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from jaxplain.models.layers import Conv
+        >>> Conv(3, 8, 7, stride=2, padding=3, rngs=nnx.Rngs(0))(jnp.zeros((1, 32, 31, 3))).shape
+        (1, 16, 16, 8)
     """
 
     def __init__(
@@ -67,15 +67,15 @@ class WindowDense(nnx.Module):
     stride 1: ``(B, H, W, in)`` to ``(B, H - h + 1, W - w + 1, out)``.
 
     Raises:
-      ValueError: the input is not ``(h, w)``, or smaller than that when fully convolutional.
+        ValueError: the input is not ``(h, w)``, or smaller than that when fully convolutional.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> from flax import nnx
-      >>> from jaxplain.models.layers import WindowDense
-      >>> fc6 = WindowDense(7, 7, 4, 16, rngs=nnx.Rngs(0))
-      >>> fc6(jnp.zeros((2, 7, 7, 4))).shape
-      (2, 16)
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from jaxplain.models.layers import WindowDense
+        >>> fc6 = WindowDense(7, 7, 4, 16, rngs=nnx.Rngs(0))
+        >>> fc6(jnp.zeros((2, 7, 7, 4))).shape
+        (2, 16)
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class WindowDense(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         size = x.shape[1:3]
-        too_small = any(n < k for n, k in zip(size, self.window))
+        too_small = any(n < k for n, k in zip(size, self.window, strict=True))
         if too_small or (size != self.window and not self.fully_convolutional):
             raise ValueError(
                 f"The dense layer takes features of {self.window[0]} x {self.window[1]}, not of "
@@ -114,9 +114,9 @@ def pool_pads(size: int, window: int, stride: int, padding: int, ceil_mode: bool
     With ``ceil_mode`` a window that sticks out counts, unless it starts in the padding behind.
 
     Example:
-      >>> from jaxplain.models.layers import pool_pads
-      >>> pool_pads(112, 3, 2, 0, True), pool_pads(112, 3, 2, 0, False)
-      ((0, 1), (0, 0))
+        >>> from jaxplain.models.layers import pool_pads
+        >>> pool_pads(112, 3, 2, 0, True), pool_pads(112, 3, 2, 0, False)
+        ((0, 1), (0, 0))
     """
     steps = size + 2 * padding - window
     if steps < 0:
@@ -147,11 +147,11 @@ def max_pool(
     """Max pooling with Caffe's (``ceil_mode=True``) or torch's number of windows.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> from jaxplain.models.layers import max_pool
-      >>> x = jnp.zeros((1, 112, 112, 2))
-      >>> max_pool(x, 3, 2).shape, max_pool(x, 3, 2, ceil_mode=True).shape
-      ((1, 55, 55, 2), (1, 56, 56, 2))
+        >>> import jax.numpy as jnp
+        >>> from jaxplain.models.layers import max_pool
+        >>> x = jnp.zeros((1, 112, 112, 2))
+        >>> max_pool(x, 3, 2).shape, max_pool(x, 3, 2, ceil_mode=True).shape
+        ((1, 55, 55, 2), (1, 56, 56, 2))
     """
     pads = [pool_pads(n, window, stride, padding, ceil_mode) for n in x.shape[1:3]]
     return _pool(x, -jnp.inf, lax.max, window, stride, pads)
@@ -163,15 +163,15 @@ def avg_pool(
     """Average pooling; the padding counts as zeros, what ``ceil_mode`` adds behind it does not.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> from jaxplain.models.layers import avg_pool
-      >>> avg_pool(jnp.ones((1, 4, 4, 1)), 3, 2, ceil_mode=True)[0, :, :, 0]
-      Array([[1., 1.],
-             [1., 1.]], dtype=float32)
+        >>> import jax.numpy as jnp
+        >>> from jaxplain.models.layers import avg_pool
+        >>> avg_pool(jnp.ones((1, 4, 4, 1)), 3, 2, ceil_mode=True)[0, :, :, 0]
+        Array([[1., 1.],
+               [1., 1.]], dtype=float32)
     """
     pads = [pool_pads(n, window, stride, padding, ceil_mode) for n in x.shape[1:3]]
     counts = []
-    for n, (low, high) in zip(x.shape[1:3], pads):
+    for n, (low, high) in zip(x.shape[1:3], pads, strict=True):
         starts = np.arange(0, low + n + high - window + 1, stride)
         counts.append(np.minimum(starts + window, n + 2 * padding) - starts)
     area = np.multiply.outer(*counts)[:, :, None]
@@ -186,10 +186,10 @@ def adaptive_avg_pool(x: jax.Array, size: int) -> jax.Array:
     Window i of an axis of n spans ``floor(i n / size)`` to ``ceil((i + 1) n / size)``.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> from jaxplain.models.layers import adaptive_avg_pool
-      >>> adaptive_avg_pool(jnp.arange(5.0).reshape(1, 5, 1, 1), 2)[0, :, 0, 0]
-      Array([1., 3.], dtype=float32)
+        >>> import jax.numpy as jnp
+        >>> from jaxplain.models.layers import adaptive_avg_pool
+        >>> adaptive_avg_pool(jnp.arange(5.0).reshape(1, 5, 1, 1), 2)[0, :, 0, 0]
+        Array([1., 3.], dtype=float32)
     """
     for axis in (1, 2):
         n = x.shape[axis]
@@ -215,10 +215,10 @@ def lrn(x: jax.Array, window: int, alpha: float, beta: float, k: float = 1.0) ->
     is not divided by the window.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> from jaxplain.models.layers import lrn
-      >>> lrn(jnp.ones((1, 1, 1, 3)), 3, alpha=3.0, beta=1.0)[0, 0, 0]
-      Array([0.33333334, 0.25      , 0.33333334], dtype=float32)
+        >>> import jax.numpy as jnp
+        >>> from jaxplain.models.layers import lrn
+        >>> lrn(jnp.ones((1, 1, 1, 3)), 3, alpha=3.0, beta=1.0)[0, 0, 0]
+        Array([0.33333334, 0.25      , 0.33333334], dtype=float32)
     """
     zero = np.zeros((), x.dtype)
     pads = ((0, 0), (0, 0), (0, 0), (window // 2, (window - 1) // 2))

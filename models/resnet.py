@@ -9,6 +9,8 @@ for Deep Metric Learning (MS), CVPR 2019.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name as tag  # this is what jaxplain.tag is
 
 from jaxplain.models.layers import BatchNorm, Conv, avg_pool, global_avg_pool, max_pool
+from jaxplain.models.network import Network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,9 +26,9 @@ class Layout:
     """In what the published forms of one ResNet differ.
 
     Attributes:
-      stride_first: a bottleneck's stride is on its first 1x1 convolution, else on its 3x3.
-      ceil_pool: the first pool is not padded and rounds up, else is padded by 1 and rounds down.
-      paper_names: layers are tagged ``res4f`` and ``pool5``, not ``layer3.5`` and ``avgpool``.
+        stride_first: a bottleneck's stride is on its first 1x1 convolution, else on its 3x3.
+        ceil_pool: the first pool is not padded and rounds up, else is padded by 1 and rounds down.
+        paper_names: layers are tagged ``res4f`` and ``pool5``, not ``layer3.5`` and ``avgpool``.
 
     Biases before a batch normalisation, which Caffe's and Keras's files have, go into its mean.
     """
@@ -56,7 +59,7 @@ class Projection(nnx.Module):
     """The shortcut where the shape changes (option B): a 1x1 convolution and batch norm."""
 
     def __init__(self, inputs, outputs, stride, *, dtype, rngs):
-        options = dict(dtype=dtype, rngs=rngs)
+        options: dict[str, Any] = dict(dtype=dtype, rngs=rngs)
         self.conv = Conv(inputs, outputs, 1, stride, bias=False, **options)
         self.bn = BatchNorm(outputs, **options)
 
@@ -65,9 +68,13 @@ class Projection(nnx.Module):
 
 
 class _Block(nnx.Module):
-    """What both sorts of block share: ``relu(branch(x) + shortcut(x))``. Each has its ``branch``."""
+    """What both sorts of block share, ``relu(branch(x) + shortcut(x))``; each has a ``branch``."""
 
     expansion = 1
+
+    def branch(self, x: jax.Array) -> jax.Array:
+        """The convolutions that the shortcut passes by."""
+        raise NotImplementedError
 
     def _make_shortcut(self, inputs, width, stride, options):
         outputs = width * self.expansion
@@ -85,7 +92,7 @@ class BasicBlock(_Block):
     """Two 3x3 convolutions."""
 
     def __init__(self, inputs, width, stride, layout: Layout, *, dtype, rngs):
-        options = dict(dtype=dtype, rngs=rngs)
+        options: dict[str, Any] = dict(dtype=dtype, rngs=rngs)
         self.conv1 = Conv(inputs, width, 3, stride, 1, bias=False, **options)
         self.bn1 = BatchNorm(width, **options)
         self.conv2 = Conv(width, width, 3, 1, 1, bias=False, **options)
@@ -103,7 +110,7 @@ class Bottleneck(_Block):
     expansion = 4
 
     def __init__(self, inputs, width, stride, layout: Layout, *, dtype, rngs):
-        options = dict(dtype=dtype, rngs=rngs)
+        options: dict[str, Any] = dict(dtype=dtype, rngs=rngs)
         strides = (stride, 1) if layout.stride_first else (1, stride)
         outputs = width * self.expansion
         self.conv1 = Conv(inputs, width, 1, strides[0], bias=False, **options)
@@ -120,7 +127,7 @@ class Bottleneck(_Block):
         return self.bn3(self.conv3(x))
 
 
-class ResNet(nnx.Module):
+class ResNet(Network):
     """ResNet, for inference: images ``(B, H, W, 3)`` to logits ``(B, num_classes)``.
 
     Layers are tagged ``conv1`` (after ReLU), ``pool1``, ``layer1.0`` ... ``layer4.2`` (a block's
@@ -128,27 +135,27 @@ class ResNet(nnx.Module):
     ``pool1``, ``res2a`` ... ``res5c`` and ``pool5``.
 
     Args:
-      depth: 18, 34, 50, 101 or 152.
-      num_classes: the number of logits, or the length of the embedding.
-      layout: ``"torchvision"``; ``"caffe"`` and ``"keras"``, for depth 50, have the stride on the
-        first 1x1 convolution of a block (see ``LAYOUTS``).
-      unit_norm: divide the output by its L2 norm: an embedding, as in NPID (128 numbers) and MS.
-      dtype: what to compute in (parameters stay float32); None for the inputs' own.
-      fully_convolutional: slide the last 7x7 average pool with stride 1 and apply the dense layer
-        at every position, for a score map ``(B, H', W', num_classes)``.
-      rngs: for the initial weights.
+        depth: 18, 34, 50, 101 or 152.
+        num_classes: the number of logits, or the length of the embedding.
+        layout: ``"torchvision"``; ``"caffe"`` and ``"keras"``, for depth 50, have the stride on the
+            first 1x1 convolution of a block (see ``LAYOUTS``).
+        unit_norm: divide the output by its L2 norm: an embedding, as in NPID (128 numbers) and MS.
+        dtype: what to compute in (parameters stay float32); None for the inputs' own.
+        fully_convolutional: slide the last 7x7 average pool with stride 1 and apply the dense layer
+            at every position, for a score map ``(B, H', W', num_classes)``.
+        rngs: for the initial weights.
 
     Raises:
-      ValueError: there is no such depth or layout.
+        ValueError: there is no such depth or layout.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> from flax import nnx
-      >>> from jaxplain.models.resnet import ResNet
-      >>> build = lambda: ResNet(18, 10, fully_convolutional=True, rngs=nnx.Rngs(0))(
-      ...     jnp.zeros((1, 224, 336, 3)))
-      >>> nnx.eval_shape(build).shape
-      (1, 1, 5, 10)
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from jaxplain.models.resnet import ResNet
+        >>> build = lambda: ResNet(18, 10, fully_convolutional=True, rngs=nnx.Rngs(0))(
+        ...     jnp.zeros((1, 224, 336, 3)))
+        >>> nnx.eval_shape(build).shape
+        (1, 1, 5, 10)
     """
 
     def __init__(
@@ -170,20 +177,20 @@ class ResNet(nnx.Module):
             raise ValueError(f"The {layout} layout is of ResNet-50, not of ResNet-{depth}.")
         self.layout = LAYOUTS[layout]
         self.unit_norm, self.fully_convolutional = unit_norm, fully_convolutional
-        options = dict(dtype=dtype, rngs=rngs)
+        options: dict[str, Any] = dict(dtype=dtype, rngs=rngs)
         self.conv1 = Conv(3, _WIDTHS[0], 7, 2, 3, bias=False, **options)
         self.bn1 = BatchNorm(_WIDTHS[0], **options)
         block, channels = self._block(depth), _WIDTHS[0]
-        for i, (width, repeats) in enumerate(zip(_WIDTHS, DEPTHS[depth]), 1):
-            blocks = []
+        for i, (width, repeats) in enumerate(zip(_WIDTHS, DEPTHS[depth], strict=True), 1):
+            blocks: list[_Block] = []
             for j in range(repeats):
                 stride = 2 if i > 1 and j == 0 else 1
                 blocks.append(block(channels, width, stride, self.layout, **options))
-                channels = width * block.expansion
+                channels = width * blocks[-1].expansion
             setattr(self, f"layer{i}", nnx.List(blocks))
         self.fc = nnx.Linear(channels, num_classes, **options)
 
-    def _block(self, depth: int) -> type[_Block]:
+    def _block(self, depth: int) -> Callable[..., _Block]:
         return BasicBlock if depth < 50 else Bottleneck
 
     def _after_layer(self, number: int, x: jax.Array) -> jax.Array:
@@ -215,10 +222,10 @@ def l2_normalise(x: jax.Array) -> jax.Array:
     """Vectors along the last axis divided by their length; a zero vector stays zero.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> from jaxplain.models.resnet import l2_normalise
-      >>> l2_normalise(jnp.array([[3.0, 4.0]]))
-      Array([[0.6, 0.8]], dtype=float32)
+        >>> import jax.numpy as jnp
+        >>> from jaxplain.models.resnet import l2_normalise
+        >>> l2_normalise(jnp.array([[3.0, 4.0]]))
+        Array([[0.6, 0.8]], dtype=float32)
     """
     square = jnp.sum(x * x, axis=-1, keepdims=True)
     return x / jnp.sqrt(jnp.maximum(square, 1e-24))  # torch's floor of 1e-12 of the length

@@ -6,12 +6,15 @@ K. Simonyan, A. Zisserman: Very Deep Convolutional Networks for Large-Scale Imag
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name as tag  # this is what jaxplain.tag is
 
 from jaxplain.models.layers import BatchNorm, Conv, WindowDense, adaptive_avg_pool, max_pool
+from jaxplain.models.network import Network
 
 #: Depth -> number of convolutions in each of the five stages (Table 1, columns D and E).
 DEPTHS = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
@@ -19,7 +22,7 @@ _CHANNELS = (64, 128, 256, 512, 512)
 _WINDOW = 7  # side of pool5 at the native 224 x 224
 
 
-class VGG(nnx.Module):
+class VGG(Network):
     """VGG, for inference: images ``(B, H, W, 3)`` to logits ``(B, num_classes)``.
 
     Layers are tagged ``conv1_1`` ... ``conv5_3`` (``conv5_4`` in VGG-19), ``relu1_1`` ...,
@@ -28,26 +31,26 @@ class VGG(nnx.Module):
     are averaged to 7 x 7 before ``fc6``, as torchvision does.
 
     Args:
-      depth: 16 or 19.
-      num_classes: the number of logits.
-      batch_norm: whether every convolution is followed by one (``vgg16_bn``).
-      ceil_mode: whether pooling counts windows that stick out, as Caffe's does; that matters for
-        sizes that are not a multiple of 32.
-      dtype: what to compute in (parameters stay float32); None for the inputs' own.
-      fully_convolutional: ``fc6`` becomes a convolution of 7 x 7, ``fc7`` and the classifier of
-        1 x 1: images of at least 224 x 224 to a score map ``(B, H', W', num_classes)``.
-      rngs: for the initial weights.
+        depth: 16 or 19.
+        num_classes: the number of logits.
+        batch_norm: whether every convolution is followed by one (``vgg16_bn``).
+        ceil_mode: whether pooling counts windows that stick out, as Caffe's does; that matters for
+            sizes that are not a multiple of 32.
+        dtype: what to compute in (parameters stay float32); None for the inputs' own.
+        fully_convolutional: ``fc6`` becomes a convolution of 7 x 7, ``fc7`` and the classifier of
+            1 x 1: images of at least 224 x 224 to a score map ``(B, H', W', num_classes)``.
+        rngs: for the initial weights.
 
     Raises:
-      ValueError: there is no such depth; or, when called, the image is too small.
+        ValueError: there is no such depth; or, when called, the image is too small.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> from flax import nnx
-      >>> from jaxplain.models.vgg import VGG
-      >>> build = lambda: VGG(16, fully_convolutional=True, rngs=nnx.Rngs(0))
-      >>> nnx.eval_shape(lambda: build()(jnp.zeros((1, 224, 336, 3)))).shape
-      (1, 1, 4, 1000)
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> from jaxplain.models.vgg import VGG
+        >>> build = lambda: VGG(16, fully_convolutional=True, rngs=nnx.Rngs(0))
+        >>> nnx.eval_shape(lambda: build()(jnp.zeros((1, 224, 336, 3)))).shape
+        (1, 1, 4, 1000)
     """
 
     def __init__(
@@ -63,9 +66,9 @@ class VGG(nnx.Module):
     ):
         if depth not in DEPTHS:
             raise ValueError(f"VGG has depths {list(DEPTHS)}, not {depth!r}.")
-        options = dict(dtype=dtype, rngs=rngs)
+        options: dict[str, Any] = dict(dtype=dtype, rngs=rngs)
         inputs = 3
-        for stage, (count, channels) in enumerate(zip(DEPTHS[depth], _CHANNELS), 1):
+        for stage, (count, channels) in enumerate(zip(DEPTHS[depth], _CHANNELS, strict=True), 1):
             for i in range(1, count + 1):
                 setattr(self, f"conv{stage}_{i}", Conv(inputs, channels, 3, padding=1, **options))
                 if batch_norm:

@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 
 import jaxplain
-from jaxplain.models import registry as models
+from jaxplain.models.entries import ENTRIES
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -47,14 +47,14 @@ def test_table_lists_every_method():
 
 def test_table_lists_every_network():
     table = README.split("## Networks")[1].split("\n## ")[0]
-    assert re.findall(r"^\| `(\w+)` \|", table, flags=re.MULTILINE) == list(models.REGISTRY)
+    assert re.findall(r"^\| `(\w+)` \|", table, flags=re.MULTILINE) == list(ENTRIES)
 
 
 def test_options_of_the_command_line_exist(capsys):
-    from jaxplain import cli
+    from jaxplain.cli.main import _parser
 
     for line in re.findall(r"jaxplain (explain .*|layers.*)$", README, flags=re.MULTILINE):
-        cli._parser().parse_args(line.split())
+        _parser().parse_args(line.split())
 
 
 def test_files_that_are_shown_exist():

@@ -19,7 +19,7 @@ from jaxplain.weights_convert.errors import (
 from jaxplain.weights_convert.keras_file import read_keras
 from jaxplain.weights_convert.npz_file import read_npz
 from jaxplain.weights_convert.readers import read
-from jaxplain.weights_convert.safetensors_file import read_safetensors
+from jaxplain.weights_convert.safetensors_file import read_safetensors, write_safetensors
 from jaxplain.weights_convert.store import (
     cache_dir,
     check_name_hash,
@@ -56,4 +56,5 @@ __all__ = [
     "read_torch",
     "save",
     "with_weights",
+    "write_safetensors",
 ]

@@ -21,7 +21,8 @@ class _Part(io.RawIOBase):
     """A part of a file as a file."""
 
     def __init__(self, path, offset, size):
-        self._file, self._offset, self._size, self._at = open(path, "rb"), offset, size, 0
+        self._file = open(path, "rb")  # noqa: SIM115 (until the program ends)
+        self._offset, self._size, self._at = offset, size, 0
 
     def readable(self):
         return True
@@ -48,9 +49,11 @@ def table(path, offset, size):
     """The data sets: path -> [offset, shape, dtype] or a complaint; and texts of attributes."""
     import h5py
 
-    sets, texts = {}, {}
+    sets: dict = {}
+    texts: dict = {}
     with h5py.File(_Part(path, offset, size), "r", driver="fileobj") as file:
-        stack, seen = [("", file)], 0
+        stack: list[tuple[str, h5py.Group]] = [("", file)]
+        seen = 0
         while stack:
             prefix, group = stack.pop()
             texts[prefix] = {
@@ -62,7 +65,7 @@ def table(path, offset, size):
                 seen += 1
                 if seen > _OBJECTS or prefix.count("/") > 64:
                     raise ValueError("it holds too many objects")
-                path = f"{prefix}/{key}" if prefix else key
+                path = f"{prefix}/{key}" if prefix else str(key)
                 link = group.get(key, getlink=True)
                 if not isinstance(link, h5py.HardLink):
                     raise ValueError(f"{path!r:.80} is a link to elsewhere")

@@ -11,7 +11,7 @@ import dataclasses
 import fnmatch
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from flax import nnx
 from jaxplain.weights_convert.errors import ConversionError
 from jaxplain.weights_convert.name_maps import NameMap, own_names
 
+_Net = TypeVar("_Net", bound=nnx.Module)
 _SHOWN = 5  # names listed of each sort of trouble; the error's attributes hold them all
 
 
@@ -29,12 +30,12 @@ class Report:
     """What a conversion did; prints as text.
 
     Attributes:
-      source: the name map that was used.
-      tensors: how many tensors of the checkpoint went into the network.
-      parameters: how many numbers they hold.
-      notes: what was done to them beyond renaming, one sentence each.
-      dropped: names of the auxiliary heads' tensors, which were left out.
-      counters: names of counters of training steps, which were left out.
+        source: the name map that was used.
+        tensors: how many tensors of the checkpoint went into the network.
+        parameters: how many numbers they hold.
+        notes: what was done to them beyond renaming, one sentence each.
+        dropped: names of the auxiliary heads' tensors, which were left out.
+        counters: names of counters of training steps, which were left out.
     """
 
     source: str
@@ -61,26 +62,26 @@ def parameter_shapes(network: nnx.Module) -> dict[str, tuple[int, ...]]:
     """The dotted name and shape of every parameter and statistic of a network.
 
     Example:
-      >>> from flax import nnx
-      >>> from jaxplain.weights_convert import parameter_shapes
-      >>> parameter_shapes(nnx.Linear(3, 2, rngs=nnx.Rngs(0)))
-      {'bias': (2,), 'kernel': (3, 2)}
+        >>> from flax import nnx
+        >>> from jaxplain.weights_convert import parameter_shapes
+        >>> parameter_shapes(nnx.Linear(3, 2, rngs=nnx.Rngs(0)))
+        {'bias': (2,), 'kernel': (3, 2)}
     """
     leaves = nnx.to_flat_state(nnx.state(network))
     return {".".join(map(str, path)): tuple(leaf.get_value().shape) for path, leaf in leaves}
 
 
-def abstract(build: Callable[[nnx.Rngs], nnx.Module]) -> nnx.Module:
+def abstract(build: Callable[[nnx.Rngs], _Net]) -> _Net:
     """Builds a network without computing its initial weights: they have shapes only.
 
     Example:
-      >>> from flax import nnx
-      >>> from jaxplain import weights_convert as wc
-      >>> wc.abstract(lambda rngs: nnx.Linear(3, 2, rngs=rngs)).kernel.get_value().shape
-      (3, 2)
+        >>> from flax import nnx
+        >>> from jaxplain import weights_convert as wc
+        >>> wc.abstract(lambda rngs: nnx.Linear(3, 2, rngs=rngs)).kernel.get_value().shape
+        (3, 2)
     """
     one_key = _OneKey()
-    return nnx.eval_shape(lambda: build(one_key))
+    return nnx.eval_shape(lambda: build(cast(nnx.Rngs, one_key)))
 
 
 class _OneKey:
@@ -99,13 +100,13 @@ class _OneKey:
         return lambda: self._key
 
 
-def with_weights(network: nnx.Module, weights: Mapping[str, Any]) -> nnx.Module:
+def with_weights(network: _Net, weights: Mapping[str, Any]) -> _Net:
     """A network with the structure of ``network`` and the given weights (by dotted name).
 
     The dtypes are the network's own.
 
     Raises:
-      ConversionError: a weight is missing, unexpected or of the wrong shape.
+        ConversionError: a weight is missing, unexpected or of the wrong shape.
     """
     shapes = parameter_shapes(network)
     _check(
@@ -132,12 +133,12 @@ def match(tensors: Iterable[str], network: nnx.Module, maps: Sequence[NameMap]) 
     first is taken.
 
     Args:
-      tensors: the checkpoint's names.
-      network: the network, which may be abstract.
-      maps: the name maps of the network's sources.
+        tensors: the checkpoint's names.
+        network: the network, which may be abstract.
+        maps: the name maps of the network's sources.
 
     Raises:
-      ConversionError: not one name is in common.
+        ConversionError: not one name is in common.
     """
     found = set(tensors)
     shapes = parameter_shapes(network)
@@ -174,31 +175,31 @@ def convert(
       to the variance, so that their sum is as it was.
 
     Args:
-      tensors: name -> array, as a reader gives them.
-      network: the network, which may be abstract.
-      names: the name map of the tensors' source.
+        tensors: name -> array, as a reader gives them.
+        network: the network, which may be abstract.
+        names: the name map of the tensors' source.
 
     Returns:
-      (the network's parameter name -> array, report). The arrays are views where possible.
+        (the network's parameter name -> array, report). The arrays are views where possible.
 
     Raises:
-      ConversionError: lists every tensor that is missing, unexpected, of the wrong shape, or holds
-        values that no trained network has (NaN, infinity, a negative variance).
+        ConversionError: lists every tensor that is missing, unexpected, of the wrong shape, or
+            holds values that no trained network has (NaN, infinity, a negative variance).
 
     Example:
-      >>> import numpy as np
-      >>> from flax import nnx
-      >>> from jaxplain.weights_convert import convert
-      >>> from jaxplain.weights_convert.name_maps import TORCH, NameMap
-      >>> class Net(nnx.Module):
-      ...     def __init__(self, rngs):
-      ...         self.linear = nnx.Linear(3, 2, use_bias=False, rngs=rngs)
-      >>> names = NameMap("mine", {"linear": "fc"}, **TORCH)
-      >>> weights, report = convert({"fc.weight": np.ones((2, 3))}, Net(nnx.Rngs(0)), names)
-      >>> weights["linear.kernel"].shape
-      (3, 2)
-      >>> print(report)
-      1 tensors (6 numbers), named as by mine, every one accounted for
+        >>> import numpy as np
+        >>> from flax import nnx
+        >>> from jaxplain.weights_convert import convert
+        >>> from jaxplain.weights_convert.name_maps import TORCH, NameMap
+        >>> class Net(nnx.Module):
+        ...     def __init__(self, rngs):
+        ...         self.linear = nnx.Linear(3, 2, use_bias=False, rngs=rngs)
+        >>> names = NameMap("mine", {"linear": "fc"}, **TORCH)
+        >>> weights, report = convert({"fc.weight": np.ones((2, 3))}, Net(nnx.Rngs(0)), names)
+        >>> weights["linear.kernel"].shape
+        (3, 2)
+        >>> print(report)
+        1 tensors (6 numbers), named as by mine, every one accounted for
     """
     shapes = parameter_shapes(network)
     resolved = names.resolve(shapes)
@@ -285,7 +286,7 @@ class _Notes:
 
 def _epsilons(network: nnx.Module) -> dict[str, float]:
     return {
-        ".".join(map(str, path)): module.epsilon
+        ".".join(map(str, path)): cast(Any, module).epsilon
         for path, module in nnx.iter_modules(network)
         if hasattr(module, "epsilon") and hasattr(module, "var")
     }

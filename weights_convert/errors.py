@@ -17,10 +17,10 @@ class ConversionError(CheckpointError):
     """The tensors of a checkpoint do not fit the network.
 
     Attributes:
-      missing: names that the network needs and the checkpoint lacks.
-      unexpected: names that the checkpoint has and the network does not know.
-      wrong_shape: (name, shape found, shape needed) of tensors that do not fit.
-      bad: names of tensors with NaN or infinity, and of negative variances.
+        missing: names that the network needs and the checkpoint lacks.
+        unexpected: names that the checkpoint has and the network does not know.
+        wrong_shape: (name, shape found, shape needed) of tensors that do not fit.
+        bad: names of tensors with NaN or infinity, and of negative variances.
     """
 
     def __init__(self, message, missing=(), unexpected=(), wrong_shape=(), bad=()):

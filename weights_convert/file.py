@@ -24,7 +24,7 @@ def naming(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Makes a ``CheckpointError`` inside the block one sentence that begins with the file.
 
     Raises:
-      FileNotFoundError: there is no such file.
+        FileNotFoundError: there is no such file.
     """
     path = Path(path)
     if not path.is_file():
@@ -49,8 +49,8 @@ class Archive:
     """A zip file. Members that are not compressed are views of it.
 
     Raises:
-      CheckpointError: it has no intact directory.
-      UnsafeCheckpointError: a member's name would leave the folder it is unpacked in.
+        CheckpointError: it has no intact directory.
+        UnsafeCheckpointError: a member's name would leave the folder it is unpacked in.
     """
 
     def __init__(self, path: Path, data: np.ndarray):

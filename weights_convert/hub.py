@@ -17,15 +17,15 @@ def download(repo: str, file: str = "model.safetensors") -> Path:
     ``HF_ENDPOINT`` and ``HF_TOKEN`` work as they always do.
 
     Args:
-      repo: the repository, as ``owner/name``.
-      file: the file in it.
+        repo: the repository, as ``owner/name``.
+        file: the file in it.
 
     Returns:
-      the path in the cache of ``huggingface_hub``.
+        the path in the cache of ``huggingface_hub``.
 
     Raises:
-      DownloadError: there is no such file, or no connection, or the checksum is another.
-      ImportError: the package huggingface-hub is not installed.
+        DownloadError: there is no such file, or no connection, or the checksum is another.
+        ImportError: the package huggingface-hub is not installed.
     """
     try:
         import huggingface_hub as hub

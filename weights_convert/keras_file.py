@@ -39,27 +39,27 @@ def read_keras(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
       that is how it names them; the state of optimizers and random generators is left out.
 
     Args:
-      path: the file.
+        path: the file.
 
     Returns:
-      name -> array. The arrays are read-only views of the mapped file. Kernels are
-      ``(h, w, in, out)``, matrices ``(in, out)``.
+        name -> array. The arrays are read-only views of the mapped file. Kernels are
+        ``(h, w, in, out)``, matrices ``(in, out)``.
 
     Raises:
-      UnsafeCheckpointError: the file refers to other files or places.
-      CheckpointError: it is no such file, is cut short or damaged, or is compressed.
-      FileNotFoundError: there is no such file.
-      ImportError: the package h5py is not installed.
+        UnsafeCheckpointError: the file refers to other files or places.
+        CheckpointError: it is no such file, is cut short or damaged, or is compressed.
+        FileNotFoundError: there is no such file.
+        ImportError: the package h5py is not installed.
 
     Example:
-      >>> import pathlib, tempfile
-      >>> from jaxplain.weights_convert import read_keras
-      >>> file = pathlib.Path(tempfile.mkdtemp(), "x.h5")
-      >>> _ = file.write_text("<html>not found</html>")
-      >>> read_keras(file)
-      Traceback (most recent call last):
-      ...
-      jaxplain.weights_convert.errors.CheckpointError: ...x.h5 is not a Keras file.
+        >>> import pathlib, tempfile
+        >>> from jaxplain.weights_convert import read_keras
+        >>> file = pathlib.Path(tempfile.mkdtemp(), "x.h5")
+        >>> _ = file.write_text("<html>not found</html>")
+        >>> read_keras(file)
+        Traceback (most recent call last):
+        ...
+        jaxplain.weights_convert.errors.CheckpointError: ...x.h5 is not a Keras file.
     """
     with naming(path) as path:
         data = mapped(path)

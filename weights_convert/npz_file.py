@@ -17,24 +17,24 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Reads the arrays of a file that ``numpy.savez`` or ``savez_compressed`` wrote.
 
     Args:
-      path: the file.
+        path: the file.
 
     Returns:
-      name -> array. Of ``savez`` they are read-only views of the mapped file.
+        name -> array. Of ``savez`` they are read-only views of the mapped file.
 
     Raises:
-      UnsafeCheckpointError: an array holds Python objects (pickles), or the archive is a bomb.
-      CheckpointError: it is no such file, or is cut short or damaged.
-      FileNotFoundError: there is no such file.
+        UnsafeCheckpointError: an array holds Python objects (pickles), or the archive is a bomb.
+        CheckpointError: it is no such file, or is cut short or damaged.
+        FileNotFoundError: there is no such file.
 
     Example:
-      >>> import pathlib, tempfile
-      >>> import numpy as np
-      >>> from jaxplain.weights_convert import read_npz
-      >>> file = pathlib.Path(tempfile.mkdtemp(), "x.npz")
-      >>> np.savez(file, a=np.arange(3))
-      >>> read_npz(file)
-      {'a': array([0, 1, 2])}
+        >>> import pathlib, tempfile
+        >>> import numpy as np
+        >>> from jaxplain.weights_convert import read_npz
+        >>> file = pathlib.Path(tempfile.mkdtemp(), "x.npz")
+        >>> np.savez(file, a=np.arange(3))
+        >>> read_npz(file)
+        {'a': array([0, 1, 2])}
     """
     with naming(path) as path:
         data = mapped(path)

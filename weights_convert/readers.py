@@ -25,24 +25,24 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Reads a file of weights of any format that one of the readers knows.
 
     Args:
-      path: a file of PyTorch, safetensors, Caffe (to be named ``.caffemodel``), Keras or NumPy.
+        path: a file of PyTorch, safetensors, Caffe (to be named ``.caffemodel``), Keras or NumPy.
 
     Returns:
-      name -> array, as the format's reader gives it.
+        name -> array, as the format's reader gives it.
 
     Raises:
-      CheckpointError: the format is not known, or the file is cut short, damaged or hostile.
-      FileNotFoundError: there is no such file.
-      ImportError: the format needs a package that is not installed.
+        CheckpointError: the format is not known, or the file is cut short, damaged or hostile.
+        FileNotFoundError: there is no such file.
+        ImportError: the format needs a package that is not installed.
 
     Example:
-      >>> import pathlib, tempfile
-      >>> import numpy as np
-      >>> from jaxplain.weights_convert import read
-      >>> file = pathlib.Path(tempfile.mkdtemp(), "x.npz")
-      >>> np.savez(file, a=np.arange(3))
-      >>> read(file)
-      {'a': array([0, 1, 2])}
+        >>> import pathlib, tempfile
+        >>> import numpy as np
+        >>> from jaxplain.weights_convert import read
+        >>> file = pathlib.Path(tempfile.mkdtemp(), "x.npz")
+        >>> np.savez(file, a=np.arange(3))
+        >>> read(file)
+        {'a': array([0, 1, 2])}
     """
     with naming(path) as path:
         data = mapped(path)

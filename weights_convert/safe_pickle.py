@@ -11,7 +11,7 @@ import dataclasses
 import pickle
 import pickletools
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import ml_dtypes
 import numpy as np
@@ -208,14 +208,14 @@ def load(stream: BinaryIO) -> Any:
     """Reads one pickle from ``stream``, and leaves the stream right behind it.
 
     Raises:
-      UnsafeCheckpointError: it names a global that is not a tensor or a plain container.
-      CheckpointError: it is cut short or damaged.
+        UnsafeCheckpointError: it names a global that is not a tensor or a plain container.
+        CheckpointError: it is cut short or damaged.
     """
     begin = stream.tell()
     try:
         # The memo of the C unpickler is an array: one forged index would claim gigabytes.
         for count, (op, arg, _) in enumerate(pickletools.genops(stream)):
-            if op.name in ("PUT", "BINPUT", "LONG_BINPUT") and arg > count:
+            if op.name in ("PUT", "BINPUT", "LONG_BINPUT") and cast(int, arg) > count:
                 raise CheckpointError("its pickle is damaged")
         end = stream.tell()
         stream.seek(begin)

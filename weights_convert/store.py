@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from jaxplain.weights_convert.errors import CheckpointError
+from jaxplain.weights_convert.safetensors_file import write_safetensors
 
 FORMAT = 1
 _CONFIG, _WEIGHTS = "config.json", "weights"
@@ -36,12 +37,12 @@ def cache_dir() -> Path:
     ``JAXPLAIN_CACHE`` if set, else ``jaxplain`` in ``XDG_CACHE_HOME`` or in ``~/.cache``.
 
     Example:
-      >>> import os
-      >>> from jaxplain.weights_convert import cache_dir
-      >>> from unittest import mock
-      >>> with mock.patch.dict(os.environ, JAXPLAIN_CACHE="/tmp/here"):
-      ...     cache_dir().as_posix()
-      '/tmp/here'
+        >>> import os
+        >>> from jaxplain.weights_convert import cache_dir
+        >>> from unittest import mock
+        >>> with mock.patch.dict(os.environ, JAXPLAIN_CACHE="/tmp/here"):
+        ...     cache_dir().as_posix()
+        '/tmp/here'
     """
     if own := os.environ.get("JAXPLAIN_CACHE"):
         return Path(own).expanduser()
@@ -62,15 +63,15 @@ def check_name_hash(path: str | os.PathLike[str]) -> str:
     are none of a checksum.
 
     Raises:
-      CheckpointError: the checksum is another; the file is damaged, or was renamed.
+        CheckpointError: the checksum is another; the file is damaged, or was renamed.
 
     Example:
-      >>> import pathlib, tempfile
-      >>> from jaxplain.weights_convert import check_name_hash
-      >>> file = pathlib.Path(tempfile.mkdtemp(), "empty-e3b0c442.pth")
-      >>> file.touch()
-      >>> check_name_hash(file)[:8]
-      'e3b0c442'
+        >>> import pathlib, tempfile
+        >>> from jaxplain.weights_convert import check_name_hash
+        >>> file = pathlib.Path(tempfile.mkdtemp(), "empty-e3b0c442.pth")
+        >>> file.touch()
+        >>> check_name_hash(file)[:8]
+        'e3b0c442'
     """
     sha256 = file_sha256(path)
     match = re.fullmatch(r".*-([0-9a-f]{8,64})\.(pth|pt|th)", Path(path).name)
@@ -89,28 +90,18 @@ def export(
     """Writes weights as a ``.safetensors`` file, atomically, with their description within.
 
     Args:
-      path: the file; one already there is replaced.
-      weights: parameter name -> array.
-      config: the description, kept as JSON in the file's metadata under ``jaxplain``.
+        path: the file; one already there is replaced.
+        weights: parameter name -> array.
+        config: the description, kept as JSON in the file's metadata under ``jaxplain``.
 
     Raises:
-      OSError: the file cannot be written. Nothing half-written remains.
-      ImportError: the package safetensors is not installed.
+        OSError: the file cannot be written. Nothing half-written remains.
     """
-    try:
-        from safetensors.numpy import save_file
-    except ImportError as error:
-        raise ImportError(
-            "Writing .safetensors files needs the package safetensors; install it with "
-            'pip install "jaxplain[zoo]".'
-        ) from error
     path = Path(path).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The package writes an array's memory, whatever its strides.
-    arrays = {name: np.asarray(value, order="C") for name, value in weights.items()}
     folder = Path(tempfile.mkdtemp(prefix=f"{path.name}{_PARTIAL}", dir=path.parent))
     try:
-        save_file(arrays, folder / path.name, metadata={"jaxplain": json.dumps(config)})
+        write_safetensors(folder / path.name, weights, {"jaxplain": json.dumps(config)})
         (folder / path.name).chmod(0o666 & ~_umask())
         os.replace(folder / path.name, path)
     finally:
@@ -129,13 +120,13 @@ def save(
     Where two processes write the same folder at once, the first wins and both succeed.
 
     Args:
-      folder: the folder to make. Its parents are made too.
-      weights: parameter name -> array.
-      config: what ``config.json`` shall hold besides the format number and the checksum.
-      replace: whether a folder already there gives way; otherwise it stays as it is.
+        folder: the folder to make. Its parents are made too.
+        weights: parameter name -> array.
+        config: what ``config.json`` shall hold besides the format number and the checksum.
+        replace: whether a folder already there gives way; otherwise it stays as it is.
 
     Raises:
-      OSError: the folder cannot be written. Nothing half-written remains.
+        OSError: the folder cannot be written. Nothing half-written remains.
     """
     folder = Path(folder).absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -176,7 +167,7 @@ def load_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """Reads the ``config.json`` of a folder that ``save`` wrote.
 
     Raises:
-      CheckpointError: it is missing, damaged, or of another format.
+        CheckpointError: it is missing, damaged, or of another format.
     """
     folder = Path(folder)
     try:
@@ -203,14 +194,14 @@ def load(
     """Reads what ``save`` wrote.
 
     Args:
-      folder: the folder.
-      shapes: parameter name -> shape that the weights must have; None to take them as they are.
+        folder: the folder.
+        shapes: parameter name -> shape that the weights must have; None to take them as they are.
 
     Returns:
-      (weights, config).
+        (weights, config).
 
     Raises:
-      CheckpointError: the folder is missing, damaged, or holds other shapes.
+        CheckpointError: the folder is missing, damaged, or holds other shapes.
     """
     folder = Path(folder).absolute()
     config = load_config(folder)

@@ -39,28 +39,28 @@ def read_torch(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     What is not a tensor (epoch number, optimizer state ...) is left out.
 
     Args:
-      path: the file, of the zip or the legacy format.
+        path: the file, of the zip or the legacy format.
 
     Returns:
-      name -> array. The arrays are read-only views of the mapped file, of the
-      shape, strides and dtype that they were saved with (bfloat16 as ``ml_dtypes.bfloat16``).
+        name -> array. The arrays are read-only views of the mapped file, of the
+        shape, strides and dtype that they were saved with (bfloat16 as ``ml_dtypes.bfloat16``).
 
     Raises:
-      UnsafeCheckpointError: the file asks for anything but tensors and plain containers.
-      CheckpointError: it is no PyTorch file, is cut short, or holds no tensors.
-      FileNotFoundError: there is no such file.
+        UnsafeCheckpointError: the file asks for anything but tensors and plain containers.
+        CheckpointError: it is no PyTorch file, is cut short, or holds no tensors.
+        FileNotFoundError: there is no such file.
 
     Reference: the format is described in PyTorch's notes on serialization semantics.
 
     Example:
-      >>> import pathlib, tempfile
-      >>> from jaxplain.weights_convert import read_torch
-      >>> file = pathlib.Path(tempfile.mkdtemp(), "x.pth")
-      >>> _ = file.write_text("<html>not found</html>")
-      >>> read_torch(file)
-      Traceback (most recent call last):
-      ...
-      jaxplain.weights_convert.errors.CheckpointError: ...x.pth is not a PyTorch file.
+        >>> import pathlib, tempfile
+        >>> from jaxplain.weights_convert import read_torch
+        >>> file = pathlib.Path(tempfile.mkdtemp(), "x.pth")
+        >>> _ = file.write_text("<html>not found</html>")
+        >>> read_torch(file)
+        Traceback (most recent call last):
+        ...
+        jaxplain.weights_convert.errors.CheckpointError: ...x.pth is not a PyTorch file.
     """
     with naming(path) as path:
         return _read(path)
@@ -185,7 +185,7 @@ def _view(name: str, tensor: safe_pickle.Tensor, locate: _Locate, big: bool) -> 
     begin = storage.start * unit + tensor.offset * width
     reach = 0
     if count:
-        reach = 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.strides))
+        reach = 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.strides, strict=True))
     if tensor.offset * width + reach * width > storage.size * unit:
         raise CheckpointError(f"the tensor {name!r:.80} reaches beyond its storage")
     if count > max(reach, _EXPANDED_LIMIT):
@@ -203,5 +203,5 @@ def _view(name: str, tensor: safe_pickle.Tensor, locate: _Locate, big: bool) -> 
         part = width // 2 if dtype.kind == "c" else width
         flat = flat.reshape(-1, part)[:, ::-1].reshape(-1)  # a copy; such files are rare
     # The stride of an axis of length 1 is never used, and may be anything.
-    strides = [s * width if n > 1 else 0 for n, s in zip(tensor.shape, tensor.strides)]
+    strides = [s * width if n > 1 else 0 for n, s in zip(tensor.shape, tensor.strides, strict=True)]
     return np.lib.stride_tricks.as_strided(flat.view(dtype), tensor.shape, strides, writeable=False)

@@ -54,11 +54,10 @@ def add_commands(commands: Any, error: Callable[[str], Exception]) -> None:
 
 def models_table() -> str:
     """The registry as text, one line a network."""
-    from jaxplain.models.entries import PARAMETERS
-    from jaxplain.models.registry import REGISTRY
+    from jaxplain.models.entries import ENTRIES, PARAMETERS
 
     rows = [("network", "parameters", "input", "sources", "pretrained from", "top-1")]
-    for name, entry in sorted(REGISTRY.items()):
+    for name, entry in sorted(ENTRIES.items()):
         fetched = next((s for s in entry.sources if s.weights), None)
         published = (fetched or entry.sources[0]).top1
         rows.append(

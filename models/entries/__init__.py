@@ -1,5 +1,6 @@
 """The networks that jaxplain knows by name: one file a family, each with a table ``ENTRIES``."""
 
+from jaxplain.models.classes import nearest
 from jaxplain.models.entries import (
     alexnet,
     attention_resnet,
@@ -72,3 +73,27 @@ PARAMETERS: dict[str, int] = {
     "vgg19_bn": 143_678_248,
     "vgg19_caffe": 143_667_240,
 }
+
+
+def find(name: str) -> Entry:
+    """The entry of a name.
+
+    Raises:
+        ValueError: there is none (the nearest are suggested).
+
+    Example:
+        >>> from jaxplain.models.entries import find
+        >>> find("efficientnet_lite0").config.input_size
+        224
+    """
+    if name not in ENTRIES:
+        raise unknown(name)
+    return ENTRIES[name]
+
+
+def unknown(name: str) -> ValueError:
+    """The error that there is no network of this name."""
+    near = nearest(name, sorted(ENTRIES)) or sorted(ENTRIES)
+    return ValueError(
+        f"There is no network {name!r}; the nearest are {', '.join(map(repr, near))}."
+    )

@@ -1,7 +1,9 @@
 """Registry entries of AlexNet, CaffeNet and CNN-S."""
 
 import functools
+from typing import Any
 
+from jaxplain.models import imagenet
 from jaxplain.models.alexnet import VARIANTS, AlexNet
 from jaxplain.models.config import ModelConfig, cam_layers
 from jaxplain.models.entry import (
@@ -10,7 +12,6 @@ from jaxplain.models.entry import (
     TORCH_INPUT,
     Entry,
     Source,
-    imagenet_names,
 )
 from jaxplain.weights_convert.name_maps import alexnet as maps
 
@@ -31,11 +32,11 @@ def _entry(name: str, variant: str, prepared, source: Source) -> Entry:
             **{**prepared, "crop_fraction": size / 256},
         ),
         sources=(source,),
-        class_names=imagenet_names,
+        class_names=imagenet.class_names,
     )
 
 
-_BVLC = dict(licence="unrestricted")
+_BVLC: dict[str, Any] = dict(licence="unrestricted")
 
 ENTRIES = {
     "alexnet": _entry(

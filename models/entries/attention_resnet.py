@@ -2,9 +2,10 @@
 
 import functools
 
+from jaxplain.models import imagenet
 from jaxplain.models.attention_resnet import AttentionResNet
 from jaxplain.models.config import ModelConfig, cam_layers
-from jaxplain.models.entry import TORCH_INPUT, Entry, Source, imagenet_names
+from jaxplain.models.entry import TORCH_INPUT, Entry, Source
 from jaxplain.weights_convert.name_maps import attention_resnet as maps
 
 
@@ -24,7 +25,7 @@ def _entry(attention: str, layer: str, names, top1: float) -> Entry:
             **TORCH_INPUT,
         ),
         sources=(Source(names, top1=top1, licence="MIT"),),
-        class_names=imagenet_names,
+        class_names=imagenet.class_names,
     )
 
 

@@ -2,9 +2,10 @@
 
 import functools
 
+from jaxplain.models import imagenet
 from jaxplain.models.config import ModelConfig, cam_layers
 from jaxplain.models.efficientnet import VARIANTS, EfficientNetLite
-from jaxplain.models.entry import Entry, Package, Source, imagenet_names
+from jaxplain.models.entry import Entry, Package, Source
 from jaxplain.weights_convert.name_maps.efficientnet import EFFICIENTNET_PYTORCH
 
 
@@ -40,7 +41,7 @@ def _entry(variant: int, layer: str, top1: float) -> Entry:
                 licence="Apache-2.0",
             ),
         ),
-        class_names=imagenet_names,
+        class_names=imagenet.class_names,
     )
 
 

@@ -2,8 +2,9 @@
 
 import functools
 
+from jaxplain.models import imagenet
 from jaxplain.models.config import ModelConfig, cam_layers
-from jaxplain.models.entry import CAFFE_INPUT, TORCH_INPUT, Entry, Source, imagenet_names
+from jaxplain.models.entry import CAFFE_INPUT, TORCH_INPUT, Entry, Source
 from jaxplain.models.googlenet import GoogLeNet
 from jaxplain.weights_convert.name_maps import googlenet as maps
 
@@ -23,7 +24,7 @@ def _entry(name: str, build, prepared, source: Source) -> Entry:
             **prepared,
         ),
         sources=(source,),
-        class_names=imagenet_names,
+        class_names=imagenet.class_names,
     )
 
 

@@ -2,6 +2,7 @@
 
 import functools
 
+from jaxplain.models import imagenet
 from jaxplain.models.config import ModelConfig, cam_layers
 from jaxplain.models.entry import (
     KERAS_CAFFE_INPUT,
@@ -9,7 +10,6 @@ from jaxplain.models.entry import (
     Entry,
     Hub,
     Source,
-    imagenet_names,
 )
 from jaxplain.models.resnet import DEPTHS, ResNet
 from jaxplain.weights_convert.name_maps import resnet as maps
@@ -40,7 +40,7 @@ def _torchvision(depth: int, top1: float) -> Entry:
             Source(maps.TIMM_RESNET, hub, top1=top1, licence="BSD-3-Clause"),
             Source(maps.TORCHVISION_RESNET, top1=top1, licence="BSD-3-Clause"),
         ),
-        class_names=imagenet_names,
+        class_names=imagenet.class_names,
     )
 
 
@@ -69,7 +69,7 @@ ENTRIES = {f"resnet{depth}": _torchvision(depth, top1) for depth, top1 in _ACCUR
             contrast_layer="pool5",
         ),
         sources=(Source(maps.CAFFE_RESNET50, top1=75.3, licence="MIT"),),
-        class_names=imagenet_names,
+        class_names=imagenet.class_names,
     ),
     "resnet50_keras": Entry(
         build=functools.partial(ResNet, 50, layout="keras"),
@@ -78,7 +78,7 @@ ENTRIES = {f"resnet{depth}": _torchvision(depth, top1) for depth, top1 in _ACCUR
             Source(maps.KERAS_RESNET50, top1=74.9),
             Source(maps.KERAS3_RESNET50, top1=74.9),
         ),
-        class_names=imagenet_names,
+        class_names=imagenet.class_names,
     ),
     "resnet18_npid": _embedding("resnet18_npid", 18, 128, maps.NPID_RESNET),
     "resnet50_npid": _embedding("resnet50_npid", 50, 128, maps.NPID_RESNET),

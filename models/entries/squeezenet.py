@@ -2,8 +2,9 @@
 
 import functools
 
+from jaxplain.models import imagenet
 from jaxplain.models.config import ModelConfig, cam_layers
-from jaxplain.models.entry import CAFFE_INPUT, TORCH_INPUT, Entry, Source, imagenet_names
+from jaxplain.models.entry import CAFFE_INPUT, TORCH_INPUT, Entry, Source
 from jaxplain.models.squeezenet import SqueezeNet
 from jaxplain.weights_convert.name_maps import squeezenet as maps
 
@@ -25,7 +26,7 @@ def _entry(name: str, version: str, *sources: Source, options=None, **prepared) 
             **{"input_size": 224, **TORCH_INPUT, **prepared},
         ),
         sources=sources,
-        class_names=imagenet_names,
+        class_names=imagenet.class_names,
     )
 
 

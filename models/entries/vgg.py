@@ -1,7 +1,9 @@
 """Registry entries of VGG-16 and VGG-19."""
 
 import functools
+from typing import Any
 
+from jaxplain.models import imagenet
 from jaxplain.models.config import ModelConfig, cam_layers
 from jaxplain.models.entry import (
     KERAS_CAFFE_INPUT,
@@ -9,7 +11,6 @@ from jaxplain.models.entry import (
     Entry,
     Hub,
     Source,
-    imagenet_names,
 )
 from jaxplain.models.vgg import DEPTHS, VGG
 from jaxplain.weights_convert.name_maps import keras_numbered
@@ -27,20 +28,20 @@ def _config(name: str, depth: int, **fields) -> ModelConfig:
 
 def _torchvision(name: str, depth: int, batch_norm: bool, top1: float) -> Entry:
     form = (depth, batch_norm)
-    torch = dict(top1=top1, licence="BSD-3-Clause")
+    torch: dict[str, Any] = dict(top1=top1, licence="BSD-3-Clause")
     sources = [
         Source(maps.TIMM[form], Hub(f"timm/{name}.tv_in1k"), **torch),  # torchvision's weights
         Source(maps.TORCHVISION[form], **torch),
     ]
     if not batch_norm:  # the authors' weights, which Keras took over
-        keras = dict(changes=KERAS_CAFFE_INPUT, top1=71.3, licence="CC-BY-4.0")
+        keras: dict[str, Any] = dict(changes=KERAS_CAFFE_INPUT, top1=71.3, licence="CC-BY-4.0")
         sources.append(Source(maps.KERAS_APPLICATIONS, **keras))
         sources.append(Source(keras_numbered(maps.KERAS_APPLICATIONS), **keras))
     return Entry(
         build=functools.partial(VGG, depth, batch_norm=batch_norm),
         config=_config(name, depth, **TORCH_INPUT),
         sources=tuple(sources),
-        class_names=imagenet_names,
+        class_names=imagenet.class_names,
     )
 
 
@@ -49,7 +50,7 @@ def _caffe(name: str, depth: int) -> Entry:
         build=functools.partial(VGG, depth, ceil_mode=True),
         config=_config(name, depth, **KERAS_CAFFE_INPUT),  # the same pixels are subtracted
         sources=(Source(maps.CAFFE_ZOO, licence="CC-BY-4.0"),),
-        class_names=imagenet_names,
+        class_names=imagenet.class_names,
     )
 
 

@@ -20,9 +20,8 @@ from small_network import SMALL, cache, equal, foreign  # noqa: E402, F401
 from jaxplain import cli, models
 from jaxplain import weights_convert as wc
 from jaxplain.models import pretrained
-from jaxplain.models.entries import PARAMETERS
+from jaxplain.models.entries import ENTRIES, PARAMETERS, find
 from jaxplain.models.layers import BatchNorm, Conv, WindowDense
-from jaxplain.models.registry import REGISTRY, find
 from jaxplain.weights_convert.name_maps import (
     CAFFE,
     KERAS,
@@ -246,9 +245,9 @@ def test_name_map_language():
         names.resolve(["b.kernel"])
 
 
-@pytest.mark.parametrize("name", sorted(REGISTRY))
+@pytest.mark.parametrize("name", sorted(ENTRIES))
 def test_every_source_names_every_parameter_once(name):
-    entry = REGISTRY[name]
+    entry = ENTRIES[name]
     model = pretrained._build(entry, entry.outputs)
     shapes = wc.parameter_shapes(model)
     leaves = nnx.to_flat_state(nnx.state(model, nnx.Param))
@@ -262,7 +261,7 @@ def test_every_source_names_every_parameter_once(name):
 
 
 def test_every_network_has_its_count():
-    assert set(PARAMETERS) == set(REGISTRY)
+    assert set(PARAMETERS) == set(ENTRIES)
 
 
 # ---------------------------------------------------------------- a small network of the registry
@@ -281,7 +280,7 @@ def test_convert_command_serves_the_name(cache, tmp_path, capsys):
     (folder,) = cache.iterdir()
     config = json.loads((folder / "config.json").read_text())
     assert config["source"] == "x.pth" and config["report"] and config["origin"] is None
-    assert model.config.source == REGISTRY[SMALL].sources[0].names.source
+    assert model.config.source == ENTRIES[SMALL].sources[0].names.source
     assert model.config.top1 is None  # what is published is of the published weights
 
 

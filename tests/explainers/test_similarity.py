@@ -16,7 +16,7 @@ from small_network import filled, foreign
 import jaxplain
 from examples import similarity
 from jaxplain import weights_convert as wc
-from jaxplain.models.registry import REGISTRY
+from jaxplain.models.entries import ENTRIES
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -43,7 +43,7 @@ def images(size, seed=0):
 
 
 def build(name, dtype=None):
-    entry = REGISTRY[name]
+    entry = ENTRIES[name]
     return wc.abstract(lambda rngs: entry.build(entry.outputs, dtype=dtype, rngs=rngs))
 
 

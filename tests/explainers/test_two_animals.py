@@ -1,14 +1,12 @@
 """GoogLeNet's contrastive maps of pictures with two animals, with the real weights."""
 
 import numpy as np
-import pytest
 
 import jaxplain
 from benchmarks import cued_animal
 
 
 def test_contrastive_excitation_backprop_peaks_on_the_animal_asked_for(test_data):
-    pytest.importorskip("google.protobuf", reason="needs the extra zoo")
     network = cued_animal.googlenet(test_data)
     x, labels, masks = cued_animal.load(test_data, network)
     layer = network.config.layer("excitation_backprop")

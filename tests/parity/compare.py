@@ -11,7 +11,7 @@ from flax import nnx
 
 import jaxplain
 from jaxplain import weights_convert as wc
-from jaxplain.models.registry import find
+from jaxplain.models.entries import find
 
 #: Height and width of the images: native, odd, and not square.
 SIZES = ((224, 224), (225, 225), (256, 192))

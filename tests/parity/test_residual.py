@@ -14,7 +14,7 @@ from compare import SIZES, TOLERANCE, converted, errors, image, state, tags, to_
 from flax import nnx
 
 import jaxplain
-from jaxplain.models.registry import find
+from jaxplain.models.entries import find
 
 
 def randomise(module, seed=0):

@@ -17,8 +17,8 @@ import jaxplain
 from jaxplain import cli, data, models
 from jaxplain.digits.images import CLASSES, ClutteredDigits
 from jaxplain.evaluation.classification import average_precision, mean_average_precision
+from jaxplain.models.entries import ENTRIES
 from jaxplain.models.layers import BatchNorm
-from jaxplain.models.registry import REGISTRY
 from jaxplain.training.finetune import views
 from jaxplain.training.last_layer import last_layer_inputs
 from jaxplain.training.loop import train_network
@@ -156,7 +156,7 @@ def test_views_are_mirrored_squares_and_their_parts():
 
 
 def test_command_and_what_it_writes(tmp_path, monkeypatch, capsys):
-    entry = REGISTRY["cifar_resnet20"]
+    entry = ENTRIES["cifar_resnet20"]
     network = entry.build(10, rngs=nnx.Rngs(0))
     network.config = entry.config
     real = models.from_pretrained

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import resource
+import struct
 import tracemalloc
 import zipfile
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
-import weight_files as wf  # noqa: E402
+import safetensors
+import weight_files as wf
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jaxplain import weights_convert as wc
+from jaxplain.weights_convert.safetensors_file import read_metadata
 
 h5py = pytest.importorskip("h5py", reason="needs the extra zoo")
 FORMATS = pytest.mark.parametrize("kind", wf.FORMATS)
@@ -106,7 +111,7 @@ def test_files_that_keras_itself_writes(tmp_path):
     for file, keys in [("x.h5", names), ("x.keras", numbers), ("x.weights.h5", numbers)]:
         path = tmp_path / file
         inner.save_weights(path) if "weights" in file else inner.save(path)
-        same(wc.read(path), dict(zip(keys, conv + bn + fc)))
+        same(wc.read(path), dict(zip(keys, conv + bn + fc, strict=True)))
 
 
 def test_names_of_keras_1(tmp_path):
@@ -144,9 +149,9 @@ def test_real_files(test_data):
 # ---------------------------------------------------------------- what is not
 
 
-def refused(path, match, error=wc.CheckpointError):
+def refused(path, match, error=wc.CheckpointError, read=wc.read):
     with pytest.raises(error, match=match) as info:
-        wc.read(path)
+        read(path)
     text = str(info.value)
     assert text.startswith(str(path)) and text.endswith(".") and "\n" not in text
     return text
@@ -250,11 +255,82 @@ def test_hostile_caffe_files(tmp_path):
     check("damaged", prefix=wf.field(100, wf.field(1, b"\xff\xfe")))
     check("first form", v1=False, prefix=wf.field(2, wf.field(1, wf.field(1, "x"))))
     check("damaged", prefix=b"\xff" * 11)
+    check("impossible shape", [wf.caffe_blob(np.ones(1), shape=(1,) * 33)])
+    check("impossible shape", [wf.field(7, wf.field(1, 1)) * 33 + wf.field(5, b"1234")])
+
+
+def test_caffe_blobs_in_pieces_and_unusual_spellings(tmp_path):
+    """What protocol buffers allow besides what Caffe writes: they mean the same."""
+    half = [np.arange(i, i + 3, dtype="<f4").tobytes() for i in (0, 3)]
+    loose_dims = wf.field(7, wf.field(1, 2) + wf.field(1, 3))
+    two_shapes = wf.field(7, wf.field(1, wf.varint(2))) + wf.field(7, wf.field(1, wf.varint(3)))
+    blobs = [
+        loose_dims + wf.field(5, half[0]) + wf.field(5, half[1]),
+        two_shapes + wf.field(5, b"".join(half)),
+        wf.field(7, b"") + wf.field(5, half[0][8:]),
+    ]
+    read = wc.read_caffemodel(
+        wf.write(tmp_path, "x", wf.caffe([("a", "X", blobs)]) + wf.field(100, wf.field(3, "top")))
+    )
+    np.testing.assert_array_equal(read["a.0"], np.arange(6.0).reshape(2, 3))
+    np.testing.assert_array_equal(read["a.1"], read["a.0"])
+    assert read["a.2"].shape == () and read["a.2"] == 2
+
+
+def safetensors_file(folder, header, data=b"") -> Path:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return wf.write(folder, "x.safetensors", struct.pack("<Q", len(text)) + text + data)
 
 
 def test_hostile_safetensors(tmp_path):
-    for data in (wf.long_header(2**63), wf.long_header(90), b"\x02\0\0\0\0\0\0\0{}more"):
-        refused(wf.write(tmp_path, "x.safetensors", data), "is cut short or damaged")
+    for data in (wf.long_header(2**63), wf.long_header(90), b"\x02\0\0\0\0\0\0\0{}more", b"123"):
+        path = wf.write(tmp_path, "x.safetensors", data)
+        refused(path, "is cut short or damaged", read=wc.read_safetensors)
+
+    def tensor(begin, end, shape, dtype="F32"):
+        return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+
+    def check(match, header, data=bytes(8)):
+        refused(safetensors_file(tmp_path, header, data), match)
+
+    check("damaged", b"{" + b"[" * 100_000)
+    check("damaged", b'{"a":' * 100_000)
+    check("damaged", b'{"a": 1}')
+    check("damaged", b'{"\xff": {}}')
+    check("one thing twice", b'{"a": {}, "a": {}}')
+    check("the place of the tensor 'a' is not given", {"a": {"dtype": "F32", "shape": [2]}})
+    check("the place of the tensor 'a'", {"a": tensor(-8, 0, [2])})
+    check("the place of the tensor 'a'", {"a": tensor(0, 1 << 64, [2])})
+    check("unknown type F3", {"a": tensor(0, 8, [2], "F3")})
+    check("unknown type", {"a": tensor(0, 8, [2], None)})
+    for shape in ([3], [-2], [True, 2], [1] * 33, [1 << 62, 1 << 62], 2, [2.0], [1 << 70, 0]):
+        check("not that of its shape", {"a": tensor(0, 8, shape)})
+    check("damaged", {"a": tensor(4, 8, [1])})  # a gap
+    check("damaged", {"a": tensor(0, 8, [2]), "b": tensor(4, 8, [1])})  # an overlap
+    check("damaged", {"a": tensor(0, 16, [4])})  # beyond the end
+    with pytest.raises(wc.CheckpointError, match="is not a .safetensors file"):
+        read_metadata(safetensors_file(tmp_path, {"__metadata__": {"a": 1}}))
+    assert read_metadata(safetensors_file(tmp_path, {"__metadata__": {"a": "b"}})) == {"a": "b"}
+
+
+def test_safetensors_as_the_package_reads_and_writes_them(tmp_path):
+    """Its reader accepts what we write and gives the same; strides and byte order do not matter."""
+    kinds = [np.float64, np.float32, np.float16, ml_dtypes.bfloat16, np.int64, np.uint8, np.bool_]
+    tensors = {np.dtype(k).name: np.arange(6).reshape(2, 3).astype(k) for k in kinds}
+    tensors |= {"empty": np.zeros((0, 3), np.float32), "scalar": np.array(3.0)}
+    tensors |= {"strided": wf.RNG.normal(size=(3, 8))[::2, ::3].T, "big": np.arange(3, dtype=">i4")}
+    path = tmp_path / "x.safetensors"
+    wc.write_safetensors(path, tensors, {"a": "texts, too: ü"})
+    with safetensors.safe_open(path, framework="np") as file:
+        assert file.metadata() == {"a": "texts, too: ü"} == read_metadata(path)
+        for name in set(tensors) - {"bfloat16"}:  # for which the package wants another framework
+            np.testing.assert_array_equal(file.get_tensor(name), tensors[name])
+        assert set(file.keys()) == set(tensors)
+    same(wc.read_safetensors(path), tensors | {"big": np.arange(3, dtype=np.int32)})
+    wc.write_safetensors(path, {})
+    assert wc.read_safetensors(path) == {} == read_metadata(path)
+    with pytest.raises(ValueError, match="has no type for 'a', of complex64"):
+        wc.write_safetensors(path, {"a": np.ones(2, np.complex64)})
 
 
 def hdf5(path, make):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
 import os
 import pickle
@@ -211,10 +212,8 @@ def test_flipped_bytes_never_raise_anything_else(tmp_path, write):
     for _ in range(300):
         broken = data.copy()
         broken[rng.integers(len(data))] = rng.integers(256)
-        try:
+        with contextlib.suppress(wc.CheckpointError):
             wc.read_torch(file(tmp_path, broken))
-        except wc.CheckpointError:
-            pass
 
 
 def test_not_a_torch_file(tmp_path):

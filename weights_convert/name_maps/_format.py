@@ -63,27 +63,27 @@ class NameMap:
     """Rules from our dotted parameter names to those of one source's checkpoints.
 
     Attributes:
-      source: who names tensors so: ``"torchvision"``, ``"caffe"``, ``"keras"`` ...
-      modules: our module -> theirs. ``{x}`` in ours matches one component (between dots) or a
-        part of it; in theirs it stands for the same text, ``{x+1}`` for the number plus 1 and
-        ``{x:letter}`` for the letter of that number (0 is a). A pattern without placeholders
-        comes before one with, and an earlier one before a later one. Instead of their module a
-        mapping can be given, from our leaf to the full name of their tensor, for modules whose
-        tensors do not lie together; it may hold two leaves that we have not: ``factor``, by which
-        mean and variance are to be divided (the third blob of Caffe's BatchNorm), and
-        ``shift``, a bias added before normalisation, which is taken off the mean.
-      leaves: our last component -> theirs; ``norm_leaves`` likewise, in batch normalisation
-        (modules that have a ``mean``).
-      separator: what stands between their module and their leaf.
-      layout: order of their axes: ``"torch"`` is (out, in, h, w) and (out, in), with a flatten
-        before a dense layer that puts channels first (Caffe too); ``"keras"`` is (h, w, in, out)
-        and (in, out), with channels last.
-      bgr: our module whose kernel sees the image, where theirs sees BGR; None for RGB.
-      epsilon: what they add to the variance in batch normalisation; None for the same as ours.
-      auxiliary: shell patterns of the auxiliary heads' tensors, dropped and reported.
-      counters: shell patterns of counters of training steps, dropped and reported.
-      numbered: a pattern such as ``blocks.{stage}.{block}``: ``{n}`` in ``modules``' values is the
-        running number of its match, through all stages.
+        source: who names tensors so: ``"torchvision"``, ``"caffe"``, ``"keras"`` ...
+        modules: our module -> theirs. ``{x}`` in ours matches one component (between dots) or a
+            part of it; in theirs it stands for the same text, ``{x+1}`` for the number plus 1 and
+            ``{x:letter}`` for the letter of that number (0 is a). A pattern without placeholders
+            comes before one with, and an earlier one before a later one. Instead of their module a
+            mapping can be given, from our leaf to the full name of their tensor, for modules whose
+            tensors do not lie together; it may hold two leaves that we have not: ``factor``, by
+            which mean and variance are to be divided (the third blob of Caffe's BatchNorm), and
+            ``shift``, a bias added before normalisation, which is taken off the mean.
+        leaves: our last component -> theirs; ``norm_leaves`` likewise, in batch normalisation
+            (modules that have a ``mean``).
+        separator: what stands between their module and their leaf.
+        layout: order of their axes: ``"torch"`` is (out, in, h, w) and (out, in), with a flatten
+            before a dense layer that puts channels first (Caffe too); ``"keras"`` is (h, w, in,
+            out) and (in, out), with channels last.
+        bgr: our module whose kernel sees the image, where theirs sees BGR; None for RGB.
+        epsilon: what they add to the variance in batch normalisation; None for the same as ours.
+        auxiliary: shell patterns of the auxiliary heads' tensors, dropped and reported.
+        counters: shell patterns of counters of training steps, dropped and reported.
+        numbered: a pattern such as ``blocks.{stage}.{block}``: ``{n}`` in ``modules``' values is
+            the running number of its match, through all stages.
     """
 
     source: str
@@ -102,13 +102,13 @@ class NameMap:
         """Our parameter name -> theirs, for each of ``parameters``, and for factors and shifts.
 
         Raises:
-          KeyError: the map says nothing of a parameter (an error in the map).
+            KeyError: the map says nothing of a parameter (an error in the map).
 
         Example:
-          >>> from jaxplain.weights_convert.name_maps import TORCH, NameMap
-          >>> names = NameMap("x", {"layer{i}.conv": "stage{i+1}{i:letter}.conv"}, **TORCH)
-          >>> names.resolve(["layer0.conv.kernel"])
-          {'layer0.conv.kernel': 'stage1a.conv.weight'}
+            >>> from jaxplain.weights_convert.name_maps import TORCH, NameMap
+            >>> names = NameMap("x", {"layer{i}.conv": "stage{i+1}{i:letter}.conv"}, **TORCH)
+            >>> names.resolve(["layer0.conv.kernel"])
+            {'layer0.conv.kernel': 'stage1a.conv.weight'}
         """
         parameters = list(parameters)
         numbers = self._numbers(parameters)
