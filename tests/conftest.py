@@ -1,13 +1,34 @@
 """Settings that every test shares; they must stand before jax is imported."""
 
+import importlib.metadata
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 os.environ["KERAS_BACKEND"] = "jax"
-# Eight devices on the host, for the tests of sharded batches.
-_DEVICES = "--xla_force_host_platform_device_count=8"
-if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}".strip()
+_FLAGS = [
+    # Eight devices on the host, for the tests of sharded batches.
+    "--xla_force_host_platform_device_count=8",
+    # The workers share the cores already: one part for each program, not 32 to compile side by side.
+    "--xla_cpu_parallel_codegen_split_count=1",
+]
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    # Most of a test's time is compilation, and the older emitters need a quarter of it. From 0.11
+    # on XLA has the new ones only.
+    _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+_given = os.environ.get("XLA_FLAGS", "")
+_missing = [flag for flag in _FLAGS if flag.split("=")[0] not in _given]
+os.environ["XLA_FLAGS"] = " ".join([_given, *_missing]).strip()
+
+# Programs that one worker compiled the others load: a folder of this run, or one that the user
+# keeps between runs. The workers inherit the environment of the process that starts them.
+_RUN_CACHE: str | None = None
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _RUN_CACHE = tempfile.mkdtemp(prefix="jaxplain-tests-programs-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _RUN_CACHE
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import hypothesis
 import jax
@@ -16,6 +37,22 @@ import pytest
 # The same examples in every run; `--hypothesis-profile=default` draws new ones.
 hypothesis.settings.register_profile("repeatable", derandomize=True, database=None)
 hypothesis.settings.load_profile("repeatable")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Each worker takes whole stretches of files, and what the others have not begun at the end.
+
+    Tests dealt out one by one would build the networks of every file in every worker.
+    """
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log) if config.getvalue("dist") == "load" else None
+
+
+def pytest_unconfigure():
+    if _RUN_CACHE is not None:
+        shutil.rmtree(_RUN_CACHE)
 
 
 @pytest.fixture
