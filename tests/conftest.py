@@ -1,21 +1,80 @@
-"""Settings that every test shares; they must stand before jax is imported."""
+"""Settings that every test shares; they must stand before JAX compiles and keras is imported."""
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
-
-os.environ["KERAS_BACKEND"] = "jax"
-# Eight devices on the host, for the tests of sharded batches.
-_DEVICES = "--xla_force_host_platform_device_count=8"
-if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}".strip()
 
 import hypothesis
 import jax
+import jaxlib
 import pytest
+
+os.environ["KERAS_BACKEND"] = "jax"
+
+_FLAGS = [
+    # Eight devices on the host, for the tests of sharded batches.
+    "--xla_force_host_platform_device_count=8",
+    # The workers share the cores already: a program is compiled whole, not in parts side by side.
+    "--xla_cpu_parallel_codegen_split_count=1",
+]
+if jaxlib.__version__.startswith("0.10."):
+    # Most of a test's time is compilation, of which XLA's older emitters need a fraction. Later
+    # versions have only the new ones, with which the same tests run there.
+    _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+_given = os.environ.get("XLA_FLAGS", "")
+_missing = [flag for flag in _FLAGS if flag.split("=")[0] not in _given]
+os.environ["XLA_FLAGS"] = " ".join([_given, *_missing]).strip()
+
+# What one worker has compiled the others load, from a folder of this run, or from one that the
+# user names and keeps. Workers, and processes that tests start, inherit the environment.
+_cache_of_this_run: str | None = None
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _cache_of_this_run = tempfile.mkdtemp(prefix="jaxplain-tests-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache_of_this_run
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 # The same examples in every run; `--hypothesis-profile=default` draws new ones.
 hypothesis.settings.register_profile("repeatable", derandomize=True, database=None)
 hypothesis.settings.load_profile("repeatable")
+
+
+# All tests but these are marked `older`: `-m older` is what the older Python and jax are asked.
+# These take long, and what they show of a network's weights, pictures and cost is the same there.
+ONLY_ON_THE_NEWEST = (
+    "tests/explainers/test_cued_animal.py",
+    "tests/explainers/test_flops.py",
+    "tests/explainers/test_two_animals.py",
+    "tests/models/test_photo.py",
+    "tests/models/test_zoo_explains.py::test_conserves",
+)
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m picks
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if not item.nodeid.startswith(ONLY_ON_THE_NEWEST):
+            item.add_marker("older")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Each worker takes whole stretches of files, and what the others have not begun at the end.
+
+    Tests dealt out one by one would build the networks of every file in every worker.
+    """
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log) if config.getvalue("dist") == "load" else None
+
+
+def pytest_unconfigure():
+    if _cache_of_this_run is not None:
+        shutil.rmtree(_cache_of_this_run)
 
 
 @pytest.fixture

@@ -244,7 +244,8 @@ def test_sees_weights_changed_in_a_closure(method, kind):
     if kind == "replaced":
         state = arrays(state)
     fn, x = nets.convnet(state), images(10)
-    before = method(fn, x)
+    # Awaited: JAX may still be reading the arrays that are changed in place below.
+    before = jax.block_until_ready(method(fn, x))
     for key, value in new.items():
         if kind == "replaced":
             state[key] = jnp.asarray(value)

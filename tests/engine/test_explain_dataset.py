@@ -6,6 +6,7 @@ import functools
 import io
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -30,11 +31,9 @@ SCRIPT = Path(__file__).parents[1] / "helpers/killed_runs.py"
 
 @pytest.mark.parametrize(("devices", "processes"), [(1, 1), (8, 1), (1, 2)])
 def test_killed_runs_write_what_an_uninterrupted_one_does(tmp_path, devices, processes):
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-    }
+    count = f"--xla_force_host_platform_device_count={devices}"
+    flags = re.sub(r"--xla_force_host_platform_device_count=\d+", count, os.environ["XLA_FLAGS"])
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     command = [sys.executable, str(SCRIPT), str(tmp_path), "--processes", str(processes)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
