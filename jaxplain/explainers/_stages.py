@@ -18,7 +18,7 @@ def stages(graph: Graph) -> list[Any]:
     input; the image itself is none. For VGG-16 they are the five layers before the five max pools.
 
     Raises:
-      UnknownLayerError: there is no convolution on maps (B, H, W, C).
+        UnknownLayerError: there is no convolution on maps (B, H, W, C).
     """
     found: dict[tuple[int, ...], Any] = {}
     pooled = set(graph.inputs)  # values that no convolution followed since the image or a pool

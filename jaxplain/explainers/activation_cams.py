@@ -91,42 +91,42 @@ def score_cam(
     channel, whatever the number of classes.
 
     Args:
-      fn: images ``(B, H, W, C)`` to scores ``(B, N)`` or a score map ``(B, H', W', N)``.
-      x: float images ``(B, H, W, C)``.
-      targets: None for the top class, an int, ``(B,)`` or ``(B, K)`` ints, or a float signal
-        ``(B, N)`` or ``(B, K, N)`` over the scores.
-      layer: None for the last layer with more than one position, a name, or a sequence of names.
-      weights: ``"softmax"`` or ``"increase"``, see above. With many channels the softmax of logits
-        lets very few of them count. The authors' code uses the probability itself as the weight:
-        give a ``fn`` that ends in a softmax, and ``"increase"``.
-      align_corners: the grid of the upsampling, as in `postprocess.resize`; pytorch-grad-cam aligns
-        corners, the authors' code does not.
-      relu: False keeps the negative part.
-      chunk: how many masked copies of the batch go through the network at once.
+        fn: images ``(B, H, W, C)`` to scores ``(B, N)`` or a score map ``(B, H', W', N)``.
+        x: float images ``(B, H, W, C)``.
+        targets: None for the top class, an int, ``(B,)`` or ``(B, K)`` ints, or a float signal
+            ``(B, N)`` or ``(B, K, N)`` over the scores.
+        layer: None for the last layer with more than one position, a name, or a sequence of names.
+        weights: ``"softmax"`` or ``"increase"``, see above. With many channels the softmax of
+            logits lets very few of them count. The authors' code uses the probability itself as the
+            weight: give a ``fn`` that ends in a softmax, and ``"increase"``.
+        align_corners: the grid of the upsampling, as in `postprocess.resize`; pytorch-grad-cam
+            aligns corners, the authors' code does not.
+        relu: False keeps the negative part.
+        chunk: how many masked copies of the batch go through the network at once.
 
     Returns:
-      Maps ``(B, h, w)``, or ``(B, K, h, w)`` for K targets, in the dtype of the layer; a dict of
-      them for a sequence of layers.
+        Maps ``(B, h, w)``, or ``(B, K, h, w)`` for K targets, in the dtype of the layer; a dict of
+        them for a sequence of layers.
 
     Raises:
-      TypeError: x is not of a float dtype, or ``chunk`` is no int.
-      ValueError: x is not four-dimensional or not finite, a class is out of range, there is no such
-        layer or option, the layer has no height and width, or ``chunk`` is not positive.
+        TypeError: x is not of a float dtype, or ``chunk`` is no int.
+        ValueError: x is not four-dimensional or not finite, a class is out of range, there is no
+            such layer or option, the layer has no height and width, or ``chunk`` is not positive.
 
     Reference: Wang et al., *Score-CAM: score-weighted visual explanations for convolutional neural
     networks*, CVPR workshops 2020.
 
     Example:
-      The first channel shows the only pixel that counts, the second one another:
+        The first channel shows the only pixel that counts, the second one another:
 
-      >>> import jax.numpy as jnp, jaxplain
-      >>> select = jnp.eye(2).reshape(1, 2, 2)
-      >>> def fn(x):
-      ...     a = jaxplain.tag(x * select, "features")
-      ...     return (a * select[..., :1]).sum((1, 2, 3))[:, None]
-      >>> x = jnp.full((1, 1, 2, 1), 3.)
-      >>> jaxplain.score_cam(fn, x, 0, layer="features", weights="increase")
-      Array([[[9., 0.]]], dtype=float32)
+        >>> import jax.numpy as jnp, jaxplain
+        >>> select = jnp.eye(2).reshape(1, 2, 2)
+        >>> def fn(x):
+        ...     a = jaxplain.tag(x * select, "features")
+        ...     return (a * select[..., :1]).sum((1, 2, 3))[:, None]
+        >>> x = jnp.full((1, 1, 2, 1), 3.)
+        >>> jaxplain.score_cam(fn, x, 0, layer="features", weights="increase")
+        Array([[[9., 0.]]], dtype=float32)
     """
     check_option("weights", weights, ("softmax", "increase"))
     return run(
@@ -191,23 +191,23 @@ def ablation_cam(
     Arguments, result and errors are those of `score_cam`, and:
 
     Args:
-      relative: divide by the score, as in the paper, which turns the map's sign where the score is
-        negative (and a score of 0 gives a map of 0). False leaves the drop ``S - S_c`` as it is,
-        which is better for classes that the network does not see.
-      relu: False keeps the negative part.
-      chunk: how many ablated copies of the batch go through the upper part at once.
+        relative: divide by the score, as in the paper, which turns the map's sign where the score
+            is negative (and a score of 0 gives a map of 0). False leaves the drop ``S - S_c`` as it
+            is, which is better for classes that the network does not see.
+        relu: False keeps the negative part.
+        chunk: how many ablated copies of the batch go through the upper part at once.
 
     Reference: Desai and Ramaswamy, *Ablation-CAM: visual explanations for deep convolutional
     network via gradient-free localization*, WACV 2020.
 
     Example:
-      >>> import jax.numpy as jnp, jaxplain
-      >>> weight = jnp.array([[3.], [1.]])
-      >>> def fn(x):
-      ...     return jaxplain.tag(x * 1., "features").sum((1, 2)) @ weight
-      >>> x = jnp.array([[[[1., 0.], [0., 1.]]]])
-      >>> jaxplain.ablation_cam(fn, x, 0, layer="features")
-      Array([[[0.75, 0.25]]], dtype=float32)
+        >>> import jax.numpy as jnp, jaxplain
+        >>> weight = jnp.array([[3.], [1.]])
+        >>> def fn(x):
+        ...     return jaxplain.tag(x * 1., "features").sum((1, 2)) @ weight
+        >>> x = jnp.array([[[[1., 0.], [0., 1.]]]])
+        >>> jaxplain.ablation_cam(fn, x, 0, layer="features")
+        Array([[[0.75, 0.25]]], dtype=float32)
     """
     return run(
         _ablation_cam,
@@ -276,29 +276,29 @@ def eigen_cam(fn, x, targets=None, *, layer=None, centre: bool = False):
     non-negative.
 
     Args:
-      fn, x, layer: as in `score_cam`.
-      targets: they do not change the map; they are taken, and checked, so that the method can
-        stand wherever an explainer does. ``(B, K)`` targets repeat it K times.
-      centre: subtract each channel's mean over space first (pytorch-grad-cam does; the paper does
-        not). The map then sums to 0.
+        fn, x, layer: as in `score_cam`.
+        targets: they do not change the map; they are taken, and checked, so that the method can
+            stand wherever an explainer does. ``(B, K)`` targets repeat it K times.
+        centre: subtract each channel's mean over space first (pytorch-grad-cam does; the paper does
+            not). The map then sums to 0.
 
     Returns:
-      Maps ``(B, h, w)`` or ``(B, K, h, w)``, in the dtype of the layer; a dict of them for a
-      sequence of layers. Their gradient is finite also where two components are equally strong.
+        Maps ``(B, h, w)`` or ``(B, K, h, w)``, in the dtype of the layer; a dict of them for a
+        sequence of layers. Their gradient is finite also where two components are equally strong.
 
     Raises:
-      TypeError, ValueError: as in `score_cam`.
+        TypeError, ValueError: as in `score_cam`.
 
     Reference: Muhammad and Yeasin, *Eigen-CAM: class activation map using principal components*,
     IJCNN 2020.
 
     Example:
-      >>> import jax.numpy as jnp, jaxplain
-      >>> def fn(x):
-      ...     return jaxplain.tag(x * jnp.array([3., 4.]), "features").sum((1, 2))
-      >>> x = jnp.array([[[[1.], [2.]]]])
-      >>> jaxplain.eigen_cam(fn, x, layer="features").round(4)
-      Array([[[ 5., 10.]]], dtype=float32)
+        >>> import jax.numpy as jnp, jaxplain
+        >>> def fn(x):
+        ...     return jaxplain.tag(x * jnp.array([3., 4.]), "features").sum((1, 2))
+        >>> x = jnp.array([[[[1.], [2.]]]])
+        >>> jaxplain.eigen_cam(fn, x, layer="features").round(4)
+        Array([[[ 5., 10.]]], dtype=float32)
     """
     return run(_eigen_cam, fn, x, targets, layer=layer, centre=bool(centre))
 
@@ -343,35 +343,35 @@ def relevance_cam(
     where gradients are shattered.
 
     Args:
-      fn, x, targets: as in `score_cam`.
-      layer: None for the last layer with more than one position, a name, or a sequence of names.
-      rules: the rules of LRP; None for z+ without biases, ``composite("z_plus", bias=False)``.
-      contrastive: False leaves out the other classes.
-      relu: True keeps only the positive part.
-      class_chunk: how many of K classes to take at once, to bound memory; None takes all.
+        fn, x, targets: as in `score_cam`.
+        layer: None for the last layer with more than one position, a name, or a sequence of names.
+        rules: the rules of LRP; None for z+ without biases, ``composite("z_plus", bias=False)``.
+        contrastive: False leaves out the other classes.
+        relu: True keeps only the positive part.
+        class_chunk: how many of K classes to take at once, to bound memory; None takes all.
 
     Returns:
-      Signed maps ``(B, h, w)``, or ``(B, K, h, w)`` for K targets, in the dtype of the layer; a
-      dict of them for a sequence of layers.
+        Signed maps ``(B, h, w)``, or ``(B, K, h, w)`` for K targets, in the dtype of the layer; a
+        dict of them for a sequence of layers.
 
     Raises:
-      TypeError: x is not of a float dtype, or ``rules`` is no `RuleSet`.
-      ValueError: x is not four-dimensional or not finite, a class is out of range, there is no such
-        layer, the layer has no height and width, or there is no other class.
-      UnsupportedOperationError: an operation between layer and scores has no rule.
+        TypeError: x is not of a float dtype, or ``rules`` is no `RuleSet`.
+        ValueError: x is not four-dimensional or not finite, a class is out of range, there is no
+            such layer, the layer has no height and width, or there is no other class.
+        UnsupportedOperationError: an operation between layer and scores has no rule.
 
     Reference: Lee et al., *Relevance-CAM: your model already knows where to look*, CVPR 2021.
 
     Example:
-      The two scores share channel 1, so only channel 0 tells the first from the second:
+        The two scores share channel 1, so only channel 0 tells the first from the second:
 
-      >>> import jax.numpy as jnp, jaxplain
-      >>> weight = jnp.array([[1., 0.], [1., 1.]])
-      >>> def fn(x):
-      ...     return jaxplain.tag(x * 1., "features").sum((1, 2)) @ weight
-      >>> x = jnp.array([[[[1., 0.], [0., 1.]]]])
-      >>> jaxplain.relevance_cam(fn, x, 0, layer="features").round(4)
-      Array([[[ 0.5, -0.5]]], dtype=float32)
+        >>> import jax.numpy as jnp, jaxplain
+        >>> weight = jnp.array([[1., 0.], [1., 1.]])
+        >>> def fn(x):
+        ...     return jaxplain.tag(x * 1., "features").sum((1, 2)) @ weight
+        >>> x = jnp.array([[[[1., 0.], [0., 1.]]]])
+        >>> jaxplain.relevance_cam(fn, x, 0, layer="features").round(4)
+        Array([[[ 0.5, -0.5]]], dtype=float32)
     """
     if rules is None:
         rules = composites.composite("z_plus", bias=False)

@@ -31,9 +31,9 @@ class DenseAttention(NamedTuple):
     """The attention maps of a batch; both dicts have the layers' names as keys, first layer first.
 
     Attributes:
-      layers: ``(B, h, w)`` each, the layer's own map at its own resolution (the paper's "conv4").
-      cumulative: ``(B, h, w)`` each, that map and those of all later layers, upsampled to it and
-        added (the paper's "conv54"); for the last layer its own map.
+        layers: ``(B, h, w)`` each, the layer's own map at its own resolution (the paper's "conv4").
+        cumulative: ``(B, h, w)`` each, that map and those of all later layers, upsampled to it and
+            added (the paper's "conv54"); for the last layer its own map.
     """
 
     layers: dict[str, jax.Array]
@@ -49,35 +49,35 @@ def dense_attention(fn, x, *, layers: Sequence[str] | None = None) -> DenseAtten
     least.
 
     Args:
-      fn: images ``(B, H, W, C)`` to anything.
-      x: float images ``(B, H, W, C)``.
-      layers: names, in any order; GT is taken at the one computed last. None for the last layer at
-        each resolution, with the last convolutional layer: for VGG-16 the ends of its five
-        stages, for ResNet those of the stem and the four stages, for GoogLeNet the inputs of its
-        five pools, for EfficientNet the inputs of the strided convolutions and the head.
+        fn: images ``(B, H, W, C)`` to anything.
+        x: float images ``(B, H, W, C)``.
+        layers: names, in any order; GT is taken at the one computed last. None for the last layer
+            at each resolution, with the last convolutional layer: for VGG-16 the ends of its five
+            stages, for ResNet those of the stem and the four stages, for GoogLeNet the inputs of
+            its five pools, for EfficientNet the inputs of the strided convolutions and the head.
 
     Returns:
-      `DenseAttention`, in the dtype of ``x``; maps are non-negative, unscaled.
+        `DenseAttention`, in the dtype of ``x``; maps are non-negative, unscaled.
 
     Raises:
-      TypeError: x is not of a float dtype.
-      ValueError: x is not four-dimensional or not finite, ``layers`` is empty, a layer is named
-        twice or has no height and width.
-      UnknownLayerError: no such layer, or no convolution to be found by default.
+        TypeError: x is not of a float dtype.
+        ValueError: x is not four-dimensional or not finite, ``layers`` is empty, a layer is named
+            twice or has no height and width.
+        UnknownLayerError: no such layer, or no convolution to be found by default.
 
     Reference: Ebrahimpour et al., *Do humans look where deep convolutional neural networks
     "attend"?*, ISVC 2019.
 
     Example:
-      One layer: all weights are uniform, 1 / 4 a position and 1 for the only channel.
+        One layer: all weights are uniform, 1 / 4 a position and 1 for the only channel.
 
-      >>> import jax.numpy as jnp, jaxplain
-      >>> def fn(x):
-      ...     return jaxplain.tag(x * 2., "features").mean((1, 2))
-      >>> x = jnp.arange(4.).reshape(1, 2, 2, 1)
-      >>> jaxplain.dense_attention(fn, x, layers=["features"]).layers["features"]
-      Array([[[ 0.,  5.],
-              [20., 45.]]], dtype=float32)
+        >>> import jax.numpy as jnp, jaxplain
+        >>> def fn(x):
+        ...     return jaxplain.tag(x * 2., "features").mean((1, 2))
+        >>> x = jnp.arange(4.).reshape(1, 2, 2, 1)
+        >>> jaxplain.dense_attention(fn, x, layers=["features"]).layers["features"]
+        Array([[[ 0.,  5.],
+                [20., 45.]]], dtype=float32)
     """
     x = check_images(x)
     model = trace(fn, x)

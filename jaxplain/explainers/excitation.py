@@ -49,34 +49,36 @@ def excitation_backprop(
     EB(W) - EB(-W) at the classifier (Eq. 9), propagated unclamped, its map truncated at 0.
 
     Args:
-      fn: images (B, H, W, C) to scores (B, N) or a score map (B, H', W', N): a callable or an NNX module.
-      x: images, float, preprocessed as the network expects.
-      targets: None (top class), an int, ints (B,) or (B, K), or a float signal (B, N) or (B, K, N),
-        the prior P(A_0). For a score map the signal is spread by the softmax over space.
-      layer: name of the layer of the map, or a sequence of names; None is the last spatial layer,
-        ``"input"`` the image.
-      contrastive: c-MWP instead of MWP.
-      residual: ``"proportional"`` shares by magnitude, ``"signed"`` by value, ``"branch"`` ignores skip
-        connections (Fig. 7c).
-      inputs: ``"signed"`` uses contributions (a w)+ where inputs can be negative, ``"plain"`` a w+ always.
-      fold_scales: fold the scales of batch norm after a layer into its weights, so that a negative
-        scale flips what is excitatory.
-      lower_bound: shift activations bounded below (tanh, ELU) as in Eq. 20.
-      normalise: ``"full"``; ``"none"`` leaves out Z_i of Eq. 6; ``"post"`` normalises whole maps by
-        their L1 norm instead, before the contrastive subtraction (Table 3).
-      classifier: the layer whose weights the contrast negates; default the last dense or
-        convolutional layer.
-      channels: keep the channel axis, with every unit's signal unclamped.
-      class_chunk: number of targets that are propagated at once; None is all.
+        fn: images (B, H, W, C) to scores (B, N) or a score map (B, H', W', N): a callable or an NNX
+            module.
+        x: images, float, preprocessed as the network expects.
+        targets: None (top class), an int, ints (B,) or (B, K), or a float signal (B, N) or (B, K,
+            N), the prior P(A_0). For a score map the signal is spread by the softmax over space.
+        layer: name of the layer of the map, or a sequence of names; None is the last spatial layer,
+            ``"input"`` the image.
+        contrastive: c-MWP instead of MWP.
+        residual: ``"proportional"`` shares by magnitude, ``"signed"`` by value, ``"branch"``
+            ignores skip connections (Fig. 7c).
+        inputs: ``"signed"`` uses contributions (a w)+ where inputs can be negative, ``"plain"`` a
+            w+ always.
+        fold_scales: fold the scales of batch norm after a layer into its weights, so that a
+            negative scale flips what is excitatory.
+        lower_bound: shift activations bounded below (tanh, ELU) as in Eq. 20.
+        normalise: ``"full"``; ``"none"`` leaves out Z_i of Eq. 6; ``"post"`` normalises whole maps
+            by their L1 norm instead, before the contrastive subtraction (Table 3).
+        classifier: the layer whose weights the contrast negates; default the last dense or
+            convolutional layer.
+        channels: keep the channel axis, with every unit's signal unclamped.
+        class_chunk: number of targets that are propagated at once; None is all.
 
     Returns:
-      Maps (B, h, w), or (B, K, h, w) for K targets, at the layer's own resolution; with a sequence of
-      layers a dict of them. ``channels=True`` adds an axis (..., C).
+        Maps (B, h, w), or (B, K, h, w) for K targets, at the layer's own resolution; with a
+        sequence of layers a dict of them. ``channels=True`` adds an axis (..., C).
 
     Raises:
-      UnsupportedOperationError: an operation between layer and output that has no rule.
-      ValueError, TypeError: unknown layer or option, class out of range, images that are no finite
-        float batch.
+        UnsupportedOperationError: an operation between layer and output that has no rule.
+        ValueError, TypeError: unknown layer or option, class out of range, images that are no
+            finite float batch.
 
     >>> import jax, jax.numpy as jnp, jaxplain
     >>> weights = jnp.array([[2.0, 0.0], [1.0, 1.0]])

@@ -29,11 +29,12 @@ class FittedCam:
     A pytree, so that it can go through ``jit`` and be stored as arrays.
 
     Attributes:
-      weight: ``(C, N)``, for channels pooled by their mean over space.
-      bias: ``(N,)``.
-      explained: ``(N,)``, R^2 on the data: the part of each score's variance that the fit explains,
-        1 for a network that `cam` itself can explain. Where it is low, the map says little.
-      layer: the layer whose activations were pooled.
+        weight: ``(C, N)``, for channels pooled by their mean over space.
+        bias: ``(N,)``.
+        explained: ``(N,)``, R^2 on the data: the part of each score's variance that the fit
+            explains, 1 for a network that `cam` itself can explain. Where it is low, the map says
+            little.
+        layer: the layer whose activations were pooled.
     """
 
     weight: jax.Array
@@ -86,35 +87,35 @@ def fit_cam(
     weights by the number of positions.)
 
     Args:
-      fn: images ``(B, H, W, C)`` to scores ``(B, N)`` or a score map ``(B, H', W', N)``, whose mean
-        over space is then the score: a callable or an NNX module.
-      batches: float images ``(B, H, W, C)``, preprocessed as the network expects; any iterable.
-        Batches of one shape share one compiled program. For a good fit there are several times as
-        many images as channels, of all the classes.
-      layer: where the channels are; None for the last layer with more than one position.
-      ridge: strength of the regularisation. 0 is ordinary least squares.
+        fn: images ``(B, H, W, C)`` to scores ``(B, N)`` or a score map ``(B, H', W', N)``, whose
+            mean over space is then the score: a callable or an NNX module.
+        batches: float images ``(B, H, W, C)``, preprocessed as the network expects; any iterable.
+            Batches of one shape share one compiled program. For a good fit there are several times
+            as many images as channels, of all the classes.
+        layer: where the channels are; None for the last layer with more than one position.
+        ridge: strength of the regularisation. 0 is ordinary least squares.
 
     Returns:
-      A `FittedCam`, in single precision, or double where the scores are double.
+        A `FittedCam`, in single precision, or double where the scores are double.
 
     Raises:
-      TypeError: images that are not of a float dtype.
-      ValueError: fewer than two images, no such layer or one without height and width, a negative
-        ridge, or channels that the data do not tell apart with ``ridge=0``.
+        TypeError: images that are not of a float dtype.
+        ValueError: fewer than two images, no such layer or one without height and width, a negative
+            ridge, or channels that the data do not tell apart with ``ridge=0``.
 
     Reference: Ebrahimpour et al., *Do humans look where deep convolutional neural networks
     "attend"?*, 2019, section 3.1; Zhou et al., *Learning deep features for discriminative
     localization*, CVPR 2016.
 
     Example:
-      >>> import jax, jax.numpy as jnp, jaxplain
-      >>> weight = jnp.array([[1., -2.], [0., 3.]])
-      >>> def fn(x):
-      ...     return jaxplain.tag(x * 1., "features").mean((1, 2)) @ weight + 5
-      >>> batches = jax.random.uniform(jax.random.key(0), (4, 8, 2, 2, 2))
-      >>> fit = jaxplain.fit_cam(fn, batches, layer="features", ridge=0)
-      >>> bool(jnp.allclose(fit.weight, weight, atol=1e-4)), bool((fit.explained > 0.999).all())
-      (True, True)
+        >>> import jax, jax.numpy as jnp, jaxplain
+        >>> weight = jnp.array([[1., -2.], [0., 3.]])
+        >>> def fn(x):
+        ...     return jaxplain.tag(x * 1., "features").mean((1, 2)) @ weight + 5
+        >>> batches = jax.random.uniform(jax.random.key(0), (4, 8, 2, 2, 2))
+        >>> fit = jaxplain.fit_cam(fn, batches, layer="features", ridge=0)
+        >>> bool(jnp.allclose(fit.weight, weight, atol=1e-4)), bool((fit.explained > 0.999).all())
+        (True, True)
     """
     if not ridge >= 0:
         raise ValueError(f"ridge must not be negative, but is {ridge}")
@@ -174,29 +175,29 @@ def fitted_cam(fn, x, targets=None, *, fit: FittedCam, relu: bool = False):
     pool and a dense layer it is `cam`, up to the ridge.
 
     Args:
-      fn: images ``(B, H, W, C)`` to scores ``(B, N)`` or a score map ``(B, H', W', N)``.
-      x: float images ``(B, H, W, C)``.
-      targets: None for the top class, an int, ``(B,)`` or ``(B, K)`` ints, or a float signal
-        ``(B, N)`` or ``(B, K, N)`` over the scores.
-      fit: the result of `fit_cam` for this network.
-      relu: True keeps only the positive part.
+        fn: images ``(B, H, W, C)`` to scores ``(B, N)`` or a score map ``(B, H', W', N)``.
+        x: float images ``(B, H, W, C)``.
+        targets: None for the top class, an int, ``(B,)`` or ``(B, K)`` ints, or a float signal
+            ``(B, N)`` or ``(B, K, N)`` over the scores.
+        fit: the result of `fit_cam` for this network.
+        relu: True keeps only the positive part.
 
     Returns:
-      Signed maps ``(B, h, w)``, or ``(B, K, h, w)`` for K targets, in the dtype of the layer.
+        Signed maps ``(B, h, w)``, or ``(B, K, h, w)`` for K targets, in the dtype of the layer.
 
     Raises:
-      TypeError: x is not of a float dtype.
-      ValueError: x is not four-dimensional or not finite, a class is out of range, or the fit is
-        another network's.
+        TypeError: x is not of a float dtype.
+        ValueError: x is not four-dimensional or not finite, a class is out of range, or the fit is
+            another network's.
 
     Reference: as for `fit_cam`.
 
     Example:
-      >>> import jax.numpy as jnp, jaxplain
-      >>> def fn(x):
-      ...     return jnp.square(jaxplain.tag(x * 1., "features").mean((1, 2)))
-      >>> fit = jaxplain.FittedCam(jnp.full((1, 1), 2.), jnp.zeros(1), jnp.ones(1), "features")
-      >>> jaxplain.fitted_cam(fn, jnp.arange(2.).reshape(1, 1, 2, 1), 0, fit=fit)
-      Array([[[0., 2.]]], dtype=float32)
+        >>> import jax.numpy as jnp, jaxplain
+        >>> def fn(x):
+        ...     return jnp.square(jaxplain.tag(x * 1., "features").mean((1, 2)))
+        >>> fit = jaxplain.FittedCam(jnp.full((1, 1), 2.), jnp.zeros(1), jnp.ones(1), "features")
+        >>> jaxplain.fitted_cam(fn, jnp.arange(2.).reshape(1, 1, 2, 1), 0, fit=fit)
+        Array([[[0., 2.]]], dtype=float32)
     """
     return run(_fitted_cam, fn, x, targets, layer=fit.layer, arrays=(fit.weight,), relu=bool(relu))

@@ -86,36 +86,36 @@ def gradient(fn, x, targets=None, *, layer="input", reduce: Reduce = "max_abs", 
     ``max_c |dS / dx_c|`` with the default reduction (Simonyan et al. 2014, section 3.1).
 
     Args:
-      fn: images ``(B, H, W, C)`` to scores ``(B, N)`` or a score map ``(B, H', W', N)``.
-      x: float images ``(B, H, W, C)``.
-      targets: None for the top class, an int, ``(B,)`` or ``(B, K)`` ints, or a float signal
-        ``(B, N)`` or ``(B, K, N)`` over the scores.
-      layer: where the gradient is taken: ``"input"``, the name of a layer, None for the last layer
-        with more than one position, or a sequence of names.
-      reduce: what becomes of the channel axis: ``"max_abs"``, ``"sum"``, ``"l2"`` (the Euclidean
-        norm), or None, which keeps it and gives the signed gradient.
-      class_chunk: how many of K classes to take at once, to bound memory; None takes all.
+        fn: images ``(B, H, W, C)`` to scores ``(B, N)`` or a score map ``(B, H', W', N)``.
+        x: float images ``(B, H, W, C)``.
+        targets: None for the top class, an int, ``(B,)`` or ``(B, K)`` ints, or a float signal
+            ``(B, N)`` or ``(B, K, N)`` over the scores.
+        layer: where the gradient is taken: ``"input"``, the name of a layer, None for the last
+            layer with more than one position, or a sequence of names.
+        reduce: what becomes of the channel axis: ``"max_abs"``, ``"sum"``, ``"l2"`` (the Euclidean
+            norm), or None, which keeps it and gives the signed gradient.
+        class_chunk: how many of K classes to take at once, to bound memory; None takes all.
 
     Returns:
-      Maps ``(B, h, w)``, or ``(B, K, h, w)`` for K targets, with a trailing channel axis for
-      ``reduce=None``, in the dtype of the layer; a dict of them for a sequence of layers.
+        Maps ``(B, h, w)``, or ``(B, K, h, w)`` for K targets, with a trailing channel axis for
+        ``reduce=None``, in the dtype of the layer; a dict of them for a sequence of layers.
 
     Raises:
-      TypeError: x is not of a float dtype.
-      ValueError: x is not four-dimensional or not finite, a class is out of range, there is no such
-        layer or no such reduction.
+        TypeError: x is not of a float dtype.
+        ValueError: x is not four-dimensional or not finite, a class is out of range, there is no
+            such layer or no such reduction.
 
     Reference: Simonyan, Vedaldi and Zisserman, *Deep inside convolutional networks: visualising
     image classification models and saliency maps*, ICLR workshop 2014.
 
     Example:
-      >>> import jax.numpy as jnp, jaxplain
-      >>> weight = jnp.array([[1., -2., 3.]])
-      >>> def fn(x):
-      ...     return x.mean((1, 2)) @ weight
-      >>> jaxplain.gradient(fn, jnp.ones((1, 2, 2, 1)), 1)
-      Array([[[0.5, 0.5],
-              [0.5, 0.5]]], dtype=float32)
+        >>> import jax.numpy as jnp, jaxplain
+        >>> weight = jnp.array([[1., -2., 3.]])
+        >>> def fn(x):
+        ...     return x.mean((1, 2)) @ weight
+        >>> jaxplain.gradient(fn, jnp.ones((1, 2, 2, 1)), 1)
+        Array([[[0.5, 0.5],
+                [0.5, 0.5]]], dtype=float32)
     """
     return run(
         _backward,
@@ -140,11 +140,11 @@ def input_x_gradient(
     propagating activation differences*, 2016.
 
     Example:
-      >>> import jax.numpy as jnp, jaxplain
-      >>> def fn(x):
-      ...     return x.sum((1, 2)) * 3
-      >>> float(jaxplain.input_x_gradient(fn, jnp.ones((1, 2, 2, 1)), 0).sum())
-      12.0
+        >>> import jax.numpy as jnp, jaxplain
+        >>> def fn(x):
+        ...     return x.sum((1, 2)) * 3
+        >>> float(jaxplain.input_x_gradient(fn, jnp.ones((1, 2, 2, 1)), 0).sum())
+        12.0
     """
     return run(
         _backward,
@@ -168,21 +168,21 @@ def guided_backprop(
     signed, coloured map of the paper.
 
     Raises:
-      UnsupportedOperationError: an operation that may hide a ReLU cannot be opened.
+        UnsupportedOperationError: an operation that may hide a ReLU cannot be opened.
 
     Reference: Springenberg et al., *Striving for simplicity: the all convolutional net*, ICLR
     workshop 2015.
 
     Example:
-      The second hidden unit lowers the score, so nothing passes through it:
+        The second hidden unit lowers the score, so nothing passes through it:
 
-      >>> import jax, jax.numpy as jnp, jaxplain
-      >>> def fn(x):
-      ...     h = jax.nn.relu(x.sum((1, 2)) @ jnp.array([[1., 2.]]))
-      ...     return h @ jnp.array([[3.], [-1.]])
-      >>> x = jnp.ones((1, 1, 1, 1))
-      >>> float(jaxplain.gradient(fn, x)[0, 0, 0]), float(jaxplain.guided_backprop(fn, x)[0, 0, 0])
-      (1.0, 3.0)
+        >>> import jax, jax.numpy as jnp, jaxplain
+        >>> def fn(x):
+        ...     h = jax.nn.relu(x.sum((1, 2)) @ jnp.array([[1., 2.]]))
+        ...     return h @ jnp.array([[3.], [-1.]])
+        >>> x = jnp.ones((1, 1, 1, 1))
+        >>> float(jaxplain.gradient(fn, x)[0, 0, 0]), float(jaxplain.guided_backprop(fn, x)[0, 0, 0])
+        (1.0, 3.0)
     """
     return run(
         _backward,
@@ -211,29 +211,29 @@ def deconvnet(
     Arguments, result and errors are those of `gradient`, and:
 
     Args:
-      form: ``"zeiler"`` passes ``max(G, 0)`` whether or not the ReLU was open (Zeiler and Fergus
-        2014, and the DeconvNet of captum, zennit and TorchRay). ``"springenberg"`` passes it only
-        where the ReLU was open: that is `guided_backprop`, the improved form whose numbers the
-        papers on Excitation Backprop (Zhang et al. 2018) and Feedback networks (Cao et al. 2015)
-        give under the name "Deconv".
+        form: ``"zeiler"`` passes ``max(G, 0)`` whether or not the ReLU was open (Zeiler and Fergus
+            2014, and the DeconvNet of captum, zennit and TorchRay). ``"springenberg"`` passes it
+            only where the ReLU was open: that is `guided_backprop`, the improved form whose numbers
+            the papers on Excitation Backprop (Zhang et al. 2018) and Feedback networks (Cao et al.
+            2015) give under the name "Deconv".
 
     Raises:
-      ValueError: no such form, besides the errors of `gradient`.
+        ValueError: no such form, besides the errors of `gradient`.
 
     Reference: Zeiler and Fergus, *Visualizing and understanding convolutional networks*, ECCV 2014,
     section 2.1. Max pools pass the signal to the place of their maximum.
 
     Example:
-      A closed ReLU passes the signal all the same:
+        A closed ReLU passes the signal all the same:
 
-      >>> import jax, jax.numpy as jnp, jaxplain
-      >>> def fn(x):
-      ...     return jax.nn.relu(x.sum((1, 2)) @ jnp.array([[2.]])) @ jnp.array([[3.]])
-      >>> x = -jnp.ones((1, 1, 1, 1))
-      >>> float(jaxplain.deconvnet(fn, x)[0, 0, 0])
-      6.0
-      >>> float(jaxplain.deconvnet(fn, x, form="springenberg")[0, 0, 0])
-      0.0
+        >>> import jax, jax.numpy as jnp, jaxplain
+        >>> def fn(x):
+        ...     return jax.nn.relu(x.sum((1, 2)) @ jnp.array([[2.]])) @ jnp.array([[3.]])
+        >>> x = -jnp.ones((1, 1, 1, 1))
+        >>> float(jaxplain.deconvnet(fn, x)[0, 0, 0])
+        6.0
+        >>> float(jaxplain.deconvnet(fn, x, form="springenberg")[0, 0, 0])
+        0.0
     """
     if form not in ("zeiler", "springenberg"):
         raise ValueError(f"form must be 'zeiler' or 'springenberg', not {form!r}.")
@@ -296,25 +296,25 @@ def smooth_grad(
     Arguments, result and errors are those of `gradient`, and:
 
     Args:
-      key: a key of `jax.random`; the same key gives the same map. All classes see the same noise.
-      samples: number of noisy copies.
-      noise: standard deviation of the noise, as a fraction of the image's own range; 0.1 to 0.2 in
-        the paper.
+        key: a key of `jax.random`; the same key gives the same map. All classes see the same noise.
+        samples: number of noisy copies.
+        noise: standard deviation of the noise, as a fraction of the image's own range; 0.1 to 0.2
+            in the paper.
 
     Raises:
-      ValueError: ``samples`` is not positive or ``noise`` is negative, besides the errors of
-        `gradient`.
+        ValueError: ``samples`` is not positive or ``noise`` is negative, besides the errors of
+            `gradient`.
 
     Reference: Smilkov et al., *SmoothGrad: removing noise by adding noise*, 2017.
 
     Example:
-      >>> import jax, jax.numpy as jnp, jaxplain
-      >>> def fn(x):
-      ...     return x.sum((1, 2)) * 3
-      >>> x = jnp.arange(4.).reshape(1, 2, 2, 1)
-      >>> jaxplain.smooth_grad(fn, x, 0, key=jax.random.key(0), samples=4)
-      Array([[[3., 3.],
-              [3., 3.]]], dtype=float32)
+        >>> import jax, jax.numpy as jnp, jaxplain
+        >>> def fn(x):
+        ...     return x.sum((1, 2)) * 3
+        >>> x = jnp.arange(4.).reshape(1, 2, 2, 1)
+        >>> jaxplain.smooth_grad(fn, x, 0, key=jax.random.key(0), samples=4)
+        Array([[[3., 3.],
+                [3., 3.]]], dtype=float32)
     """
     samples = _positive_int("samples", samples)
     if not noise >= 0:
@@ -375,27 +375,28 @@ def integrated_gradients(
     ``steps`` grows.
 
     Args:
-      fn, x, targets, class_chunk: as in `gradient`. The classes of ``targets=None`` are those of x.
-      baseline: x', a number or an array that broadcasts to the images.
-      steps: number of quadrature nodes, taken one after another.
-      reduce: as in `gradient`.
+        fn, x, targets, class_chunk: as in `gradient`. The classes of ``targets=None`` are those of
+            x.
+        baseline: x', a number or an array that broadcasts to the images.
+        steps: number of quadrature nodes, taken one after another.
+        reduce: as in `gradient`.
 
     Returns:
-      Signed maps ``(B, H, W)`` or ``(B, K, H, W)``, with a trailing channel axis for
-      ``reduce=None``.
+        Signed maps ``(B, H, W)`` or ``(B, K, H, W)``, with a trailing channel axis for
+        ``reduce=None``.
 
     Raises:
-      ValueError: ``steps`` is not positive, or ``baseline`` does not broadcast to the images,
-        besides the errors of `gradient`.
+        ValueError: ``steps`` is not positive, or ``baseline`` does not broadcast to the images,
+            besides the errors of `gradient`.
 
     Reference: Sundararajan, Taly and Yan, *Axiomatic attribution for deep networks*, ICML 2017.
 
     Example:
-      >>> import jax.numpy as jnp, jaxplain
-      >>> def fn(x):
-      ...     return (x ** 2).sum((1, 2))
-      >>> jaxplain.integrated_gradients(fn, jnp.full((1, 1, 2, 1), 3.), 0).round(4)
-      Array([[[9., 9.]]], dtype=float32)
+        >>> import jax.numpy as jnp, jaxplain
+        >>> def fn(x):
+        ...     return (x ** 2).sum((1, 2))
+        >>> jaxplain.integrated_gradients(fn, jnp.full((1, 1, 2, 1), 3.), 0).round(4)
+        Array([[[9., 9.]]], dtype=float32)
     """
     steps = _positive_int("steps", steps)
     return run(

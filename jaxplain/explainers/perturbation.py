@@ -79,35 +79,35 @@ def occlusion(
     ... until the border is reached; the last one is cut by it.
 
     Args:
-      fn: images ``(B, H, W, C)`` to scores ``(B, N)`` or a score map ``(B, H', W', N)``.
-      x: float images ``(B, H, W, C)``.
-      targets: None for the top class, an int, ``(B,)`` or ``(B, K)`` ints, or a float signal
-        ``(B, N)`` or ``(B, K, N)`` over the scores. All of them share the passes.
-      window: height and width of the window, or one int for both; None is a seventh of the image's
-        short side, 32 of 224 pixels.
-      stride: step of the window, an int or a pair, at most ``window``; None is half of it.
-      baseline: what hidden pixels become, a number or an array that broadcasts to the images: 0 is
-        the mean colour where the preprocessing subtracts it.
-      chunk: how many occluded copies of the batch go through the network at once.
+        fn: images ``(B, H, W, C)`` to scores ``(B, N)`` or a score map ``(B, H', W', N)``.
+        x: float images ``(B, H, W, C)``.
+        targets: None for the top class, an int, ``(B,)`` or ``(B, K)`` ints, or a float signal
+            ``(B, N)`` or ``(B, K, N)`` over the scores. All of them share the passes.
+        window: height and width of the window, or one int for both; None is a seventh of the
+            image's short side, 32 of 224 pixels.
+        stride: step of the window, an int or a pair, at most ``window``; None is half of it.
+        baseline: what hidden pixels become, a number or an array that broadcasts to the images: 0
+            is the mean colour where the preprocessing subtracts it.
+        chunk: how many occluded copies of the batch go through the network at once.
 
     Returns:
-      Signed maps ``(B, H, W)``, or ``(B, K, H, W)`` for K targets, in the dtype of the images.
+        Signed maps ``(B, H, W)``, or ``(B, K, H, W)`` for K targets, in the dtype of the images.
 
     Raises:
-      TypeError: x is not of a float dtype, or a size is no int.
-      ValueError: x is not four-dimensional or not finite, a class is out of range, the window is
-        larger than the image, the stride larger than the window, or the baseline does not fit the
-        images.
+        TypeError: x is not of a float dtype, or a size is no int.
+        ValueError: x is not four-dimensional or not finite, a class is out of range, the window is
+            larger than the image, the stride larger than the window, or the baseline does not fit
+            the images.
 
     Reference: Zeiler and Fergus, *Visualizing and understanding convolutional networks*, ECCV 2014.
 
     Example:
-      >>> import jax.numpy as jnp, jaxplain
-      >>> def fn(x):
-      ...     return x.sum((1, 2))
-      >>> x = jnp.array([1., 2., 4.]).reshape(1, 1, 3, 1)
-      >>> jaxplain.occlusion(fn, x, 0, window=(1, 2), stride=1)
-      Array([[[3. , 4.5, 6. ]]], dtype=float32)
+        >>> import jax.numpy as jnp, jaxplain
+        >>> def fn(x):
+        ...     return x.sum((1, 2))
+        >>> x = jnp.array([1., 2., 4.]).reshape(1, 1, 3, 1)
+        >>> jaxplain.occlusion(fn, x, 0, window=(1, 2), stride=1)
+        Array([[[3. , 4.5, 6. ]]], dtype=float32)
     """
     size = np.shape(x)[1:3]
     if window is None:
@@ -221,40 +221,40 @@ def rise(
     images and classes see the same masks, so a map does not depend on the batch.
 
     Args:
-      fn, x, targets: as in `occlusion`. The paper's scores are probabilities: to follow it, give a
-        ``fn`` that ends in a softmax.
-      key: a key of `jax.random`; the same key gives the same map.
-      masks: number of masks, 4000 to 8000 in the paper; the noise falls with its square root.
-      grid: rows and columns of cells, or one int for both.
-      probability: of a cell to be open.
-      baseline: what hidden pixels become, a number or an array that broadcasts to the images.
-      centre: False leaves out ``mean S``, the mean score over the masks, as the paper does. The map
-        is then higher by about that mean everywhere, and noisier in proportion to it, which matters
-        for logits. Where pixels rank is the same on average.
-      chunk: how many masked copies of the batch go through the network at once.
+        fn, x, targets: as in `occlusion`. The paper's scores are probabilities: to follow it, give
+            a ``fn`` that ends in a softmax.
+        key: a key of `jax.random`; the same key gives the same map.
+        masks: number of masks, 4000 to 8000 in the paper; the noise falls with its square root.
+        grid: rows and columns of cells, or one int for both.
+        probability: of a cell to be open.
+        baseline: what hidden pixels become, a number or an array that broadcasts to the images.
+        centre: False leaves out ``mean S``, the mean score over the masks, as the paper does. The
+            map is then higher by about that mean everywhere, and noisier in proportion to it, which
+            matters for logits. Where pixels rank is the same on average.
+        chunk: how many masked copies of the batch go through the network at once.
 
     Returns:
-      Signed maps ``(B, H, W)``, or ``(B, K, H, W)`` for K targets, in the dtype of the images; 0
-      where it makes no difference whether a pixel is seen.
+        Signed maps ``(B, H, W)``, or ``(B, K, H, W)`` for K targets, in the dtype of the images; 0
+        where it makes no difference whether a pixel is seen.
 
     Raises:
-      TypeError: x is not of a float dtype, or a size is no int.
-      ValueError: x is not four-dimensional or not finite, a class is out of range, a size is not
-        positive, ``probability`` is not in (0, 1], or the baseline does not fit the images.
+        TypeError: x is not of a float dtype, or a size is no int.
+        ValueError: x is not four-dimensional or not finite, a class is out of range, a size is not
+            positive, ``probability`` is not in (0, 1], or the baseline does not fit the images.
 
     Reference: Petsiuk, Das and Saenko, *RISE: randomized input sampling for explanation of
     black-box models*, BMVC 2018.
 
     Example:
-      The score is the left pixel:
+        The score is the left pixel:
 
-      >>> import jax, jax.numpy as jnp, jaxplain
-      >>> def fn(x):
-      ...     return x[:, 0, 0] * 8
-      >>> x = jnp.ones((1, 1, 8, 1))
-      >>> maps = jaxplain.rise(fn, x, 0, key=jax.random.key(0), masks=400, grid=(1, 4))
-      >>> bool(maps[0, 0, 0] > 1 and abs(maps[0, 0, 7]) < 0.3)
-      True
+        >>> import jax, jax.numpy as jnp, jaxplain
+        >>> def fn(x):
+        ...     return x[:, 0, 0] * 8
+        >>> x = jnp.ones((1, 1, 8, 1))
+        >>> maps = jaxplain.rise(fn, x, 0, key=jax.random.key(0), masks=400, grid=(1, 4))
+        >>> bool(maps[0, 0, 0] > 1 and abs(maps[0, 0, 7]) < 0.3)
+        True
     """
     if not 0 < probability <= 1:
         raise ValueError(f"probability must be in (0, 1], but is {probability}")
