@@ -143,7 +143,7 @@ def _maps(options: LeastSquares, function: Callable, place: Any) -> tuple[Callab
 
 
 def _dot(a: Any, b: Any) -> jax.Array:
-    return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, a, b)))
+    return jax.tree.reduce(jnp.add, jax.tree.map(jnp.vdot, a, b))
 
 
 def _norm(a: Any) -> jax.Array:

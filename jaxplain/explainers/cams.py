@@ -21,22 +21,17 @@ the end can do it with ``relu=True``; `jaxplain.postprocess` resizes and scales.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxplain.explainers._common import over_targets, run
 from jaxplain.explainers._global_pool import require_global_pool
-from jaxplain.explainers.gradients import Reduce, check_reduce, reduce_channels
-from jaxplain.rules import gradient_rules
+from jaxplain.explainers._types import Images, Layer, Maps, Network, Targets
 
 __all__ = [
     "cam",
     "grad_cam",
     "grad_cam_plus_plus",
-    "guided_grad_cam",
     "hires_cam",
     "layer_cam",
     "x_grad_cam",
@@ -142,7 +137,15 @@ def _eps(eps: float) -> float:
     return float(eps)
 
 
-def cam(fn, x, targets=None, *, layer=None, relu: bool = False, class_chunk=None):
+def cam(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: Layer = None,
+    relu: bool = False,
+    class_chunk: int | None = None,
+) -> Maps:
     """Class activation mapping (Zhou et al. 2016, Eq. 2): ``sum_c w_c A_c``.
 
     ``w_c`` are the weights of the classifier, for networks that end in a global average pool and
@@ -184,7 +187,15 @@ def cam(fn, x, targets=None, *, layer=None, relu: bool = False, class_chunk=None
     return _run("cam", fn, x, targets, layer, relu, class_chunk)
 
 
-def grad_cam(fn, x, targets=None, *, layer=None, relu: bool = True, class_chunk=None):
+def grad_cam(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: Layer = None,
+    relu: bool = True,
+    class_chunk: int | None = None,
+) -> Maps:
     """Grad-CAM (Selvaraju et al. 2017): ``relu(sum_c mean(G_c) A_c)`` (Eqs. 1 and 2).
 
     Only the part of the network above the layer is differentiated.
@@ -224,8 +235,15 @@ def grad_cam(fn, x, targets=None, *, layer=None, relu: bool = True, class_chunk=
 
 
 def grad_cam_plus_plus(
-    fn, x, targets=None, *, layer=None, relu: bool = False, eps: float = 0.0, class_chunk=None
-):
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: Layer = None,
+    eps: float = 0.0,
+    relu: bool = False,
+    class_chunk: int | None = None,
+) -> Maps:
     """Grad-CAM++ (Chattopadhay et al. 2018): ``sum_c sum(relu(G_c) alpha_c) A_c``.
 
     ``alpha = G^2 / (2 G^2 + sum(A_c) G^3 + eps)``, 0 where ``G`` or the denominator is 0 (Eqs. 5
@@ -260,8 +278,15 @@ def grad_cam_plus_plus(
 
 
 def x_grad_cam(
-    fn, x, targets=None, *, layer=None, relu: bool = False, eps: float = 1e-7, class_chunk=None
-):
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: Layer = None,
+    eps: float = 1e-7,
+    relu: bool = False,
+    class_chunk: int | None = None,
+) -> Maps:
     """XGrad-CAM (Fu et al. 2020, Eq. 8): ``sum_c sum(G_c A_c) / (sum(A_c) + eps) A_c``.
 
     For a piecewise linear network its sum is the score less the biases' part. Arguments, result and
@@ -289,7 +314,15 @@ def x_grad_cam(
     return _run("x_grad_cam", fn, x, targets, layer, relu, class_chunk, eps=_eps(eps))
 
 
-def layer_cam(fn, x, targets=None, *, layer=None, relu: bool = False, class_chunk=None):
+def layer_cam(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: Layer = None,
+    relu: bool = False,
+    class_chunk: int | None = None,
+) -> Maps:
     """Layer-CAM (Jiang et al. 2021, Eqs. 5 to 7): ``sum_c relu(G_c) A_c``.
 
     Every pixel has weights of its own: meant also for layers close to the image. Arguments, result
@@ -314,7 +347,15 @@ def layer_cam(fn, x, targets=None, *, layer=None, relu: bool = False, class_chun
     return _run("layer_cam", fn, x, targets, layer, relu, class_chunk)
 
 
-def hires_cam(fn, x, targets=None, *, layer=None, relu: bool = False, class_chunk=None):
+def hires_cam(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: Layer = None,
+    relu: bool = False,
+    class_chunk: int | None = None,
+) -> Maps:
     """HiRes-CAM (Draelos and Carin 2020, Eq. 5): ``sum_c G_c A_c``.
 
     The same as TorchRay's linear approximation. Where a linear function follows the layer, the
@@ -338,84 +379,3 @@ def hires_cam(fn, x, targets=None, *, layer=None, relu: bool = False, class_chun
                 [ 2., -3.]]], dtype=float32)
     """
     return _run("hires_cam", fn, x, targets, layer, relu, class_chunk)
-
-
-def _upsample(maps: jax.Array, shape: tuple[int, int], method: str) -> jax.Array:
-    if method == "bilinear":
-        return jax.image.resize(maps, (maps.shape[0], *shape), "bilinear", antialias=False)
-    for axis, size in zip(SPACE, shape, strict=True):
-        # Row i reads row floor(i h / H), in whole numbers: as other packages' nearest neighbour.
-        index = np.arange(size) * maps.shape[axis] // size
-        maps = jnp.take(maps, index, axis=axis)
-    return maps
-
-
-def _guided_grad_cam(model, x, targets, *, layers, class_chunk, resize, reduce):
-    scores, acts, pull = model.pullback(x, layers)
-    _require_space(layers, acts, "guided_grad_cam")
-    _, _, guided_pull = model.pullback(x, ("input",), gradient_rules.guided_rules())
-
-    def one(seed):
-        signal, guided = pull(seed), guided_pull(seed)["input"]
-        maps = {}
-        for name in layers:
-            coarse = _positive(_grad_cam_map(acts[name], signal[name]))
-            fine = _upsample(coarse, x.shape[1:3], resize).astype(guided.dtype)
-            maps[name] = reduce_channels(guided * fine[..., None], reduce)
-        return maps
-
-    return over_targets(one, scores, targets, class_chunk)
-
-
-def guided_grad_cam(
-    fn,
-    x,
-    targets=None,
-    *,
-    layer=None,
-    resize: Literal["bilinear", "nearest"] = "bilinear",
-    reduce: Reduce = "max_abs",
-    class_chunk=None,
-):
-    """Guided Grad-CAM (Selvaraju et al. 2017, section 3.2): details where Grad-CAM is positive.
-
-    The elementwise product of `guided_backprop` at the image and `grad_cam` at the layer, upsampled
-    to the image.
-
-    Args:
-        fn, x, targets, layer, class_chunk: as in `grad_cam`; the layer is Grad-CAM's.
-        resize: ``"bilinear"`` (half-pixel centres) as in the paper, or ``"nearest"`` as in captum.
-        reduce: what becomes of the channel axis, as in `gradient`: ``"max_abs"``, ``"sum"``,
-            ``"l2"``, or None, which keeps it.
-
-    Returns:
-        Maps ``(B, H, W)``, or ``(B, K, H, W)`` for K targets, at the resolution of the image, with
-        a trailing channel axis for ``reduce=None``; a dict of them for a sequence of layers.
-
-    Raises:
-        ValueError: no such resize or reduction, besides the errors of `grad_cam`.
-        UnsupportedOperationError: an operation that may hide a ReLU cannot be opened.
-
-    Reference: as for `grad_cam`.
-
-    Example:
-        >>> import jax.numpy as jnp, jaxplain
-        >>> def fn(x):
-        ...     return jaxplain.tag(x * 2., "features").sum((1, 2))
-        >>> x = jnp.arange(4.).reshape(1, 2, 2, 1)
-        >>> jaxplain.guided_grad_cam(fn, x, 0, layer="features")
-        Array([[[ 0.,  4.],
-                [ 8., 12.]]], dtype=float32)
-    """
-    if resize not in ("bilinear", "nearest"):
-        raise ValueError(f"resize must be 'bilinear' or 'nearest', not {resize!r}.")
-    return run(
-        _guided_grad_cam,
-        fn,
-        x,
-        targets,
-        layer=layer,
-        class_chunk=class_chunk,
-        resize=resize,
-        reduce=check_reduce(reduce),
-    )

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxplain import core
-from jaxplain.explainers._common import check_option, over_targets, run
-from jaxplain.explainers.gradients import reduce_channels
+from jaxplain.explainers._common import check_option, over_targets, reduce_channels, run
+from jaxplain.explainers._types import Images, Layer, Maps, Network, Targets
 from jaxplain.rules import gradient_rules
 from jaxplain.rules.excitation import safe_divide
 
@@ -65,16 +65,16 @@ def _run(fn, x, targets, layer, rules, classifier, reduce, class_chunk):
 
 
 def contrastive_deconvnet(
-    fn,
-    x,
-    targets=None,
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
     *,
-    layer="input",
+    layer: Layer = "input",
     form: Literal["zeiler", "springenberg"] = "springenberg",
-    reduce: Literal["max_abs", "sum", "l2"] = "max_abs",
     classifier: str = "last_linear",
-    class_chunk=None,
-):
+    reduce: Literal["max_abs", "sum", "l2"] = "max_abs",
+    class_chunk: int | None = None,
+) -> Maps:
     """Contrastive DeconvNet (c-Deconv; Zhang et al. 2018, section 6.1 and Table 3).
 
     ``m / |m|_1 - m' / |m'|_1`` with ``m`` the map of `deconvnet` and ``m'`` its reverse map, of the
@@ -124,15 +124,15 @@ def contrastive_deconvnet(
 
 
 def contrastive_gradient(
-    fn,
-    x,
-    targets=None,
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
     *,
-    layer="input",
-    reduce: Literal["max_abs", "sum", "l2"] = "max_abs",
+    layer: Layer = "input",
     classifier: str = "last_linear",
-    class_chunk=None,
-):
+    reduce: Literal["max_abs", "sum", "l2"] = "max_abs",
+    class_chunk: int | None = None,
+) -> Maps:
     """Contrastive gradient (c-Grad; Zhang et al. 2018, section 6.1 and Table 3): nothing.
 
     As `contrastive_deconvnet`, with the plain gradient. The gradient of the reverse map is the

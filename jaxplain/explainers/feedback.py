@@ -23,8 +23,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,8 +32,14 @@ from jax import lax
 
 from jaxplain.core import Graph, Model, UnsupportedOperationError, _compat
 from jaxplain.core.hoist import hoist
-from jaxplain.explainers._common import check_option, over_targets, run
-from jaxplain.explainers.gradients import Reduce, check_reduce, reduce_channels
+from jaxplain.explainers._common import (
+    check_option,
+    check_reduce,
+    over_targets,
+    reduce_channels,
+    run,
+)
+from jaxplain.explainers._types import Images, Network, Reduce, Targets
 from jaxplain.rules.gradient_rules import RELUS, guided_rules
 
 __all__ = ["Feedback", "feedback"]
@@ -60,18 +66,18 @@ class Feedback(NamedTuple):
 
 
 def feedback(
-    fn: Callable,
-    x: jax.Array,
-    targets: Any = None,
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
     *,
     steps: int = 10,
-    mode: str = "hard",
-    order: str = "sequential",
+    mode: Literal["hard", "soft"] = "hard",
+    order: Literal["sequential", "simultaneous"] = "sequential",
     step_size: float = 1.0,
     reduce: Reduce = "max_abs",
     details: bool = False,
     class_chunk: int | None = None,
-) -> Any:
+) -> jax.Array | Feedback:
     """The gradient of the class score at the image after feedback (Cao et al. 2015, Eqs. 6 to 8).
 
     Begins with open gates and repeats sweeps until none changes a gate, or ``steps`` are done. The
@@ -98,8 +104,8 @@ def feedback(
             open again.
         order: ``"sequential"``, top layer first, never lowers the held score; ``"simultaneous"``
             can.
-        step_size: of soft mode, in gate units a unit of ``alpha``. The slopes of a layer add up to
-            about the score, so the more units a layer has the larger this must be.
+        step_size: of soft mode, in gate units per unit of ``alpha``. The slopes of a layer add up
+            to about the score, so the more units a layer has the larger this must be.
         reduce: how channels are reduced, as in :func:`gradient`; None keeps the signed template.
         details: return a :class:`Feedback` instead of the maps alone.
         class_chunk: number of targets whose loops run at once; None is all.
@@ -220,7 +226,7 @@ def _feedback(
         behind: Callable,
         gates: list,
         given: list,
-        values: list = (),
+        values: Sequence = (),
     ) -> list:
         edits = {
             v: functools.partial(_gate, behind, h, a)

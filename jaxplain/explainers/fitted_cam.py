@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxplain.core import trace
 from jaxplain.explainers._common import check_images, over_targets, run
+from jaxplain.explainers._types import Images, Network, Targets
 from jaxplain.explainers.cams import SPACE, _positive, _require_space
 
 __all__ = ["FittedCam", "fit_cam", "fitted_cam"]
@@ -51,8 +52,8 @@ class _Moments:
     """
 
     def __init__(self):
-        self.count, self.mean, self.products = 0, 0.0, 0.0
-        self.squares = 0.0  # of the scores: their products with each other are not needed
+        self.count, self.mean, self.products = 0, np.zeros(()), np.zeros(())
+        self.squares = np.zeros(())  # of the scores: their other products are not needed
 
     def add(self, features: np.ndarray, scores: np.ndarray) -> None:
         rows = np.concatenate([features, scores], 1).astype(np.float64)
@@ -76,7 +77,7 @@ def _pooled(model, x, targets, *, layers, class_chunk):
 
 
 def fit_cam(
-    fn, batches: Iterable[jax.Array], *, layer: str | None = None, ridge: float = 1e-3
+    fn: Network, batches: Iterable[Images], *, layer: str | None = None, ridge: float = 1e-3
 ) -> FittedCam:
     """Regresses a network's scores on its pooled activations, over a data set (for `fitted_cam`).
 
@@ -119,7 +120,7 @@ def fit_cam(
     """
     if not ridge >= 0:
         raise ValueError(f"ridge must not be negative, but is {ridge}")
-    moments, dtype = _Moments(), jnp.float32
+    moments, dtype = _Moments(), jnp.dtype(jnp.float32)
     for x in batches:
         x = check_images(x)
         if layer is None:
@@ -127,9 +128,9 @@ def fit_cam(
         features, scores = run(_pooled, fn, x, None, layer=layer)
         dtype = jnp.promote_types(jnp.float32, scores.dtype)
         moments.add(np.asarray(features, np.float64), np.asarray(scores, np.float64))
-    if moments.count < 2:
+    if layer is None or moments.count < 2:
         raise ValueError(f"fit_cam needs images to learn from, at least two, not {moments.count}")
-    channels = moments.products.shape[0]
+    channels = len(moments.products)
     covariance = moments.products[:, :channels] / moments.count
     shared = moments.products[:, channels:] / moments.count
     values, vectors = np.linalg.eigh(covariance)
@@ -145,7 +146,12 @@ def fit_cam(
     total = moments.squares / moments.count
     explained = 1 - np.divide(left, total, out=np.zeros_like(left), where=total > 0)
     bias = moments.mean[channels:] - moments.mean[:channels] @ weight
-    return FittedCam(*(jnp.asarray(v, dtype) for v in (weight, bias, explained)), layer)
+    return FittedCam(
+        weight=jnp.asarray(weight, dtype),
+        bias=jnp.asarray(bias, dtype),
+        explained=jnp.asarray(explained, dtype),
+        layer=layer,
+    )
 
 
 def _fitted_cam(model, x, targets, weight, *, layers, class_chunk, relu):
@@ -168,7 +174,9 @@ def _fitted_cam(model, x, targets, weight, *, layers, class_chunk, relu):
     return over_targets(one, scores, targets)
 
 
-def fitted_cam(fn, x, targets=None, *, fit: FittedCam, relu: bool = False):
+def fitted_cam(
+    fn: Network, x: Images, targets: Targets = None, *, fit: FittedCam, relu: bool = False
+) -> jax.Array:
     """CAM with fitted weights: ``sum_c w_c A_c`` at the layer of the fit.
 
     The map's mean plus the bias is the fitted score. On a network that ends in a global average

@@ -26,6 +26,7 @@ import numpy as np
 
 from jaxplain import core
 from jaxplain.explainers._common import check_option, over_targets, run
+from jaxplain.explainers._types import Images, Network, Targets
 from jaxplain.explainers.cams import SPACE
 from jaxplain.postprocess import resize
 from jaxplain.rules.excitation import safe_divide
@@ -156,7 +157,14 @@ def _full_grad_terms(model, x, targets, *, layers, class_chunk, implicit):
     return {"input": over_targets(one, scores, targets, class_chunk)}
 
 
-def full_grad_terms(fn, x, targets=None, *, implicit: bool = True, class_chunk=None):
+def full_grad_terms(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    implicit: bool = True,
+    class_chunk: int | None = None,
+) -> dict[str, jax.Array]:
     """The full-gradient decomposition of a score (Srinivas and Fleuret 2019, Proposition 1).
 
     ``x * dS/dx`` and, for every bias of the network, ``bias * dS/d(value it is added to)``. A batch
@@ -212,7 +220,7 @@ def _full_grad(model, x, targets, *, layers, class_chunk, rescale, implicit, eps
     axes = {"channel": SPACE, "layer": (1, 2, 3), None: ()}[rescale]
 
     def one(seed):
-        total = 0
+        total = jnp.zeros(x.shape[:3], jnp.promote_types(x.dtype, jnp.float32))
         for term in decompose(seed).values():
             if term.ndim != 4 or term.shape[1] * term.shape[2] == 1:
                 continue  # a dense layer's, which has no place in the image
@@ -226,15 +234,15 @@ def _full_grad(model, x, targets, *, layers, class_chunk, rescale, implicit, eps
 
 
 def full_grad(
-    fn,
-    x,
-    targets=None,
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
     *,
     rescale: Literal["channel", "layer"] | None = "channel",
     implicit: bool = True,
     eps: float = 0.0,
-    class_chunk=None,
-):
+    class_chunk: int | None = None,
+) -> jax.Array:
     """FullGrad saliency (Srinivas and Fleuret 2019): where input and biases move the score.
 
     The sum over all channels of ``x * dS/dx`` and of all bias gradients (see `full_grad_terms`) of

@@ -6,6 +6,7 @@ from typing import Literal
 
 from jaxplain import core
 from jaxplain.explainers._common import over_targets, run
+from jaxplain.explainers._types import Composite, Images, Layer, Maps, Network, Targets
 from jaxplain.rules import composites
 
 __all__ = ["lrp"]
@@ -22,17 +23,17 @@ def _lrp(model, x, targets, *, layers, class_chunk, rules, seed, channels):
 
 
 def lrp(
-    fn,
-    x,
-    targets=None,
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
     *,
-    layer="input",
-    composite: str | core.RuleSet = "epsilon_plus",
+    layer: Layer = "input",
+    composite: Composite = "epsilon_plus",
     seed: Literal["score", "one"] = "score",
     box: tuple | None = None,
     channels: bool = False,
-    class_chunk=None,
-):
+    class_chunk: int | None = None,
+) -> Maps:
     """Layer-wise relevance propagation (Bach et al. 2015).
 
     Shares the score of a class among the inputs of every layer, from the top to the bottom, by the

@@ -42,8 +42,12 @@ from jaxplain.explainers._preimage import (
     start,
 )
 from jaxplain.explainers._stages import stages as resolutions
+from jaxplain.explainers._types import Images, Layers, Maps, Network, Targets
 
 __all__ = ["Flow", "LeastSquares", "contribution_weights", "naflow", "naflow_similarity"]
+
+
+_SOLVER = LeastSquares()
 
 
 class Flow(NamedTuple):
@@ -89,16 +93,16 @@ def contribution_weights(
 
 
 def naflow(
-    fn,
-    x,
-    targets=None,
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
     *,
-    layers=None,
+    layer: Layers = None,
     last: str | None = None,
-    solver: LeastSquares = LeastSquares(),
+    solver: LeastSquares = _SOLVER,
     details: bool = False,
-    class_chunk=None,
-):
+    class_chunk: int | None = None,
+) -> Maps | Flow:
     """Neuron Abandoning Attention Flow (Liao et al. 2024): ``sum_c alpha_l * BPFM_l`` (Eq. 2).
 
     Every layer must be a cut of the network: a value that each path from the image to the scores
@@ -112,7 +116,7 @@ def naflow(
         x: float images ``(B, H, W, C)``.
         targets: None for the top class, an int, ``(B,)`` or ``(B, K)`` ints, or a float signal
             ``(B, N)`` or ``(B, K, N)`` over the scores.
-        layers: a name or a sequence of names; None for the last layer at each resolution that is a
+        layer: a name or a sequence of names; None for the last layer at each resolution that is a
             cut, first layer first.
         last: the layer where the flow starts, whose feature map is the forward one; None for the
             last layer with more than one position.
@@ -146,26 +150,26 @@ def naflow(
         ...     h = jaxplain.tag(2 * x - 3, "below")
         ...     return jaxplain.tag(jax.nn.relu(h), "features").sum((1, 2))
         >>> x = jnp.arange(4.).reshape(1, 2, 2, 1)
-        >>> flow = jaxplain.naflow(fn, x, 0, layers=["below", "features"], details=True)
+        >>> flow = jaxplain.naflow(fn, x, 0, layer=["below", "features"], details=True)
         >>> flow.features["below"].ravel().tolist()  # of -3, -1, 1, 3 two are abandoned
         [0.0, 0.0, 1.0, 3.0]
         >>> flow.maps["below"].ravel().tolist()
         [0.0, 0.0, 1.0, 3.0]
     """
-    return _run(fn, x, targets, None, layers, last, solver, details, class_chunk, None)
+    return _run(fn, x, targets, None, layer, last, solver, details, class_chunk, None)
 
 
 def naflow_similarity(
-    embed,
-    x,
-    reference,
+    fn: Network,
+    x: Images,
+    reference: Images,
     *,
-    layers=None,
-    similarity: Callable | None = None,
+    layer: Layers = None,
     last: str | None = None,
-    solver: LeastSquares = LeastSquares(),
+    similarity: Callable[..., jax.Array] | None = None,
+    solver: LeastSquares = _SOLVER,
     details: bool = False,
-):
+) -> Maps | Flow:
     """NAFlow of a network without classifier: what makes an image similar to a reference.
 
     The channel contribution weights (Eq. 17, see `contribution_weights`) take the place of the
@@ -173,21 +177,21 @@ def naflow_similarity(
     (Eq. 21). (The derivative of the weights themselves sums to nothing, for their sum is 1.)
 
     Args:
-        embed: images ``(B, H, W, C)`` to embeddings ``(B, D)``.
+        fn: images ``(B, H, W, C)`` to embeddings ``(B, D)``.
         x: float images ``(B, H, W, C)``.
         reference: the embeddings ``(B, D)`` or ``(D,)`` to compare with, or images ``(B, H, W,
             C)``.
         similarity: None for the cosine; else a function of two vectors ``(D,)``. If it returns its
             ``(D,)`` terms, of which the similarity is the sum, these give contribution weights (Eq.
             20); if it returns a scalar, its gradient takes the class gradient's place.
-        layers, last, solver, details: as in `naflow`.
+        layer, last, solver, details: as in `naflow`.
 
     Returns:
         As `naflow`: signed maps ``(B, h, w)``, a dict of them unless ``layers`` is one name, or a
         `Flow`.
 
     Raises:
-        ValueError: embed or similarity return something else, or the reference's shape fits
+        ValueError: fn or similarity return something else, or the reference's shape fits
             neither, besides the errors of `naflow`.
 
     Reference: as for `naflow`, section III-C.
@@ -197,17 +201,15 @@ def naflow_similarity(
         >>> def embed(x):
         ...     return jaxplain.tag(x * 2, "features").mean((1, 2))
         >>> x = jnp.array([[[[1., 0.], [0., 1.]]]])
-        >>> jaxplain.naflow_similarity(embed, x, jnp.array([3., 1.]), layers="features").tolist()
+        >>> jaxplain.naflow_similarity(embed, x, jnp.array([3., 1.]), layer="features").tolist()
         [[[0.75, 0.25]]]
     """
     if similarity is not None and not callable(similarity):
         raise TypeError(f"similarity must be a function of two vectors, not {similarity!r}")
-    return _run(
-        embed, x, None, jnp.asarray(reference), layers, last, solver, details, None, similarity
-    )
+    return _run(fn, x, None, jnp.asarray(reference), layer, last, solver, details, None, similarity)
 
 
-def _run(fn, x, targets, reference, layers, last, solver, details, class_chunk, similarity):
+def _run(fn, x, targets, reference, layer, last, solver, details, class_chunk, similarity):
     if not isinstance(solver, LeastSquares):
         raise TypeError(f"solver must be a jaxplain.LeastSquares, not {type(solver).__name__}")
     x = check_images(x)
@@ -216,12 +218,11 @@ def _run(fn, x, targets, reference, layers, last, solver, details, class_chunk, 
     targets = check_targets(model.graph, targets, len(x), traced_batch=1)
     if reference is not None:
         reference = _check_reference(model.graph, reference, x)
-    single = isinstance(layers, str)
-    if layers is None:
-        layers = _default_layers(model.graph, last)
-    names = (layers,) if single else tuple(layers)
+    layer = _default_layers(model.graph, last) if layer is None else layer
+    single = isinstance(layer, str)
+    names = (layer,) if isinstance(layer, str) else tuple(layer)
     if not names:
-        raise ValueError("layers is an empty sequence; name at least one layer")
+        raise ValueError("layer is an empty sequence; name at least one layer")
     flow = run_traced(
         _flow,
         model,
@@ -251,8 +252,8 @@ def _check_reference(graph, reference, x):
     shape = graph.outputs[0].aval.shape
     if len(shape) != 2:
         raise ValueError(
-            "embed must return embeddings (batch, channels), not an array of shape "
-            f"{(len(x), *shape[1:])}: flatten it or pool it in embed"
+            "fn must return embeddings (batch, channels), not an array of shape "
+            f"{(len(x), *shape[1:])}: flatten it or pool it in fn"
         )
     if reference.ndim == 4:
         if reference.shape[1:] != x.shape[1:] or len(reference) not in (1, len(x)):
@@ -390,5 +391,5 @@ class _Plan:
             {name: features[i] for name, i in chosen.items()},
             alphas,
             {name: jnp.stack([s.residual for s in steps]).max() for name, steps in solves.items()},
-            {name: sum(s.steps for s in steps) for name, steps in solves.items()},
+            {name: jnp.stack([s.steps for s in steps]).sum() for name, steps in solves.items()},
         )

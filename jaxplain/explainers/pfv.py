@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ from jaxplain.core import trace
 from jaxplain.explainers._common import _compiled, check_images, check_option
 from jaxplain.explainers._principal import HIGHEST, from_covariance, principal, route_costs
 from jaxplain.explainers._stages import require_maps, stages
+from jaxplain.explainers._types import Images, Network
 
 __all__ = ["PFVBasis", "PrincipalFeatures", "pfv", "pfv_apply", "pfv_fit"]
 
@@ -81,14 +82,14 @@ class PrincipalFeatures(NamedTuple):
 
 
 def pfv(
-    fn,
-    x,
+    fn: Network,
+    x: Images,
     *,
     layer: str | None = None,
     weight_layers: Sequence[str] | None = None,
+    weighting: Literal["sum", "hierarchical"] = "sum",
     components: int = 3,
-    method: str = "auto",
-    weighting: str = "sum",
+    method: Literal["auto", "svd", "covariance"] = "auto",
 ) -> PrincipalFeatures:
     """Principal features of a batch of images (Bakken et al. 2020, Eqs. 1 to 7).
 
@@ -145,13 +146,13 @@ def pfv(
 
 
 def pfv_fit(
-    fn,
-    batches: Iterable[Any],
+    fn: Network,
+    batches: Iterable[Images],
     *,
     layer: str | None = None,
     weight_layers: Sequence[str] | None = None,
+    weighting: Literal["sum", "hierarchical"] = "sum",
     components: int = 3,
-    weighting: str = "sum",
     scale: bool = True,
 ) -> PFVBasis:
     """The principal directions of a stream of batches: a running mean and ``C x C`` covariance.
@@ -216,7 +217,7 @@ def pfv_fit(
     return dataclasses.replace(basis, scale=jnp.asarray(limits, basis.mean.dtype))
 
 
-def pfv_apply(fn, x, basis: PFVBasis) -> PrincipalFeatures:
+def pfv_apply(fn: Network, x: Images, *, basis: PFVBasis) -> PrincipalFeatures:
     """The principal features of images along the directions of a `pfv_fit`.
 
     Every image's result depends on that image alone, if the basis has a ``scale``. Pure: works
@@ -239,7 +240,7 @@ def pfv_apply(fn, x, basis: PFVBasis) -> PrincipalFeatures:
         ...     return jaxplain.tag(jnp.concatenate([3 * x, 4 * x], -1), "features").mean((1, 2))
         >>> x = jnp.arange(4.).reshape(1, 2, 2, 1)
         >>> basis = jaxplain.pfv_fit(fn, [x], layer="features", weight_layers=(), components=1)
-        >>> colours = jaxplain.pfv_apply(fn, x + 1, basis).colours
+        >>> colours = jaxplain.pfv_apply(fn, x + 1, basis=basis).colours
         >>> [round(float(v), 3) for v in colours.ravel()]
         [0.276, 0.724, 1.0, 1.0]
     """
@@ -256,7 +257,8 @@ def _unfitted(layer, weight_layers, weighting) -> PFVBasis:
     if isinstance(weight_layers, str):
         weight_layers = (weight_layers,)
     weight_layers = None if weight_layers is None else tuple(weight_layers)
-    return PFVBasis(None, None, None, None, None, layer, weight_layers, weighting)
+    nothing: Any = None  # what a fit finds
+    return PFVBasis(nothing, nothing, nothing, nothing, None, layer, weight_layers, weighting)
 
 
 def _call(impl, fn, x, basis: PFVBasis, **static):
@@ -342,21 +344,24 @@ def _resize(maps: jax.Array, shape: tuple[int, int]) -> jax.Array:
 def _features(features, sums, basis: PFVBasis, x) -> PrincipalFeatures:
     d = jnp.einsum("bhwc,ck->bhwk", features - basis.mean, basis.directions, precision=HIGHEST)
     image = x.shape[1:3]
-    if basis.weighting == "sum" or not sums:
-        ones = jnp.ones((x.shape[0], *image), d.dtype)
-        weights = sum(postprocess.resize(s, image) for s in sums) if sums else ones
+    if not sums:
+        weights, weighted = jnp.ones((x.shape[0], *image), d.dtype), _resize(d, image)
+    elif basis.weighting == "sum":
+        weights = functools.reduce(jnp.add, [postprocess.resize(s, image) for s in sums])
         weighted = weights[..., None] * _resize(d, image)
     else:
         weights, weighted = jnp.ones_like(d[..., 0]), d
         for s, high in zip(reversed(sums), basis.weight_max[::-1], strict=True):
             s = jnp.where(high > 0, s / jnp.where(high > 0, high, 1), 0)
-            weights = postprocess.resize(weights, s.shape[1:3]) * s
-            weighted = _resize(weighted, s.shape[1:3]) * s[..., None]
+            size = s.shape[1], s.shape[2]
+            weights = postprocess.resize(weights, size) * s
+            weighted = _resize(weighted, size) * s[..., None]
     low, high = _limits(weighted) if basis.scale is None else basis.scale
     span = high - low
     colours = jnp.where(span > 0, (weighted - low) / jnp.where(span > 0, span, 1), 0)
-    results = (jnp.clip(colours, 0, 1), weighted, d, weights)
-    return PrincipalFeatures(*(r.astype(x.dtype) for r in results), basis)
+    colours = jnp.clip(colours, 0, 1)
+    maps = {"colours": colours, "weighted": weighted, "components": d, "weights": weights}
+    return PrincipalFeatures(**{name: m.astype(x.dtype) for name, m in maps.items()}, basis=basis)
 
 
 def _limits(v: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -11,12 +11,12 @@ SIGGRAPH 2004.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxplain.explainers import feedback
+from jaxplain.explainers._types import Images, Network, Targets
+from jaxplain.explainers.feedback import feedback
 
 __all__ = ["Localisation", "feedback_localise", "graph_cut", "tightest_box"]
 
@@ -37,11 +37,11 @@ class Localisation(NamedTuple):
 
 
 def feedback_localise(
-    fn: Callable,
-    x: Any,
-    pixels: Any,
-    targets: Any = None,
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
     *,
+    pixels: Any,
     foreground: float = 0.95,
     background: float = 0.3,
     iterations: int = 5,
@@ -69,7 +69,8 @@ def feedback_localise(
         >>> weight = jnp.zeros((3, 2)).at[0, 0].set(1.0)
         >>> def fn(x):                        # class 0: how much red, weighed by its square
         ...     return jax.nn.relu(x * x - 0.1).mean((1, 2)) @ weight
-        >>> jaxplain.feedback_localise(fn, jnp.asarray(pixels / 255.0), pixels, 0).boxes.tolist()
+        >>> x = jnp.asarray(pixels / 255.0)
+        >>> jaxplain.feedback_localise(fn, x, 0, pixels=pixels).boxes.tolist()
         [[10, 8, 22, 18]]
     """
     _opencv()
