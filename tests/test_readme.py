@@ -46,10 +46,10 @@ def test_table_lists_every_network():
 
 
 def test_options_of_the_command_line_exist(capsys):
-    from jaxplain import cli
+    from jaxplain.cli.main import _parser
 
     for line in re.findall(r"jaxplain (explain .*|layers.*)$", README, flags=re.MULTILINE):
-        cli._parser().parse_args(line.split())
+        _parser().parse_args(line.split())
 
 
 def test_files_that_are_shown_exist():

@@ -31,9 +31,7 @@ def test_contribution_weights_sum_to_one(x64):
 def test_similarity_carries_the_contribution_weights_down(x64):
     x = normal(3, 2, 8, 8, 3)
     reference = normal(4, 2, 8, 8, 3)
-    maps = jaxplain.naflow_similarity(
-        embed, x, reference, layer=["pool", "features"], solver=EXACT
-    )
+    maps = jaxplain.naflow_similarity(embed, x, reference, layer=["pool", "features"], solver=EXACT)
     e, r = embed(x), embed(reference)
     weights = abs(e * r) / abs(e * r).sum(-1, keepdims=True)
     features = jaxplain.capture(embed, ["features"])(x)[1]["features"]

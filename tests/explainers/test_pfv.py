@@ -167,7 +167,10 @@ def test_an_image_keeps_its_colours_in_any_batch(fn, x):
     assert relative(alone, together) < 1e-5
     unscaled = jaxplain.pfv_fit(fn, iter([x]), scale=False)
     assert unscaled.scale is None
-    assert relative(jaxplain.pfv_apply(fn, x, basis=unscaled).colours, jaxplain.pfv(fn, x).colours) < 1e-4
+    assert (
+        relative(jaxplain.pfv_apply(fn, x, basis=unscaled).colours, jaxplain.pfv(fn, x).colours)
+        < 1e-4
+    )
 
 
 def test_sharded_batches(fn, x):
@@ -181,7 +184,8 @@ def test_sharded_batches(fn, x):
     assert relative(basis.directions, whole.directions) < 1e-4
     assert (
         relative(
-            jaxplain.pfv_apply(fn, sharded, basis=basis).colours, jaxplain.pfv_apply(fn, x, basis=whole).colours
+            jaxplain.pfv_apply(fn, sharded, basis=basis).colours,
+            jaxplain.pfv_apply(fn, x, basis=whole).colours,
         )
         < 1e-4
     )

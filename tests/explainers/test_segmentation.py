@@ -88,9 +88,7 @@ def test_feedback_localise_finds_the_cued_object():
         return (jax.nn.relu(x @ colours - 0.2) ** 2).mean((1, 2))
 
     x = jnp.asarray(pixels / 255.0, jnp.float32)
-    found = jaxplain.feedback_localise(
-        fn, x, jnp.array([[0, 1], [0, 1]]), pixels=pixels, steps=3
-    )
+    found = jaxplain.feedback_localise(fn, x, jnp.array([[0, 1], [0, 1]]), pixels=pixels, steps=3)
     assert found.boxes.tolist() == [
         [[5, 4, 20, 14], [22, 18, 37, 28]],
         [[5, 18, 20, 28], [22, 4, 37, 14]],
@@ -126,4 +124,6 @@ def test_errors():
     with pytest.raises(ValueError, match="empty"):
         segmentation.tightest_box(np.zeros((3, 3), bool))
     with pytest.raises(ValueError, match="as they look"):
-        jaxplain.feedback_localise(lambda x: x.mean((1, 2)), jnp.ones((1, 8, 8, 3)), pixels=pixels[None])
+        jaxplain.feedback_localise(
+            lambda x: x.mean((1, 2)), jnp.ones((1, 8, 8, 3)), pixels=pixels[None]
+        )
