@@ -36,8 +36,7 @@ def run(
     x = check_images(x)
     model = trace(fn, x)
     targets = check_targets(model.graph, targets, x.shape[0])
-    if class_chunk is not None and (not isinstance(class_chunk, int) or class_chunk < 1):
-        raise ValueError(f"class_chunk must be a positive int or None, not {class_chunk!r}")
+    check_class_chunk(class_chunk)
     layer = model.graph.last_spatial if layer is None else layer
     single = isinstance(layer, str)
     names = (layer,) if isinstance(layer, str) else tuple(layer)
@@ -182,6 +181,12 @@ def over_targets(
         else lax.map(hoist(one, signal[0]), signal, batch_size=class_chunk)
     )
     return jax.tree.map(lambda r: jnp.moveaxis(r, 0, 1), results)
+
+
+def check_class_chunk(class_chunk: int | None) -> None:
+    """An error unless it is a positive int or None."""
+    if class_chunk is not None and (not isinstance(class_chunk, int) or class_chunk < 1):
+        raise ValueError(f"class_chunk must be a positive int or None, not {class_chunk!r}")
 
 
 def check_option(name: str, value: Any, allowed: tuple) -> None:

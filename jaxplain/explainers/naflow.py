@@ -32,7 +32,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxplain.core import trace
-from jaxplain.explainers._common import check_images, check_targets, over_targets, run_traced
+from jaxplain.explainers._common import (
+    check_class_chunk,
+    check_images,
+    check_targets,
+    over_targets,
+    run_traced,
+)
 from jaxplain.explainers._least_squares import LeastSquares
 from jaxplain.explainers._preimage import (
     coefficients,
@@ -212,6 +218,7 @@ def naflow_similarity(
 def _run(fn, x, targets, reference, layer, last, solver, details, class_chunk, similarity):
     if not isinstance(solver, LeastSquares):
         raise TypeError(f"solver must be a jaxplain.LeastSquares, not {type(solver).__name__}")
+    check_class_chunk(class_chunk)
     x = check_images(x)
     # Traced at one image and mapped over the batch: each is a least-squares problem of its own.
     model = trace(fn, x[:1])
