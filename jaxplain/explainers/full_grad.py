@@ -26,6 +26,7 @@ import numpy as np
 
 from jaxplain import core
 from jaxplain.explainers._common import check_option, over_targets, run
+from jaxplain.explainers._stages import is_nhwc
 from jaxplain.explainers._types import Images, Network, Targets
 from jaxplain.explainers.cams import SPACE
 from jaxplain.postprocess import resize
@@ -216,6 +217,13 @@ def _rescaled(m: jax.Array, axes: tuple[int, ...], eps: float) -> jax.Array:
 
 
 def _full_grad(model, x, targets, *, layers, class_chunk, rescale, implicit, eps):
+    for op in model.graph.ops:
+        if op.name == "conv" and not is_nhwc(op):
+            raise core.UnsupportedOperationError(
+                "full_grad adds up maps (batch, height, width, channels), but the convolution at "
+                f"{op.source} has its channels elsewhere; full_grad_terms gives the parts in the "
+                "network's own layout"
+            )
     scores, decompose = _decomposed(model, x, implicit)
     axes = {"channel": SPACE, "layer": (1, 2, 3), None: ()}[rescale]
 
@@ -249,7 +257,7 @@ def full_grad(
     ``upsample(rescale(abs(.)))``, bilinear to the image. The biases of dense layers have no place
     in the image and are left out.
 
-    Arguments and errors are those of `full_grad_terms`, and:
+    Arguments are those of `full_grad_terms`, and:
 
     Args:
         rescale: ``"channel"`` maps every channel to [0, 1] by its least and greatest value, as the
@@ -262,6 +270,10 @@ def full_grad(
     Returns:
         Non-negative maps ``(B, H, W)``, or ``(B, K, H, W)`` for K targets, in the dtype of the
         images.
+
+    Raises:
+        UnsupportedOperationError: a convolution of the network is given its channels before height
+            and width, besides the errors of `full_grad_terms`.
 
     Reference: Srinivas and Fleuret, *Full-gradient representation for neural network
     visualization*, NeurIPS 2019.

@@ -23,6 +23,7 @@ import pytest
 from flax import nnx
 
 import jaxplain
+from jaxplain.core import UnsupportedOperationError
 from jaxplain.explainers.catalogue import CATALOGUE
 from jaxplain.rules.composites import composite
 
@@ -254,8 +255,16 @@ MORE = {
     "x-grad-cam": [{"layer": "pool"}],
     "layer-cam": [{"layer": "pool"}],
     "hires-cam": [{"layer": "pool"}],
+    "pfv": [{"layer": "out", "weight_layers": ["pool"], "weighting": "hierarchical"}],
     "lrp": [{"channels": True}, {"composite": "epsilon_plus_flat"}, {"layer": "pool"}],
 }
+#: What is rightly refused: these look for places in maps (B, H, W, C), and Equinox has others.
+REFUSED = {
+    ("full-grad", "equinox"): "has its channels elsewhere",
+    ("pfv", "equinox"): "no convolution on maps",
+}
+#: Keras has constants in float32, and a difference of scores is smaller than they are.
+LESS_EXACT = {("occlusion", "keras"): 1e-5}
 CALLS = [(name, options) for name in CATALOGUE for options in ({}, *MORE.get(name, ()))]
 
 
@@ -304,10 +313,14 @@ def test_maps(framework, name, options, network, x, built):
     key = (name, repr(options))
     if key not in built:
         built[key] = explain(name, options, network("plain"), x)
+    if (name, framework) in REFUSED and not options:
+        with pytest.raises((ValueError, UnsupportedOperationError), match=REFUSED[name, framework]):
+            explain(name, options, network(framework), x)
+        return
     found = explain(name, options, network(framework), x)
     for maps, expected in zip(found, built[key], strict=True):
         assert np.abs(expected).max() > 0
-        assert nets.relative_error(maps, expected) < 1e-6
+        assert nets.relative_error(maps, expected) < LESS_EXACT.get((name, framework), 1e-6)
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS)
