@@ -71,7 +71,7 @@ def measure(depth: int, solver: jaxplain.LeastSquares, size: int = IMAGE) -> Non
     for _ in range(2):
         start, used = time.perf_counter(), time.process_time()
         flow = jax.block_until_ready(
-            jaxplain.naflow(network, x, layers=layers, solver=solver, details=True)
+            jaxplain.naflow(network, x, layer=layers, solver=solver, details=True)
         )
         times.append(time.perf_counter() - start)
         processor.append(time.process_time() - used)

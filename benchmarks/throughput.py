@@ -50,7 +50,7 @@ def main() -> None:
     )
     config = network.config
     source = Repeated(data.ImageFolder(arguments.folder), arguments.repeat)
-    layer = config.layer("excitation_backprop")
+    layer = config.layer("excitation")
     explain = functools.partial(jaxplain.excitation_backprop, layer=layer, contrastive=True)
 
     def prepare(record: data.Record) -> np.ndarray:

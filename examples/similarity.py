@@ -301,7 +301,7 @@ def compare(title, network, config, layers, pairs) -> Comparison:
     picture, other = jnp.repeat(x[::2], 2, axis=0), x  # a, a, b, b
     reference = other.at[::2].set(x[::2])  # a, a', b, b'
     solver = jaxplain.LeastSquares(tolerance=1e-2, damping=0.3)  # as `jaxplain explain` does
-    maps = jaxplain.naflow_similarity(network, picture, reference, layers=layers, solver=solver)
+    maps = jaxplain.naflow_similarity(network, picture, reference, layer=layers, solver=solver)
     e = embed(network, x)
     cosines = (e[::2] * e[1::2]).sum(-1)
     return Comparison(title, layers, pairs, jax.device_get(maps), np.asarray(cosines))

@@ -2,6 +2,7 @@
 
 import importlib
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
 
 from jaxplain import core, explainers, postprocess, rules
 from jaxplain.core import (
@@ -20,12 +21,14 @@ from jaxplain.engine import explain_dataset
 from jaxplain.explainers import *  # noqa: F403 (its __all__ is the list of explainers)
 from jaxplain.explainers.segmentation import feedback_localise
 
+if TYPE_CHECKING:
+    from jaxplain import data, evaluation, models, viz, weights_convert
+    from jaxplain.training.finetune import finetune
+
 try:
     __version__ = version("jaxplain")
 except PackageNotFoundError:  # a source tree that was not installed
     __version__ = "0+unknown"
-
-_LAZY = ("data", "evaluation", "models", "viz", "weights_convert")  # not needed for explaining
 
 __all__ = [
     "RuleSet",
@@ -34,25 +37,36 @@ __all__ = [
     "capture",
     "core",
     "coverage",
+    "data",
+    "evaluation",
     "explain_dataset",
     "explainers",
     "feedback_localise",
     "finetune",
     "layers",
+    "models",
     "postprocess",
     "rules",
     "split",
     "tag",
     "trace",
+    "viz",
+    "weights_convert",
     "with_rules",
-    *explainers.__all__,
-    *_LAZY,
 ]
+__all__ += explainers.__all__
+
+#: Not needed for explaining, and imported when first asked for: they bring Flax, Matplotlib, Orbax.
+_LAZY_MODULES = ("data", "evaluation", "models", "viz", "weights_convert")
 
 
-def __getattr__(name: str):
-    if name in _LAZY:
+def __getattr__(name: str) -> Any:
+    if name in _LAZY_MODULES:
         return importlib.import_module(f"jaxplain.{name}")
     if name == "finetune":
         return importlib.import_module("jaxplain.training.finetune").finetune
     raise AttributeError(f"module 'jaxplain' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -6,25 +6,19 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-#: The explainers of the CAM family, which look at the last convolutional layer.
-CAM_FAMILY = (
-    "cam",
-    "grad_cam",
-    "guided_grad_cam",
-    "grad_cam_plus_plus",
-    "x_grad_cam",
-    "layer_cam",
-    "hires_cam",
-    "score_cam",
-    "ablation_cam",
-    "eigen_cam",
-    "relevance_cam",
-)
+#: The kinds of layer at which methods look by default; the catalogue of methods names them.
+#: ``excitation``: where the paper on Excitation Backprop takes its maps, in the network's middle.
+#: ``winner``: the same for one winner on each layer, which may end above it.
+#: ``last``: the last convolutional layer, with what acts on it elementwise.
+LAYER_KINDS = ("excitation", "winner", "last")
 
 
-def cam_layers(layer: str) -> tuple[tuple[str, str], ...]:
-    """One layer for every explainer of the CAM family, for ``ModelConfig.layers``."""
-    return tuple((method, layer) for method in CAM_FAMILY)
+def default_layers(
+    excitation: str, last: str, *, winner: str | None = None
+) -> tuple[tuple[str, str], ...]:
+    """One layer of each kind, for ``ModelConfig.layers``."""
+    layers = (excitation, excitation if winner is None else winner, last)
+    return tuple(zip(LAYER_KINDS, layers, strict=True))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +33,7 @@ class ModelConfig:
       crop_fraction: the central square's part of the short side, before resizing (224 / 256 where
         the short side is resized to 256, and the centre of 224 cut out).
       interpolation: how images are resized: ``bicubic`` or ``bilinear``.
-      layers: (explainer, layer) pairs: where each explainer looks by default.
-      contrast_layer: where contrastive excitation backprop takes the difference.
+      layers: (kind, layer) pairs, see ``LAYER_KINDS``: where explainers look by default.
       class_names: one each logit; () where unknown, and for embeddings.
       outputs: the number of logits, or the length of the embedding.
       source: whose weights these are, as a name map calls it; None for no weights.
@@ -55,23 +48,27 @@ class ModelConfig:
     crop_fraction: float = 0.875
     interpolation: str = "bicubic"
     layers: tuple[tuple[str, str], ...] = ()
-    contrast_layer: str | None = None
     class_names: tuple[str, ...] = dataclasses.field(default=(), repr=False)
     outputs: int = 1000
     source: str | None = None
     top1: float | None = None
     licence: str | None = None
 
-    def layer(self, explainer: str) -> str | None:
-        """The default layer for an explainer, or None where the explainer's own default is right.
+    def layer(self, kind: str) -> str | None:
+        """The layer of a kind, or None where an explainer's own default is right.
+
+        Raises:
+          ValueError: there is no such kind.
 
         Example:
           >>> from jaxplain.models import ModelConfig
-          >>> config = ModelConfig("net", 32, (0.0,), (1.0,), layers=(("grad_cam", "head"),))
-          >>> config.layer("grad_cam"), config.layer("gradient")
+          >>> config = ModelConfig("net", 32, (0.0,), (1.0,), layers=(("last", "head"),))
+          >>> config.layer("last"), config.layer("excitation")
           ('head', None)
         """
-        return dict(self.layers).get(explainer)
+        if kind not in LAYER_KINDS:
+            raise ValueError(f"There is no kind of layer {kind!r}; use {', '.join(LAYER_KINDS)}.")
+        return dict(self.layers).get(kind)
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values."""

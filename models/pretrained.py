@@ -204,12 +204,22 @@ def _own_config(path: Path, network: str) -> ModelConfig | None:
     if text is None:
         return None
     try:
-        config = ModelConfig.from_json(json.loads(text)["config"])
+        config = _read_config(json.loads(text)["config"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise wc.CheckpointError(f"{path} has a damaged description.") from error
     if config.name != network:
         raise wc.ConversionError(f"{path} holds the weights of {config.name}, not of {network}.")
     return config
+
+
+def _read_config(saved: Mapping[str, Any]) -> ModelConfig:
+    """A description that was kept with weights, with the layers of the registry.
+
+    Where explainers look is not a property of the weights: a later release may know better.
+    """
+    config = ModelConfig.from_json(saved)
+    known = ENTRIES.get(config.name)
+    return config if known is None else dataclasses.replace(config, layers=known.config.layers)
 
 
 def _class_names(entry: Entry) -> tuple[str, ...]:
@@ -307,7 +317,7 @@ def _from_hub(text: str, network, class_names, options) -> Network:
 def _from_folder(folder: Path, options: Mapping[str, Any]) -> Network:
     saved = wc.load_config(folder)
     try:
-        config = ModelConfig.from_json(saved["config"])
+        config = _read_config(saved["config"])
         entry = ENTRIES[config.name]
     except (KeyError, TypeError, AttributeError) as error:
         raise wc.CheckpointError(
@@ -317,12 +327,11 @@ def _from_folder(folder: Path, options: Mapping[str, Any]) -> Network:
     model = _build(entry, config.outputs, **options)
     weights, _ = wc.load(folder, wc.parameter_shapes(model))
     model = wc.with_weights(model, weights)
-    # Where explainers look, and what published weights call their classes, are no properties of the
-    # weights: a later release may know better.
-    changes = {"layers": entry.config.layers, "contrast_layer": entry.config.contrast_layer}
+    # What published weights call their classes is no property of the weights: a later release may
+    # know better.
     if saved.get("origin") in {str(source.weights) for source in entry.sources if source.weights}:
-        changes["class_names"] = _class_names(entry)
-    model.config = dataclasses.replace(config, **changes)
+        config = dataclasses.replace(config, class_names=_class_names(entry))
+    model.config = config
     return model
 
 

@@ -1,4 +1,4 @@
-"""The commands `jaxplain explain` and `jaxplain layers`."""
+"""The command `jaxplain explain`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jaxplain.cli import drawing
 from jaxplain.cli.common import (
     DEFAULT_MODEL,
     CliError,
@@ -22,29 +23,24 @@ from jaxplain.cli.common import (
 )
 from jaxplain.cli.composites import add_composite_option, load_composite, lrp_options
 from jaxplain.core import UnsupportedOperationError
-from jaxplain.explainers.catalogue import DEFAULT, METHODS, OTHERS, canonical, explainer
+from jaxplain.explainers.catalogue import CATALOGUE, DEFAULT, canonical, explainer
 
 if TYPE_CHECKING:
     import numpy as np
 
 DEFAULT_OUTPUT = "explained.png"
 PHOTO = "cat_and_cup.jpg"
-#: Largest side at which a photograph is drawn; what the network sees does not depend on it.
-_DRAWN = 448
 _BATCH = 8
-_KNOWN = {**METHODS, **OTHERS}
-
-Rows = dict[str, dict[str, "np.ndarray"]]
 
 
 def add_commands(commands: Any) -> None:
-    """Adds both commands."""
+    """Adds the command."""
     explain = commands.add_parser(
         "explain",
         help="explain an image and write a panel of maps",
         description="Classifies an image, and writes a panel: the image, and for each class a row "
-        "of maps, one a method. Methods that give a map a layer, or need no class, have rows of "
-        "their own.",
+        "of maps, one per method. Methods that give a map for every layer, or need no class, have "
+        "rows of their own.",
     )
     explain.add_argument(
         "image",
@@ -57,7 +53,7 @@ def add_commands(commands: Any) -> None:
         "--methods",
         default=",".join(DEFAULT),
         metavar="A,B,C",
-        help=f"methods, or 'all'; default: %(default)s; known: {', '.join(_KNOWN)}",
+        help=f"methods, or 'all'; default: %(default)s; known: {', '.join(CATALOGUE)}",
     )
     explain.add_argument(
         "--class",
@@ -89,21 +85,16 @@ def add_commands(commands: Any) -> None:
     )
     explain.set_defaults(command=_explain)
 
-    layers = commands.add_parser(
-        "layers",
-        help="list a network's layers",
-        description="Lists a network's layers with shapes.",
-    )
-    add_model_options(layers, DEFAULT_MODEL)
-    layers.set_defaults(command=_layers)
-
 
 def _explain(arguments: argparse.Namespace) -> None:
     methods, every = _choose_methods(arguments.methods)
-    if arguments.layer is not None and not any(_KNOWN[name].at_layer for name in methods):
+    if arguments.layer is not None and not any(CATALOGUE[name].at_layer for name in methods):
         raise CliError("--layer has no effect: none of these methods is explained at a layer")
-    if arguments.fit is not None and "fitted-cam" not in methods:
-        raise CliError("--fit has no effect: fitted-cam, which it is for, is not asked for")
+    fitted = [name for name, method in CATALOGUE.items() if method.needs == "fit"]
+    if arguments.fit is not None and not set(fitted) & set(methods):
+        raise CliError(
+            f"--fit has no effect: {', '.join(fitted)}, which it is for, is not asked for"
+        )
     if arguments.composite is not None and "lrp" not in methods:
         raise CliError("--composite has no effect: lrp, which it is for, is not asked for")
     # Whatever can be found wrong without the network is found before it is loaded.
@@ -122,18 +113,19 @@ def _explain(arguments: argparse.Namespace) -> None:
     for index in probabilities.argsort()[::-1][:5]:
         print(f"  {probabilities[index]:6.1%}  {names[index]} ({index})")
 
-    drawn = _drawn(photo)
+    drawn = drawing.thumbnail(photo)
     labels = _labels(targets, names, probabilities)
-    rows: Rows = {label: {} for label in labels}
+    rows: drawing.Rows = {label: {} for label in labels}
     for count, name in enumerate(methods, 1):
-        method = _KNOWN[name]
+        method = CATALOGUE[name]
         with step(f"[{count}/{len(methods)}] {method.title}"):
             try:
-                if name in _DRAW:
-                    rows |= _DRAW[name](model, x, targets, labels, drawn, arguments.layer)
+                if method.rows:
+                    draw = drawing.ROWS[name]
+                    rows |= draw(model, x, targets, labels, drawn, arguments.layer)
                     continue
                 more = {}
-                if name == "fitted-cam":
+                if method.needs == "fit":
                     more = {"fit": _fit(model, arguments.fit)}
                 elif name == "lrp" and composite is not None:
                     more = lrp_options(composite, model.config)
@@ -159,16 +151,6 @@ def _explain(arguments: argparse.Namespace) -> None:
     print(f"wrote {arguments.output}")
 
 
-def _layers(arguments: argparse.Namespace) -> None:
-    model = load_model(arguments.model, arguments.network)
-    import jax
-
-    import jaxplain
-
-    size = model.config.input_size
-    print(jaxplain.layers(model, jax.numpy.zeros((1, size, size, 3), "float32")))
-
-
 def example_photo() -> Path:
     """Where the photograph of a cat and a cup is installed.
 
@@ -187,12 +169,12 @@ def _choose_methods(text: str) -> tuple[list[str], bool]:
     """The methods named, in order and once each; and whether all were asked for."""
     asked = [canonical(name) for name in text.split(",") if name.strip()]
     if not asked:
-        raise CliError(f"no method given; known: all, {', '.join(_KNOWN)}")
+        raise CliError(f"no method given; known: all, {', '.join(CATALOGUE)}")
     if "all" in asked:
-        return list(_KNOWN), True
+        return list(CATALOGUE), True
     for name in asked:
-        if name not in _KNOWN:
-            raise CliError(f"unknown method {name!r}{suggest(name, [*_KNOWN, 'all'])}")
+        if name not in CATALOGUE:
+            raise CliError(f"unknown method {name!r}{suggest(name, [*CATALOGUE, 'all'])}")
     return list(dict.fromkeys(asked)), False
 
 
@@ -239,7 +221,7 @@ def _labels(targets: Sequence[int], names: Sequence[str], probabilities: np.ndar
 
 
 def _maps(name: str, model, x, targets: Sequence[int], layer: str | None, **more) -> np.ndarray:
-    """One map a class, (K, h, w), on the host; one forward pass for all of them."""
+    """One map per class, (K, h, w), on the host; one forward pass for all of them."""
     import jax
     import numpy as np
 
@@ -272,84 +254,10 @@ def _fit(model, folder: Path | None):
                 [models.preprocess(read_image(f), model.config, crop=False) for f in chosen]
             )
 
-    fit = jaxplain.fit_cam(model, batches(), layer=model.config.layer("cam"))
+    fit = jaxplain.fit_cam(model, batches(), layer=model.config.layer("last"))
     print(
         f"fitted on {len(files)} photographs: R^2 {float(np.median(fit.explained)):.2f} in the "
         "median over classes, on these photographs themselves",
         file=sys.stderr,
     )
     return fit
-
-
-# -- methods with rows of their own ---------------------------------------------------------------
-
-
-def _draw_flow(model, x, targets, labels, drawn, layer) -> Rows:
-    import jax
-    import numpy as np
-
-    import jaxplain
-    from jaxplain import viz
-
-    # Undamped, the feature maps of trained networks grow a thousandfold from stage to stage.
-    solver = jaxplain.LeastSquares(tolerance=1e-2, iterations=200, damping=0.3)
-    layers = None if layer is None else [layer]
-    flow = jaxplain.naflow(
-        model, x, jax.numpy.asarray([targets]), layers=layers, solver=solver, details=True
-    )
-    for name, residual in flow.residuals.items():
-        if residual[0] > solver.tolerance:
-            print(
-                f"NAFlow: at {name} a residual of {float(residual[0]):.1e} is left after "
-                f"{solver.iterations} iterations",
-                file=sys.stderr,
-            )
-    return {
-        f"NAFlow: {label}": viz.flow_row(
-            drawn, {name: np.asarray(m[0, k], np.float32) for name, m in flow.maps.items()}
-        )
-        for k, label in enumerate(labels)
-    }
-
-
-def _draw_attention(model, x, targets, labels, drawn, layer) -> Rows:
-    import numpy as np
-
-    import jaxplain
-    from jaxplain import viz
-
-    parts = (
-        {n: np.asarray(m[0], np.float32) for n, m in maps.items()}
-        for maps in jaxplain.dense_attention(model, x)
-    )
-    rows = viz.attention_rows(drawn, *parts)
-    return {f"Dense Attention, {label}": row for label, row in rows.items()}
-
-
-def _draw_features(model, x, targets, labels, drawn, layer) -> Rows:
-    import numpy as np
-
-    import jaxplain
-    from jaxplain import viz
-
-    found = jaxplain.pfv(model, x, layer=layer)
-    return {
-        "PFV": {
-            "principal features": viz.feature_overlay(
-                drawn, np.asarray(found.colours[0], np.float32)
-            ),
-            "activation weights": viz.overlay(drawn, np.asarray(found.weights[0], np.float32)),
-        }
-    }
-
-
-_DRAW = {"naflow": _draw_flow, "dense-attention": _draw_attention, "pfv": _draw_features}
-
-
-def _drawn(photo: np.ndarray) -> np.ndarray:
-    import numpy as np
-    from PIL import Image
-
-    image = Image.fromarray(photo)
-    image.thumbnail((_DRAWN, _DRAWN), Image.Resampling.LANCZOS)
-    return np.asarray(image)

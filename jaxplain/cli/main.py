@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from jaxplain.cli import benchmark, evaluate, explain, explain_dataset, finetune, models
+from jaxplain.cli import benchmark, evaluate, explain, explain_dataset, finetune, layers, models
 from jaxplain.cli.common import CliError
 
 
@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     explain.add_commands(commands)
+    layers.add_commands(commands)
     models.add_commands(commands, CliError)
     evaluate.add_commands(commands, CliError)
     explain_dataset.add_commands(commands, CliError)

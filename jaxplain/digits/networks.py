@@ -11,7 +11,7 @@ from flax import nnx
 
 from jaxplain.core import tag
 from jaxplain.models import ModelConfig
-from jaxplain.models.config import cam_layers
+from jaxplain.models.config import default_layers
 from jaxplain.models.googlenet import Inception, Unit
 from jaxplain.models.layers import BatchNorm, Conv, WindowDense, global_avg_pool, max_pool
 from jaxplain.models.resnet import LAYOUTS, BasicBlock
@@ -21,9 +21,7 @@ __all__ = ["INPUT_SIZE", "NETWORKS", "SmallGoogLeNet", "SmallResNet", "SmallVGG"
 INPUT_SIZE = 32
 
 
-def _config(
-    name: str, excitation: str, last: str, contrast: str, class_names: tuple[str, ...]
-) -> ModelConfig:
+def _config(name: str, excitation: str, last: str, class_names: tuple[str, ...]) -> ModelConfig:
     return ModelConfig(
         name,
         INPUT_SIZE,
@@ -31,14 +29,9 @@ def _config(
         scale=(60.0,),
         crop_fraction=1.0,
         interpolation="bilinear",
-        contrast_layer=contrast,
         class_names=class_names,
         outputs=len(class_names),
-        layers=(
-            ("excitation_backprop", excitation),
-            ("winner_take_all", excitation),
-            *cam_layers(last),
-        ),
+        layers=default_layers(excitation, last),
     )
 
 
@@ -46,7 +39,7 @@ class SmallVGG(nnx.Module):
     """Three stages of one or two 3 x 3 convolutions and a max pool; three dense layers."""
 
     def __init__(self, class_names: tuple[str, ...], *, rngs: nnx.Rngs):
-        self.config = _config("small VGG", "pool2", "relu3_2", "relu7", class_names)
+        self.config = _config("small VGG", "pool2", "relu3_2", class_names)
         inputs = 3
         self.counts = (1, 2, 2)
         for stage, (count, channels) in enumerate(zip(self.counts, (16, 32, 64)), 1):
@@ -75,7 +68,7 @@ class SmallResNet(nnx.Module):
     """A convolution, two stages of residual blocks, and a global average pool."""
 
     def __init__(self, class_names: tuple[str, ...], *, rngs: nnx.Rngs):
-        self.config = _config("small ResNet", "layer1.0", "layer2.1", "avgpool", class_names)
+        self.config = _config("small ResNet", "layer1.0", "layer2.1", class_names)
         self.conv1 = Conv(3, 16, 3, padding=1, bias=False, rngs=rngs)
         self.bn1 = BatchNorm(16, rngs=rngs)
         channels = 16
@@ -105,7 +98,7 @@ class SmallGoogLeNet(nnx.Module):
     """Two convolutions with pools, two inception modules, and a global average pool."""
 
     def __init__(self, class_names: tuple[str, ...], *, rngs: nnx.Rngs):
-        self.config = _config("small GoogLeNet", "pool2", "inception_3b", "pool5", class_names)
+        self.config = _config("small GoogLeNet", "pool2", "inception_3b", class_names)
         options = dict(norm=True, dtype=None, rngs=rngs)
         self.conv1 = Unit(3, 16, 3, padding=1, **options)
         self.conv2 = Unit(16, 32, 3, padding=1, **options)

@@ -22,7 +22,7 @@ from jaxplain.digits.images import CLASSES, ClutteredDigits
 from jaxplain.digits.networks import INPUT_SIZE, NETWORKS
 from jaxplain.evaluation.classification import mean_average_precision
 from jaxplain.evaluation.studies.pointing import PointingMethod, PointingTable, pointing_game
-from jaxplain.explainers.catalogue import BLURRED, METHODS, explainer
+from jaxplain.explainers.catalogue import METHODS, explainer
 from jaxplain.training.last_layer import LastLayer, last_layer_inputs
 from jaxplain.training.loop import train_network
 
@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 #: RISE's 1000 masks take minutes a network; on images of 32 x 32 these say as much.
-_OPTIONS = {"rise": {"masks": 200}}
+_OPTIONS = {"rise": {"samples": 200}}
 #: A network with dense layers on top has to learn each digit at each place.
 _LONGER = {"VGG": 2.5}
 
@@ -310,7 +310,7 @@ def _point(
         except (ValueError, jaxplain.UnsupportedOperationError) as error:
             undefined[METHODS[name].title] = str(error)
             continue
-        players[METHODS[name].title] = PointingMethod(explain, name in BLURRED)
+        players[METHODS[name].title] = PointingMethod(explain, METHODS[name].blurred)
     table = pointing_game(
         source,
         small_image,

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 
 from jaxplain.core import Graph, Model, trace
 from jaxplain.core.hoist import hoist
 from jaxplain.core.numerics import class_scores
+from jaxplain.explainers._types import Baseline, Images, Layer, Network, Reduce, Targets
 
 
 def run(
     impl: Callable,
-    fn: Callable,
-    x: jax.Array,
-    targets: Any,
+    fn: Network,
+    x: Images,
+    targets: Targets,
     *,
-    layer: Any = None,
+    layer: Layer = None,
     class_chunk: int | None = None,
     arrays: tuple = (),
     **static: Any,
@@ -35,10 +37,10 @@ def run(
     x = check_images(x)
     model = trace(fn, x)
     targets = check_targets(model.graph, targets, x.shape[0])
-    if class_chunk is not None and (not isinstance(class_chunk, int) or class_chunk < 1):
-        raise ValueError(f"class_chunk must be a positive int or None, not {class_chunk!r}")
-    single = layer is None or isinstance(layer, str)
-    names = (model.graph.last_spatial if layer is None else layer,) if single else tuple(layer)
+    check_class_chunk(class_chunk)
+    layer = model.graph.last_spatial if layer is None else layer
+    single = isinstance(layer, str)
+    names = (layer,) if isinstance(layer, str) else tuple(layer)
     if not names:
         raise ValueError("layer is an empty sequence; name at least one layer")
     for name in names:
@@ -62,7 +64,7 @@ def _compiled(
     impl: Callable,
     graph: Graph,
     options: tuple,
-    constants: list,
+    constants: Sequence,
     x: jax.Array,
     targets: Any,
     arrays: tuple,
@@ -80,7 +82,7 @@ def check_images(x: Any) -> jax.Array:
         raise TypeError(
             f"images must be floating point, preprocessed as the network expects, not {x.dtype}"
         )
-    if not isinstance(x, jax.core.Tracer):
+    if not isinstance(x, Tracer):
         with jax.ensure_compile_time_eval():  # under the user's own jit too
             finite = bool(jnp.isfinite(x).all())
         if not finite:
@@ -105,8 +107,8 @@ def check_targets(
         )
     if targets is None:
         return None
-    concrete = not isinstance(targets, jax.core.Tracer)
-    if concrete:  # in numpy, so that the values can be checked under the user's own jit too
+    values = None
+    if not isinstance(targets, Tracer):  # in numpy: values are checked under the user's jit too
         values = np.asarray(targets)
         targets = values.astype(np.int32) if values.dtype.kind in "iu" else values
     classes = shape[-1]
@@ -116,13 +118,12 @@ def check_targets(
                 "class targets must be an int or have the shape (batch,) or (batch, "
                 f"targets) with batch {batch}, not {targets.shape}"
             )
-        if concrete and values.size:
-            if values.min() < 0 or values.max() >= classes:
-                wrong = values.min() if values.min() < 0 else values.max()
-                raise ValueError(
-                    f"class {wrong} is out of range: the network has {classes} "
-                    f"classes, 0 to {classes - 1}"
-                )
+        if values is not None and values.size and (values.min() < 0 or values.max() >= classes):
+            wrong = values.min() if values.min() < 0 else values.max()
+            raise ValueError(
+                f"class {wrong} is out of range: the network has {classes} "
+                f"classes, 0 to {classes - 1}"
+            )
         return jnp.asarray(targets)
     if not jnp.issubdtype(targets.dtype, jnp.floating):
         raise TypeError(
@@ -183,13 +184,19 @@ def over_targets(
     return jax.tree.map(lambda r: jnp.moveaxis(r, 0, 1), results)
 
 
+def check_class_chunk(class_chunk: int | None) -> None:
+    """An error unless it is a positive int or None."""
+    if class_chunk is not None and (not isinstance(class_chunk, int) or class_chunk < 1):
+        raise ValueError(f"class_chunk must be a positive int or None, not {class_chunk!r}")
+
+
 def check_option(name: str, value: Any, allowed: tuple) -> None:
     """An error that lists what is allowed."""
     if value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}")
 
 
-def check_baseline(baseline: Any, x: Any) -> jax.Array:
+def check_baseline(baseline: Baseline, x: Images) -> jax.Array:
     """``baseline`` as an array; an error unless it broadcasts to the images."""
     shape, images = np.shape(baseline), np.shape(x)
     try:
@@ -201,3 +208,36 @@ def check_baseline(baseline: Any, x: Any) -> jax.Array:
             f"baseline has shape {shape}, which does not broadcast to the images' {images}"
         )
     return jnp.asarray(baseline)
+
+
+REDUCTIONS = ("max_abs", "sum", "l2", None)
+
+
+def check_reduce(reduce: Reduce) -> Reduce:
+    """``reduce``, or an error that lists what is allowed."""
+    if reduce not in REDUCTIONS:
+        raise ValueError(f"reduce must be one of {REDUCTIONS}, not {reduce!r}.")
+    return reduce
+
+
+def reduce_channels(signal: jax.Array, reduce: Reduce) -> jax.Array:
+    """Takes the last axis away, in the way that ``reduce`` names; None keeps it."""
+    if reduce is None:
+        return signal
+    if reduce == "sum":
+        return signal.sum(-1)
+    if reduce == "max_abs":
+        return jnp.abs(signal).max(-1)
+    square = jnp.square(signal).sum(-1)
+    # The root has an infinite slope at 0, which would make the gradient of a map NaN.
+    empty = square == 0
+    return jnp.where(empty, jnp.zeros_like(square), jnp.sqrt(jnp.where(empty, 1, square)))
+
+
+def positive_int(name: str, value: int) -> int:
+    """``value`` as an int; an error unless it is a positive one."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} must be an int, not {type(value).__name__}.")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, not {value}.")
+    return int(value)

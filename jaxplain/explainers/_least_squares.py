@@ -34,12 +34,12 @@ class LeastSquares:
     """How NAFlow solves for the feature map under a linear layer or a block.
 
     Args:
-      method: ``"cg"``, conjugate gradients on the normal equations in the stable form that keeps
-        the residual itself (CGLS), or ``"dense"``, which builds the Jacobian and decomposes it:
-        for small networks, and to check the other.
-      tolerance: ``"cg"`` stops where ``|J^T (J x - y)| <= tolerance |J^T y|``.
-      iterations: and at the latest after so many products with ``J`` and its transpose.
-      damping: weight of ``|x|`` beside the residual; 0 is plain least squares.
+        method: ``"cg"``, conjugate gradients on the normal equations in the stable form that keeps
+            the residual itself (CGLS), or ``"dense"``, which builds the Jacobian and decomposes it:
+            for small networks, and to check the other.
+        tolerance: ``"cg"`` stops where ``|J^T (J x - y)| <= tolerance |J^T y|``.
+        iterations: and at the latest after so many products with ``J`` and its transpose.
+        damping: weight of ``|x|`` beside the residual; 0 is plain least squares.
 
     >>> LeastSquares(tolerance=1e-2).iterations
     500
@@ -67,14 +67,15 @@ def least_squares(
     """Solve for ``x`` under the Jacobian of ``value -> function(parameters, value)`` at ``at``.
 
     Args:
-      options: see :class:`LeastSquares`.
-      function: hashable, and closes over no tracer.
-      parameters: pytree of arrays.
-      at, y: the point of the Jacobian and the right-hand side, in the dtype of the solution.
+        options: see :class:`LeastSquares`.
+        function: hashable, and closes over no tracer.
+        parameters: pytree of arrays.
+        at, y: the point of the Jacobian and the right-hand side, in the dtype of the solution.
 
     Returns:
-      ``x``; the relative normal-equation residual ``|J^T (J x - y)| / |J^T y|`` (of the damped
-      equations under damping; 0 where ``J^T y = 0``), computed anew from ``x``; and the iterations.
+        ``x``; the relative normal-equation residual ``|J^T (J x - y)| / |J^T y|`` (of the damped
+        equations under damping; 0 where ``J^T y = 0``), computed anew from ``x``; and the
+        iterations.
     """
     return _solve(options, function, (parameters, at), y)
 
@@ -142,7 +143,7 @@ def _maps(options: LeastSquares, function: Callable, place: Any) -> tuple[Callab
 
 
 def _dot(a: Any, b: Any) -> jax.Array:
-    return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, a, b)))
+    return jax.tree.reduce(jnp.add, jax.tree.map(jnp.vdot, a, b))
 
 
 def _norm(a: Any) -> jax.Array:

@@ -67,7 +67,7 @@ class Stage:
         exactly, "jacobian" (everything else) by least squares."""
         if len(self.ops) > 1:
             return "jacobian"
-        op = self.ops[0]
+        op = next(iter(self.ops))
         same = self.source.aval.shape == self.target.aval.shape
         if op.kind in ("bias", "scale") and same:
             return op.kind
@@ -111,13 +111,12 @@ def position(graph: Graph, cuts: dict[Any, int], name: str) -> int:
     )
     known = [graph.name_of(u) for u in cuts if len(u.aval.shape) == 4]
     named = [n for n in known if not n.rpartition(":")[2].lstrip("-").isdigit()] or known
-    reason = (
-        ""
-        if meeting is None
-        else (
-            f": at the operation {meeting.name!r} at {meeting.source} it meets a path that bypasses it"
+    reason = ""
+    if meeting is not None:
+        reason = (
+            f": at the operation {meeting.name!r} at {meeting.source} it meets a path that "
+            "bypasses it"
         )
-    )
     raise UnknownLayerError(
         f"the layer {name!r} is no cut of the network{reason}. NAFlow leads the feature maps back "
         f"through cuts only, which are here {', '.join(map(repr, named))}"

@@ -18,7 +18,7 @@ def stages(graph: Graph) -> list[Any]:
     input; the image itself is none. For VGG-16 they are the five layers before the five max pools.
 
     Raises:
-      UnknownLayerError: there is no convolution on maps (B, H, W, C).
+        UnknownLayerError: there is no convolution on maps (B, H, W, C).
     """
     found: dict[tuple[int, ...], Any] = {}
     pooled = set(graph.inputs)  # values that no convolution followed since the image or a pool
@@ -37,7 +37,7 @@ def stages(graph: Graph) -> list[Any]:
                     found[tuple(v.aval.shape[1:3])] = v
             if not convolved:
                 pooled.add(out)
-        elif convolved and not _is_nhwc(op):
+        elif convolved and not is_nhwc(op):
             pooled.add(out)
         keeps = op.kind != "structural" or op.name in ("name", "concatenate")
         if keeps and _is_maps(out) and out not in pooled and out not in graph.outputs:
@@ -74,7 +74,8 @@ def _is_maps(v: Any) -> bool:
     return len(shape) == 4 and shape[1] * shape[2] > 1
 
 
-def _is_nhwc(op: Any) -> bool:
+def is_nhwc(op: Any) -> bool:
+    """Whether a convolution is given maps (B, H, W, C)."""
     numbers = op.equations[-1].params.get("dimension_numbers")
     return getattr(numbers, "lhs_spec", None) == _NHWC
 
@@ -86,7 +87,7 @@ def _reduces(op: Any) -> bool:
         return False
     params = op.equations[-1].params
     if op.kind == "linear" and op.name == "conv":
-        return _is_nhwc(op) and max(params["window_strides"]) > 1
+        return is_nhwc(op) and max(params["window_strides"]) > 1
     if op.kind != "max_pool" and op.name != "avg_pool":
         return False
     # A sum or maximum over all positions has no window: it ends the last resolution, or gates one.

@@ -7,7 +7,6 @@ method             weight of channel c
 =================  =============================================================================
 `score_cam`        softmax over channels of the score of the image, masked with the channel
 `ablation_cam`     the share of the score that is lost without the channel
-`relevance_cam`    the channel's relevance by LRP, for the class against all others
 `eigen_cam`        the channel's loading in the first principal component; it needs no class
 =================  =============================================================================
 
@@ -29,15 +28,15 @@ from jaxplain.explainers._common import (
     check_option,
     explained_score,
     over_targets,
+    positive_int,
     run,
     seeds,
 )
+from jaxplain.explainers._types import Images, Layer, Maps, Network, Targets
 from jaxplain.explainers.cams import SPACE, _require_space
-from jaxplain.explainers.gradients import _positive_int
 from jaxplain.postprocess import resize
-from jaxplain.rules import composites
 
-__all__ = ["ablation_cam", "eigen_cam", "relevance_cam", "score_cam"]
+__all__ = ["ablation_cam", "eigen_cam", "score_cam"]
 
 
 def _channel_map(weights: jax.Array, a: jax.Array, relu: bool, several: bool) -> jax.Array:
@@ -48,7 +47,9 @@ def _channel_map(weights: jax.Array, a: jax.Array, relu: bool, several: bool) ->
     return positive(maps) if relu else maps
 
 
-def _score_cam(model, x, targets, *, layers, class_chunk, weights, align_corners, relu, chunk):
+def _score_cam(
+    model, x, targets, *, layers, class_chunk, weighting, align_corners, relu, batch_size
+):
     scores, acts = model.forward(x, layers)
     _require_space(layers, acts, "score_cam")
     signal, several = seeds(scores, targets)
@@ -62,8 +63,8 @@ def _score_cam(model, x, targets, *, layers, class_chunk, weights, align_corners
     maps = {}
     for name in layers:
         channels = jnp.moveaxis(acts[name], -1, 0)
-        w = lax.map(masked_score, channels, batch_size=min(chunk, len(channels)))
-        if weights == "softmax":
+        w = lax.map(masked_score, channels, batch_size=min(batch_size, len(channels)))
+        if weighting == "softmax":
             w = jax.nn.softmax(w, axis=0)
         else:
             w = w - explained_score(signal, model.forward(jnp.zeros_like(x))[0])
@@ -72,73 +73,74 @@ def _score_cam(model, x, targets, *, layers, class_chunk, weights, align_corners
 
 
 def score_cam(
-    fn,
-    x,
-    targets=None,
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
     *,
-    layer=None,
-    weights: Literal["softmax", "increase"] = "softmax",
+    layer: Layer = None,
+    weighting: Literal["softmax", "increase"] = "softmax",
     align_corners: bool = False,
     relu: bool = True,
-    chunk: int = 16,
-):
+    batch_size: int = 16,
+) -> Maps:
     """Score-CAM (Wang et al. 2020): channels weigh as much as what they show raises the score.
 
     The image is multiplied by every channel in turn, ``x * H_c``, where ``H_c`` is the channel's
     activation, upsampled bilinearly to the image and scaled to [0, 1]. The weights are
     ``softmax_c(S(x * H_c))`` (the paper's Algorithm 1), or the increase in confidence
-    ``S(x * H_c) - S(0)`` itself; the map is ``relu(sum_c w_c A_c)``. It takes one forward pass a
+    ``S(x * H_c) - S(0)`` itself; the map is ``relu(sum_c w_c A_c)``. It takes one forward pass per
     channel, whatever the number of classes.
 
     Args:
-      fn: images ``(B, H, W, C)`` to scores ``(B, N)`` or a score map ``(B, H', W', N)``.
-      x: float images ``(B, H, W, C)``.
-      targets: None for the top class, an int, ``(B,)`` or ``(B, K)`` ints, or a float signal
-        ``(B, N)`` or ``(B, K, N)`` over the scores.
-      layer: None for the last layer with more than one position, a name, or a sequence of names.
-      weights: ``"softmax"`` or ``"increase"``, see above. With many channels the softmax of logits
-        lets very few of them count. The authors' code uses the probability itself as the weight:
-        give a ``fn`` that ends in a softmax, and ``"increase"``.
-      align_corners: the grid of the upsampling, as in `postprocess.resize`; pytorch-grad-cam aligns
-        corners, the authors' code does not.
-      relu: False keeps the negative part.
-      chunk: how many masked copies of the batch go through the network at once.
+        fn: images ``(B, H, W, C)`` to scores ``(B, N)`` or a score map ``(B, H', W', N)``.
+        x: float images ``(B, H, W, C)``.
+        targets: None for the top class, an int, ``(B,)`` or ``(B, K)`` ints, or a float signal
+            ``(B, N)`` or ``(B, K, N)`` over the scores.
+        layer: None for the last layer with more than one position, a name, or a sequence of names.
+        weighting: ``"softmax"`` or ``"increase"``, see above. With many channels the softmax of
+            logits lets very few of them count. The authors' code uses the probability itself as the
+            weight: give a ``fn`` that ends in a softmax, and ``"increase"``.
+        align_corners: the grid of the upsampling, as in `postprocess.resize`; pytorch-grad-cam
+            aligns corners, the authors' code does not.
+        relu: False keeps the negative part.
+        batch_size: how many masked copies of the batch go through the network at once.
 
     Returns:
-      Maps ``(B, h, w)``, or ``(B, K, h, w)`` for K targets, in the dtype of the layer; a dict of
-      them for a sequence of layers.
+        Maps ``(B, h, w)``, or ``(B, K, h, w)`` for K targets, in the dtype of the layer; a dict of
+        them for a sequence of layers.
 
     Raises:
-      TypeError: x is not of a float dtype, or ``chunk`` is no int.
-      ValueError: x is not four-dimensional or not finite, a class is out of range, there is no such
-        layer or option, the layer has no height and width, or ``chunk`` is not positive.
+        TypeError: x is not of a float dtype, or ``batch_size`` is no int.
+        ValueError: x is not four-dimensional or not finite, a class is out of range, there is no
+            such layer or option, the layer has no height and width, or ``batch_size`` is not
+            positive.
 
     Reference: Wang et al., *Score-CAM: score-weighted visual explanations for convolutional neural
     networks*, CVPR workshops 2020.
 
     Example:
-      The first channel shows the only pixel that counts, the second one another:
+        The first channel shows the only pixel that counts, the second one another:
 
-      >>> import jax.numpy as jnp, jaxplain
-      >>> select = jnp.eye(2).reshape(1, 2, 2)
-      >>> def fn(x):
-      ...     a = jaxplain.tag(x * select, "features")
-      ...     return (a * select[..., :1]).sum((1, 2, 3))[:, None]
-      >>> x = jnp.full((1, 1, 2, 1), 3.)
-      >>> jaxplain.score_cam(fn, x, 0, layer="features", weights="increase")
-      Array([[[9., 0.]]], dtype=float32)
+        >>> import jax.numpy as jnp, jaxplain
+        >>> select = jnp.eye(2).reshape(1, 2, 2)
+        >>> def fn(x):
+        ...     a = jaxplain.tag(x * select, "features")
+        ...     return (a * select[..., :1]).sum((1, 2, 3))[:, None]
+        >>> x = jnp.full((1, 1, 2, 1), 3.)
+        >>> jaxplain.score_cam(fn, x, 0, layer="features", weighting="increase")
+        Array([[[9., 0.]]], dtype=float32)
     """
-    check_option("weights", weights, ("softmax", "increase"))
+    check_option("weighting", weighting, ("softmax", "increase"))
     return run(
         _score_cam,
         fn,
         x,
         targets,
         layer=layer,
-        weights=weights,
+        weighting=weighting,
         align_corners=bool(align_corners),
         relu=bool(relu),
-        chunk=_positive_int("chunk", chunk),
+        batch_size=positive_int("batch_size", batch_size),
     )
 
 
@@ -159,7 +161,7 @@ def _above(model: core.Model, x: jax.Array, layer: str):
     return scores
 
 
-def _ablation_cam(model, x, targets, *, layers, class_chunk, relative, relu, chunk):
+def _ablation_cam(model, x, targets, *, layers, class_chunk, relative, relu, batch_size):
     scores, acts = model.forward(x, layers)
     _require_space(layers, acts, "ablation_cam")
     signal, several = seeds(scores, targets)
@@ -172,7 +174,7 @@ def _ablation_cam(model, x, targets, *, layers, class_chunk, relative, relu, chu
         def drop(c, a=a, above=above, channels=channels):
             return whole - explained_score(signal, above(jnp.where(channels == c, 0, a)))
 
-        w = lax.map(drop, channels, batch_size=min(chunk, len(channels)))
+        w = lax.map(drop, channels, batch_size=min(batch_size, len(channels)))
         if relative:
             w = safe_divide(w, whole)
         maps[name] = _channel_map(w, a, relu, several)
@@ -180,34 +182,41 @@ def _ablation_cam(model, x, targets, *, layers, class_chunk, relative, relu, chu
 
 
 def ablation_cam(
-    fn, x, targets=None, *, layer=None, relative: bool = True, relu: bool = True, chunk: int = 16
-):
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: Layer = None,
+    relative: bool = True,
+    relu: bool = True,
+    batch_size: int = 16,
+) -> Maps:
     """Ablation-CAM (Desai and Ramaswamy 2020): channels weigh what the score loses without them.
 
     ``relu(sum_c w_c A_c)`` with ``w_c = (S - S_c) / S``, where ``S_c`` is the score with channel c
-    of the layer set to 0. It takes one pass a channel through the part of the network above the
+    of the layer set to 0. It takes one pass per channel through the part of the network above the
     layer, whatever the number of classes.
 
     Arguments, result and errors are those of `score_cam`, and:
 
     Args:
-      relative: divide by the score, as in the paper, which turns the map's sign where the score is
-        negative (and a score of 0 gives a map of 0). False leaves the drop ``S - S_c`` as it is,
-        which is better for classes that the network does not see.
-      relu: False keeps the negative part.
-      chunk: how many ablated copies of the batch go through the upper part at once.
+        relative: divide by the score, as in the paper, which turns the map's sign where the score
+            is negative (and a score of 0 gives a map of 0). False leaves the drop ``S - S_c`` as it
+            is, which is better for classes that the network does not see.
+        relu: False keeps the negative part.
+        batch_size: how many ablated copies of the batch go through the upper part at once.
 
     Reference: Desai and Ramaswamy, *Ablation-CAM: visual explanations for deep convolutional
     network via gradient-free localization*, WACV 2020.
 
     Example:
-      >>> import jax.numpy as jnp, jaxplain
-      >>> weight = jnp.array([[3.], [1.]])
-      >>> def fn(x):
-      ...     return jaxplain.tag(x * 1., "features").sum((1, 2)) @ weight
-      >>> x = jnp.array([[[[1., 0.], [0., 1.]]]])
-      >>> jaxplain.ablation_cam(fn, x, 0, layer="features")
-      Array([[[0.75, 0.25]]], dtype=float32)
+        >>> import jax.numpy as jnp, jaxplain
+        >>> weight = jnp.array([[3.], [1.]])
+        >>> def fn(x):
+        ...     return jaxplain.tag(x * 1., "features").sum((1, 2)) @ weight
+        >>> x = jnp.array([[[[1., 0.], [0., 1.]]]])
+        >>> jaxplain.ablation_cam(fn, x, 0, layer="features")
+        Array([[[0.75, 0.25]]], dtype=float32)
     """
     return run(
         _ablation_cam,
@@ -217,7 +226,7 @@ def ablation_cam(
         layer=layer,
         relative=bool(relative),
         relu=bool(relu),
-        chunk=_positive_int("chunk", chunk),
+        batch_size=positive_int("batch_size", batch_size),
     )
 
 
@@ -267,7 +276,9 @@ def _eigen_cam(model, x, targets, *, layers, class_chunk, centre):
     return over_targets(lambda seed: maps, scores, targets)
 
 
-def eigen_cam(fn, x, targets=None, *, layer=None, centre: bool = False):
+def eigen_cam(
+    fn: Network, x: Images, targets: Targets = None, *, layer: Layer = None, centre: bool = False
+) -> Maps:
     """Eigen-CAM (Muhammad and Yeasin 2020): the first principal component of the activations.
 
     ``A v`` with ``A`` the activations as a matrix (positions, channels) and ``v`` its first right
@@ -276,115 +287,28 @@ def eigen_cam(fn, x, targets=None, *, layer=None, centre: bool = False):
     non-negative.
 
     Args:
-      fn, x, layer: as in `score_cam`.
-      targets: they do not change the map; they are taken, and checked, so that the method can
-        stand wherever an explainer does. ``(B, K)`` targets repeat it K times.
-      centre: subtract each channel's mean over space first (pytorch-grad-cam does; the paper does
-        not). The map then sums to 0.
+        fn, x, layer: as in `score_cam`.
+        targets: they do not change the map; they are taken, and checked, so that the method can
+            stand wherever an explainer does. ``(B, K)`` targets repeat it K times.
+        centre: subtract each channel's mean over space first (pytorch-grad-cam does; the paper does
+            not). The map then sums to 0.
 
     Returns:
-      Maps ``(B, h, w)`` or ``(B, K, h, w)``, in the dtype of the layer; a dict of them for a
-      sequence of layers. Their gradient is finite also where two components are equally strong.
+        Maps ``(B, h, w)`` or ``(B, K, h, w)``, in the dtype of the layer; a dict of them for a
+        sequence of layers. Their gradient is finite also where two components are equally strong.
 
     Raises:
-      TypeError, ValueError: as in `score_cam`.
+        TypeError, ValueError: as in `score_cam`.
 
     Reference: Muhammad and Yeasin, *Eigen-CAM: class activation map using principal components*,
     IJCNN 2020.
 
     Example:
-      >>> import jax.numpy as jnp, jaxplain
-      >>> def fn(x):
-      ...     return jaxplain.tag(x * jnp.array([3., 4.]), "features").sum((1, 2))
-      >>> x = jnp.array([[[[1.], [2.]]]])
-      >>> jaxplain.eigen_cam(fn, x, layer="features").round(4)
-      Array([[[ 5., 10.]]], dtype=float32)
+        >>> import jax.numpy as jnp, jaxplain
+        >>> def fn(x):
+        ...     return jaxplain.tag(x * jnp.array([3., 4.]), "features").sum((1, 2))
+        >>> x = jnp.array([[[[1.], [2.]]]])
+        >>> jaxplain.eigen_cam(fn, x, layer="features").round(4)
+        Array([[[ 5., 10.]]], dtype=float32)
     """
     return run(_eigen_cam, fn, x, targets, layer=layer, centre=bool(centre))
-
-
-def _relevance_cam(model, x, targets, *, layers, class_chunk, rules, contrastive, relu):
-    scores, acts, pull = model.pullback(x, layers, rules)
-    _require_space(layers, acts, "relevance_cam")
-    others = scores.shape[-1] - 1
-    if contrastive and not others:
-        raise ValueError(
-            "relevance_cam has no other class to contrast with, as the network has "
-            "one score; use contrastive=False"
-        )
-
-    def one(seed):
-        if contrastive:
-            seed = seed - (seed.sum(-1, keepdims=True) - seed) / others
-        relevance = pull(seed)
-        maps = {n: (relevance[n].sum(SPACE, keepdims=True) * acts[n]).sum(-1) for n in layers}
-        return {n: positive(m) for n, m in maps.items()} if relu else maps
-
-    return over_targets(one, scores, targets, class_chunk)
-
-
-def relevance_cam(
-    fn,
-    x,
-    targets=None,
-    *,
-    layer=None,
-    rules: core.RuleSet | None = None,
-    contrastive: bool = True,
-    relu: bool = False,
-    class_chunk=None,
-):
-    """Relevance-CAM (Lee et al. 2021): channels weigh their relevance by LRP.
-
-    ``sum_c w_c A_c`` with ``w_c`` the sum over space of the channel's relevance. Relevance starts
-    as 1 at the class and ``-1 / (N - 1)`` at all others (contrastive LRP), and goes down by LRP-z+.
-    The paper starts it at the score instead of 1, a factor of the whole map which would turn its
-    sign where the score is negative; the authors' code starts at 1 too. Works at early layers also,
-    where gradients are shattered.
-
-    Args:
-      fn, x, targets: as in `score_cam`.
-      layer: None for the last layer with more than one position, a name, or a sequence of names.
-      rules: the rules of LRP; None for z+ without biases, ``composite("z_plus", bias=False)``.
-      contrastive: False leaves out the other classes.
-      relu: True keeps only the positive part.
-      class_chunk: how many of K classes to take at once, to bound memory; None takes all.
-
-    Returns:
-      Signed maps ``(B, h, w)``, or ``(B, K, h, w)`` for K targets, in the dtype of the layer; a
-      dict of them for a sequence of layers.
-
-    Raises:
-      TypeError: x is not of a float dtype, or ``rules`` is no `RuleSet`.
-      ValueError: x is not four-dimensional or not finite, a class is out of range, there is no such
-        layer, the layer has no height and width, or there is no other class.
-      UnsupportedOperationError: an operation between layer and scores has no rule.
-
-    Reference: Lee et al., *Relevance-CAM: your model already knows where to look*, CVPR 2021.
-
-    Example:
-      The two scores share channel 1, so only channel 0 tells the first from the second:
-
-      >>> import jax.numpy as jnp, jaxplain
-      >>> weight = jnp.array([[1., 0.], [1., 1.]])
-      >>> def fn(x):
-      ...     return jaxplain.tag(x * 1., "features").sum((1, 2)) @ weight
-      >>> x = jnp.array([[[[1., 0.], [0., 1.]]]])
-      >>> jaxplain.relevance_cam(fn, x, 0, layer="features").round(4)
-      Array([[[ 0.5, -0.5]]], dtype=float32)
-    """
-    if rules is None:
-        rules = composites.composite("z_plus", bias=False)
-    elif not isinstance(rules, core.RuleSet):
-        raise TypeError(f"rules must be a jaxplain.RuleSet or None, not {type(rules).__name__}")
-    return run(
-        _relevance_cam,
-        fn,
-        x,
-        targets,
-        layer=layer,
-        class_chunk=class_chunk,
-        rules=rules,
-        contrastive=bool(contrastive),
-        relu=bool(relu),
-    )

@@ -21,23 +21,18 @@ the end can do it with ``relu=True``; `jaxplain.postprocess` resizes and scales.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 
-from jaxplain import postprocess
 from jaxplain.core.numerics import positive
 from jaxplain.explainers._common import over_targets, run
 from jaxplain.explainers._global_pool import require_global_pool
-from jaxplain.explainers.gradients import Reduce, check_reduce, reduce_channels
-from jaxplain.rules import gradient_rules
+from jaxplain.explainers._types import Images, Layer, Maps, Network, Targets
 
 __all__ = [
     "cam",
     "grad_cam",
     "grad_cam_plus_plus",
-    "guided_grad_cam",
     "hires_cam",
     "layer_cam",
     "x_grad_cam",
@@ -139,7 +134,15 @@ def _eps(eps: float) -> float:
     return float(eps)
 
 
-def cam(fn, x, targets=None, *, layer=None, relu: bool = False, class_chunk=None):
+def cam(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: Layer = None,
+    relu: bool = False,
+    class_chunk: int | None = None,
+) -> Maps:
     """Class activation mapping (Zhou et al. 2016, Eq. 2): ``sum_c w_c A_c``.
 
     ``w_c`` are the weights of the classifier, for networks that end in a global average pool and
@@ -148,80 +151,96 @@ def cam(fn, x, targets=None, *, layer=None, relu: bool = False, class_chunk=None
     score is the map's mean plus the biases.
 
     Args:
-      fn: images ``(B, H, W, C)`` to scores ``(B, N)``.
-      x: float images ``(B, H, W, C)``.
-      targets: None for the top class, an int, ``(B,)`` or ``(B, K)`` ints, or a float signal
-        ``(B, N)`` or ``(B, K, N)`` over the scores.
-      layer: None for the last layer with more than one position, the global average pool's input;
-        or the name of a layer that only the pool and the classifier follow, or a sequence of names.
-      relu: True keeps only the positive part.
-      class_chunk: how many of K classes to take at once, to bound memory; None takes all.
+        fn: images ``(B, H, W, C)`` to scores ``(B, N)``.
+        x: float images ``(B, H, W, C)``.
+        targets: None for the top class, an int, ``(B,)`` or ``(B, K)`` ints, or a float signal
+            ``(B, N)`` or ``(B, K, N)`` over the scores.
+        layer: None for the last layer with more than one position, the global average pool's input;
+            or the name of a layer that only the pool and the classifier follow, or a sequence of
+            names.
+        relu: True keeps only the positive part.
+        class_chunk: how many of K classes to take at once, to bound memory; None takes all.
 
     Returns:
-      Signed maps ``(B, h, w)``, or ``(B, K, h, w)`` for K targets, in the dtype of the layer; a
-      dict of them for a sequence of layers.
+        Signed maps ``(B, h, w)``, or ``(B, K, h, w)`` for K targets, in the dtype of the layer; a
+        dict of them for a sequence of layers.
 
     Raises:
-      TypeError: x is not of a float dtype.
-      ValueError: the network does not end that way after ``layer`` (use `grad_cam`), x is not
-        four-dimensional or not finite, a class is out of range, or there is no such layer.
+        TypeError: x is not of a float dtype.
+        ValueError: the network does not end that way after ``layer`` (use `grad_cam`), x is not
+            four-dimensional or not finite, a class is out of range, or there is no such layer.
 
     Reference: Zhou et al., *Learning deep features for discriminative localization*, CVPR 2016.
 
     Example:
-      >>> import jax.numpy as jnp, jaxplain
-      >>> weight = jnp.array([[1., -2., 3.]])
-      >>> def fn(x):
-      ...     return jaxplain.tag(x * 2, "features").mean((1, 2)) @ weight
-      >>> jaxplain.cam(fn, jnp.arange(4.).reshape(1, 2, 2, 1), 2, layer="features")
-      Array([[[ 0.,  6.],
-              [12., 18.]]], dtype=float32)
+        >>> import jax.numpy as jnp, jaxplain
+        >>> weight = jnp.array([[1., -2., 3.]])
+        >>> def fn(x):
+        ...     return jaxplain.tag(x * 2, "features").mean((1, 2)) @ weight
+        >>> jaxplain.cam(fn, jnp.arange(4.).reshape(1, 2, 2, 1), 2, layer="features")
+        Array([[[ 0.,  6.],
+                [12., 18.]]], dtype=float32)
     """
     return _run("cam", fn, x, targets, layer, relu, class_chunk)
 
 
-def grad_cam(fn, x, targets=None, *, layer=None, relu: bool = True, class_chunk=None):
+def grad_cam(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: Layer = None,
+    relu: bool = True,
+    class_chunk: int | None = None,
+) -> Maps:
     """Grad-CAM (Selvaraju et al. 2017): ``relu(sum_c mean(G_c) A_c)`` (Eqs. 1 and 2).
 
     Only the part of the network above the layer is differentiated.
 
     Args:
-      fn: images ``(B, H, W, C)`` to scores ``(B, N)`` or a score map ``(B, H', W', N)``.
-      x: float images ``(B, H, W, C)``.
-      targets: None for the top class, an int, ``(B,)`` or ``(B, K)`` ints, or a float signal
-        ``(B, N)`` or ``(B, K, N)`` over the scores.
-      layer: None for the last layer with more than one position, a name, or a sequence of names.
-      relu: False keeps the negative part (captum's default, and pytorch-grad-cam before its
-        scaling).
-      class_chunk: how many of K classes to take at once, to bound memory; None takes all.
+        fn: images ``(B, H, W, C)`` to scores ``(B, N)`` or a score map ``(B, H', W', N)``.
+        x: float images ``(B, H, W, C)``.
+        targets: None for the top class, an int, ``(B,)`` or ``(B, K)`` ints, or a float signal
+            ``(B, N)`` or ``(B, K, N)`` over the scores.
+        layer: None for the last layer with more than one position, a name, or a sequence of names.
+        relu: False keeps the negative part (captum's default, and pytorch-grad-cam before its
+            scaling).
+        class_chunk: how many of K classes to take at once, to bound memory; None takes all.
 
     Returns:
-      Maps ``(B, h, w)``, or ``(B, K, h, w)`` for K targets, in the dtype of the layer; a dict of
-      them for a sequence of layers.
+        Maps ``(B, h, w)``, or ``(B, K, h, w)`` for K targets, in the dtype of the layer; a dict of
+        them for a sequence of layers.
 
     Raises:
-      TypeError: x is not of a float dtype.
-      ValueError: x is not four-dimensional or not finite, a class is out of range, there is no such
-        layer, or the layer has no height and width.
+        TypeError: x is not of a float dtype.
+        ValueError: x is not four-dimensional or not finite, a class is out of range, there is no
+            such layer, or the layer has no height and width.
 
     Reference: Selvaraju et al., *Grad-CAM: visual explanations from deep networks via
     gradient-based localization*, ICCV 2017.
 
     Example:
-      >>> import jax.numpy as jnp, jaxplain
-      >>> weight = jnp.array([[4., -4.]])
-      >>> def fn(x):
-      ...     return jaxplain.tag(x * 2, "features").mean((1, 2)) @ weight
-      >>> x = jnp.arange(4.).reshape(1, 2, 2, 1)
-      >>> [round(float(v)) for v in jaxplain.grad_cam(fn, x, 0, layer="features").ravel()]
-      [0, 2, 4, 6]
+        >>> import jax.numpy as jnp, jaxplain
+        >>> weight = jnp.array([[4., -4.]])
+        >>> def fn(x):
+        ...     return jaxplain.tag(x * 2, "features").mean((1, 2)) @ weight
+        >>> x = jnp.arange(4.).reshape(1, 2, 2, 1)
+        >>> [round(float(v)) for v in jaxplain.grad_cam(fn, x, 0, layer="features").ravel()]
+        [0, 2, 4, 6]
     """
     return _run("grad_cam", fn, x, targets, layer, relu, class_chunk)
 
 
 def grad_cam_plus_plus(
-    fn, x, targets=None, *, layer=None, relu: bool = False, eps: float = 0.0, class_chunk=None
-):
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: Layer = None,
+    eps: float = 0.0,
+    relu: bool = False,
+    class_chunk: int | None = None,
+) -> Maps:
     """Grad-CAM++ (Chattopadhay et al. 2018): ``sum_c sum(relu(G_c) alpha_c) A_c``.
 
     ``alpha = G^2 / (2 G^2 + sum(A_c) G^3 + eps)``, 0 where ``G`` or the denominator is 0 (Eqs. 5
@@ -231,86 +250,109 @@ def grad_cam_plus_plus(
     Arguments, result and errors are those of `grad_cam`, and:
 
     Args:
-      relu: True keeps only the positive part.
-      eps: 0 is the paper's formula. pytorch-grad-cam adds 1e-6, which is absolute: for gradients
-        below about 1e-3 it dominates, and the map then depends on the scale of the score.
+        relu: True keeps only the positive part.
+        eps: 0 is the paper's formula. pytorch-grad-cam adds 1e-6, which is absolute: for gradients
+            below about 1e-3 it dominates, and the map then depends on the scale of the score.
 
     Raises:
-      ValueError: ``eps`` is negative, besides the errors of `grad_cam`.
+        ValueError: ``eps`` is negative, besides the errors of `grad_cam`.
 
     Reference: Chattopadhay et al., *Grad-CAM++: improved visual explanations for deep convolutional
     networks*, WACV 2018.
 
     Example:
-      At every pixel ``G = 1``, so ``alpha = 1 / (2 + 6)`` and the weight is 4 / 8:
+        At every pixel ``G = 1``, so ``alpha = 1 / (2 + 6)`` and the weight is 4 / 8:
 
-      >>> import jax.numpy as jnp, jaxplain
-      >>> def fn(x):
-      ...     return jaxplain.tag(x * 1., "features").sum((1, 2))
-      >>> x = jnp.arange(4.).reshape(1, 2, 2, 1)
-      >>> jaxplain.grad_cam_plus_plus(fn, x, 0, layer="features")
-      Array([[[0. , 0.5],
-              [1. , 1.5]]], dtype=float32)
+        >>> import jax.numpy as jnp, jaxplain
+        >>> def fn(x):
+        ...     return jaxplain.tag(x * 1., "features").sum((1, 2))
+        >>> x = jnp.arange(4.).reshape(1, 2, 2, 1)
+        >>> jaxplain.grad_cam_plus_plus(fn, x, 0, layer="features")
+        Array([[[0. , 0.5],
+                [1. , 1.5]]], dtype=float32)
     """
     return _run("grad_cam_plus_plus", fn, x, targets, layer, relu, class_chunk, eps=_eps(eps))
 
 
 def x_grad_cam(
-    fn, x, targets=None, *, layer=None, relu: bool = False, eps: float = 1e-7, class_chunk=None
-):
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: Layer = None,
+    eps: float = 1e-7,
+    relu: bool = False,
+    class_chunk: int | None = None,
+) -> Maps:
     """XGrad-CAM (Fu et al. 2020, Eq. 8): ``sum_c sum(G_c A_c) / (sum(A_c) + eps) A_c``.
 
     For a piecewise linear network its sum is the score less the biases' part. Arguments, result and
     errors are those of `grad_cam`, and:
 
     Args:
-      relu: True keeps only the positive part.
-      eps: added to the denominator, as in the authors' code; where the denominator is 0 the share
-        is 0.
+        relu: True keeps only the positive part.
+        eps: added to the denominator, as in the authors' code; where the denominator is 0 the share
+            is 0.
 
     Raises:
-      ValueError: ``eps`` is negative, besides the errors of `grad_cam`.
+        ValueError: ``eps`` is negative, besides the errors of `grad_cam`.
 
     Reference: Fu et al., *Axiom-based Grad-CAM: towards accurate visualization and explanation of
     CNNs*, BMVC 2020.
 
     Example:
-      >>> import jax.numpy as jnp, jaxplain
-      >>> def fn(x):
-      ...     return jaxplain.tag(x * 1., "features").sum((1, 2))
-      >>> x = jnp.arange(4.).reshape(1, 2, 2, 1)
-      >>> [round(float(v)) for v in jaxplain.x_grad_cam(fn, x, 0, layer="features").ravel()]
-      [0, 1, 2, 3]
+        >>> import jax.numpy as jnp, jaxplain
+        >>> def fn(x):
+        ...     return jaxplain.tag(x * 1., "features").sum((1, 2))
+        >>> x = jnp.arange(4.).reshape(1, 2, 2, 1)
+        >>> [round(float(v)) for v in jaxplain.x_grad_cam(fn, x, 0, layer="features").ravel()]
+        [0, 1, 2, 3]
     """
     return _run("x_grad_cam", fn, x, targets, layer, relu, class_chunk, eps=_eps(eps))
 
 
-def layer_cam(fn, x, targets=None, *, layer=None, relu: bool = False, class_chunk=None):
+def layer_cam(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: Layer = None,
+    relu: bool = False,
+    class_chunk: int | None = None,
+) -> Maps:
     """Layer-CAM (Jiang et al. 2021, Eqs. 5 to 7): ``sum_c relu(G_c) A_c``.
 
     Every pixel has weights of its own: meant also for layers close to the image. Arguments, result
     and errors are those of `grad_cam`, and:
 
     Args:
-      relu: True takes the paper's final positive part, which changes nothing behind a ReLU.
+        relu: True takes the paper's final positive part, which changes nothing behind a ReLU.
 
     Reference: Jiang et al., *LayerCAM: exploring hierarchical class activation maps for
     localization*, IEEE TIP 2021.
 
     Example:
-      >>> import jax.numpy as jnp, jaxplain
-      >>> weight = jnp.array([[1.], [-1.], [1.], [-1.]])
-      >>> def fn(x):
-      ...     return jaxplain.tag(x * 1., "features").reshape(1, -1) @ weight
-      >>> x = jnp.arange(4.).reshape(1, 2, 2, 1)
-      >>> jaxplain.layer_cam(fn, x, 0, layer="features")
-      Array([[[0., 0.],
-              [2., 0.]]], dtype=float32)
+        >>> import jax.numpy as jnp, jaxplain
+        >>> weight = jnp.array([[1.], [-1.], [1.], [-1.]])
+        >>> def fn(x):
+        ...     return jaxplain.tag(x * 1., "features").reshape(1, -1) @ weight
+        >>> x = jnp.arange(4.).reshape(1, 2, 2, 1)
+        >>> jaxplain.layer_cam(fn, x, 0, layer="features")
+        Array([[[0., 0.],
+                [2., 0.]]], dtype=float32)
     """
     return _run("layer_cam", fn, x, targets, layer, relu, class_chunk)
 
 
-def hires_cam(fn, x, targets=None, *, layer=None, relu: bool = False, class_chunk=None):
+def hires_cam(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: Layer = None,
+    relu: bool = False,
+    class_chunk: int | None = None,
+) -> Maps:
     """HiRes-CAM (Draelos and Carin 2020, Eq. 5): ``sum_c G_c A_c``.
 
     The same as TorchRay's linear approximation. Where a linear function follows the layer, the
@@ -318,90 +360,19 @@ def hires_cam(fn, x, targets=None, *, layer=None, relu: bool = False, class_chun
     and:
 
     Args:
-      relu: True keeps only the positive part.
+        relu: True keeps only the positive part.
 
     Reference: Draelos and Carin, *Use HiResCAM instead of Grad-CAM for faithful explanations of
     convolutional neural networks*, 2020.
 
     Example:
-      >>> import jax.numpy as jnp, jaxplain
-      >>> weight = jnp.array([[1.], [-1.], [1.], [-1.]])
-      >>> def fn(x):
-      ...     return jaxplain.tag(x * 1., "features").reshape(1, -1) @ weight
-      >>> x = jnp.arange(4.).reshape(1, 2, 2, 1)
-      >>> jaxplain.hires_cam(fn, x, 0, layer="features")
-      Array([[[ 0., -1.],
-              [ 2., -3.]]], dtype=float32)
+        >>> import jax.numpy as jnp, jaxplain
+        >>> weight = jnp.array([[1.], [-1.], [1.], [-1.]])
+        >>> def fn(x):
+        ...     return jaxplain.tag(x * 1., "features").reshape(1, -1) @ weight
+        >>> x = jnp.arange(4.).reshape(1, 2, 2, 1)
+        >>> jaxplain.hires_cam(fn, x, 0, layer="features")
+        Array([[[ 0., -1.],
+                [ 2., -3.]]], dtype=float32)
     """
     return _run("hires_cam", fn, x, targets, layer, relu, class_chunk)
-
-
-def _guided_grad_cam(model, x, targets, *, layers, class_chunk, resize, reduce):
-    scores, acts, pull = model.pullback(x, layers)
-    _require_space(layers, acts, "guided_grad_cam")
-    _, _, guided_pull = model.pullback(x, ("input",), gradient_rules.guided_rules())
-
-    def one(seed):
-        signal, guided = pull(seed), guided_pull(seed)["input"]
-        maps = {}
-        for name in layers:
-            coarse = positive(_grad_cam_map(acts[name], signal[name]))
-            fine = postprocess.resize(coarse, x.shape[1:3], resize).astype(guided.dtype)
-            maps[name] = reduce_channels(guided * fine[..., None], reduce)
-        return maps
-
-    return over_targets(one, scores, targets, class_chunk)
-
-
-def guided_grad_cam(
-    fn,
-    x,
-    targets=None,
-    *,
-    layer=None,
-    resize: Literal["bilinear", "nearest"] = "bilinear",
-    reduce: Reduce = "max_abs",
-    class_chunk=None,
-):
-    """Guided Grad-CAM (Selvaraju et al. 2017, section 3.2): details where Grad-CAM is positive.
-
-    The elementwise product of `guided_backprop` at the image and `grad_cam` at the layer, upsampled
-    to the image.
-
-    Args:
-      fn, x, targets, layer, class_chunk: as in `grad_cam`; the layer is Grad-CAM's.
-      resize: ``"bilinear"`` (half-pixel centres) as in the paper, or ``"nearest"`` as in captum.
-      reduce: what becomes of the channel axis, as in `gradient`: ``"max_abs"``, ``"sum"``,
-        ``"l2"``, or None, which keeps it.
-
-    Returns:
-      Maps ``(B, H, W)``, or ``(B, K, H, W)`` for K targets, at the resolution of the image, with a
-      trailing channel axis for ``reduce=None``; a dict of them for a sequence of layers.
-
-    Raises:
-      ValueError: no such resize or reduction, besides the errors of `grad_cam`.
-      UnsupportedOperationError: an operation that may hide a ReLU cannot be opened.
-
-    Reference: as for `grad_cam`.
-
-    Example:
-      >>> import jax.numpy as jnp, jaxplain
-      >>> def fn(x):
-      ...     return jaxplain.tag(x * 2., "features").sum((1, 2))
-      >>> x = jnp.arange(4.).reshape(1, 2, 2, 1)
-      >>> jaxplain.guided_grad_cam(fn, x, 0, layer="features")
-      Array([[[ 0.,  4.],
-              [ 8., 12.]]], dtype=float32)
-    """
-    if resize not in ("bilinear", "nearest"):
-        raise ValueError(f"resize must be 'bilinear' or 'nearest', not {resize!r}.")
-    return run(
-        _guided_grad_cam,
-        fn,
-        x,
-        targets,
-        layer=layer,
-        class_chunk=class_chunk,
-        resize=resize,
-        reduce=check_reduce(reduce),
-    )

@@ -1,121 +1,415 @@
-"""The methods that the command line knows: one table of name, function call and way of drawing.
+"""The catalogue: the one list of the methods there are, and of what is known of each.
 
-The table is data, and JAX is not imported for it, so that `jaxplain --help` can list the names.
+The command line, the networks' default layers, the blur of the pointing game, the table in the
+README, ``jaxplain.explainers`` itself and the tests of every method derive from it. It is data, and
+JAX is not imported for it, so that ``jaxplain --help`` can list the names.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import jax
+
+    from jaxplain.models import ModelConfig
 
 
 @dataclass(frozen=True)
 class Method:
-    """One entry: how to call the explainer, and how to show what it returns."""
+    """One entry: how to call the explainer, and how to show what it returns.
 
-    title: str  #: as it is written over its picture
-    function: str  #: name of the explainer, an attribute of `jaxplain`
-    style: str  #: a style of `jaxplain.viz`
+    Attributes:
+        title: as it is written over its picture.
+        place: ``file.function``: a file of `jaxplain.explainers`, and the explainer in it.
+        style: a style of `jaxplain.viz`.
+        about: what it is, for the README's table; "" where another entry has the same function.
+        paper: where it comes from, for the README's table, in Markdown.
+        also: other functions that belong to it.
+        aliases: other spellings of its name that people use.
+        options: of the function, which the command line sets.
+        at_layer: explained at a layer, which ``--layer`` chooses; else at the image.
+        layer: the kind of layer at which it looks by default, of `ModelConfig.layers`; None where
+            the function's own default is right.
+        random: needs a PRNG key.
+        blurred: its map is of the image's size, and sparse: the pointing game blurs it, as its
+            paper does.
+        opens: which operations its backward rules must see through, so that it refuses what hides
+            them: ``"all"`` of them, ``"relus"``, or None for none, as the plain gradient.
+        per_class: one map for each class; else maps that no class changes.
+        rows: drawn by ``jaxplain explain`` in rows of its own, not in those of the classes.
+        needs: an argument, besides network, images and targets, that it cannot do without.
+        shown: its place in what ``jaxplain explain`` shows by default; None for none.
+    """
+
+    title: str
+    place: str
+    style: Literal["heat", "gray", "signed"]
+    about: str = ""
+    paper: str = ""
+    also: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
-    at_layer: bool = False  #: explained at a layer, which `--layer` chooses; else at the image
-    random: bool = False  #: needs a PRNG key
+    at_layer: bool = False
+    layer: str | None = None
+    random: bool = False
+    blurred: bool = False
+    opens: Literal["all", "relus"] | None = None
+    per_class: bool = True
+    rows: bool = False
+    needs: str | None = None
+    shown: int | None = None
+
+    @property
+    def file(self) -> str:
+        """The module of `jaxplain.explainers` that holds it."""
+        return self.place.partition(".")[0]
+
+    @property
+    def function(self) -> str:
+        """The name of the explainer, an attribute of `jaxplain`."""
+        return self.place.partition(".")[2]
 
 
+CATALOGUE: Mapping[str, Method] = {
+    "mwp": Method(
+        "MWP",
+        "excitation.excitation_backprop",
+        "heat",
+        about="Excitation Backprop: MWP maps, and contrastive ones (c-MWP)",
+        paper="[Zhang et al. 2018](https://arxiv.org/abs/1608.00507)",
+        aliases=("excitation-backprop",),
+        at_layer=True,
+        layer="excitation",
+        opens="all",
+        shown=1,
+    ),
+    "c-mwp": Method(
+        "c-MWP",
+        "excitation.excitation_backprop",
+        "heat",
+        aliases=("contrastive-mwp", "cmwp"),
+        options={"contrastive": True},
+        at_layer=True,
+        layer="excitation",
+        opens="all",
+        shown=2,
+    ),
+    "d-wta": Method(
+        "d-WTA",
+        "excitation.winner_take_all",
+        "heat",
+        about="deterministic winner-take-all (selective tuning)",
+        paper="[Tsotsos et al. 1995](https://doi.org/10.1016/0004-3702(95)00025-9), "
+        "as in Zhang et al. 2018",
+        aliases=("winner-take-all",),
+        at_layer=True,
+        layer="winner",
+        opens="all",
+    ),
+    "c-deconvnet": Method(
+        "c-DeconvNet",
+        "contrastive.contrastive_deconvnet",
+        "signed",
+        about="the contrast of c-MWP for other backward passes",
+        paper="Zhang et al. 2018, Table 3",
+        also=("contrastive_gradient",),
+        aliases=("contrastive-deconvnet",),
+        blurred=True,
+        opens="relus",
+    ),
+    "gradient": Method(
+        "Gradient",
+        "gradients.gradient",
+        "gray",
+        about="gradient, saliency",
+        paper="[Simonyan et al. 2014](https://arxiv.org/abs/1312.6034)",
+        aliases=("saliency",),
+        blurred=True,
+    ),
+    "input-x-gradient": Method(
+        "Input x gradient",
+        "gradients.input_x_gradient",
+        "signed",
+        about="input times gradient",
+        paper="[Shrikumar et al. 2016](https://arxiv.org/abs/1605.01713)",
+        blurred=True,
+    ),
+    "smooth-grad": Method(
+        "SmoothGrad",
+        "averaged_gradients.smooth_grad",
+        "gray",
+        about="SmoothGrad",
+        paper="[Smilkov et al. 2017](https://arxiv.org/abs/1706.03825)",
+        aliases=("smoothgrad",),
+        random=True,
+        blurred=True,
+    ),
+    "integrated-gradients": Method(
+        "Integrated gradients",
+        "averaged_gradients.integrated_gradients",
+        "signed",
+        about="integrated gradients",
+        paper="[Sundararajan et al. 2017](https://arxiv.org/abs/1703.01365)",
+        blurred=True,
+    ),
+    "guided-backprop": Method(
+        "Guided backprop",
+        "gradients.guided_backprop",
+        "gray",
+        about="guided backpropagation",
+        paper="[Springenberg et al. 2015](https://arxiv.org/abs/1412.6806)",
+        blurred=True,
+        opens="relus",
+        shown=4,
+    ),
+    "deconvnet": Method(
+        "DeconvNet",
+        "gradients.deconvnet",
+        "gray",
+        about="DeconvNet",
+        paper="[Zeiler and Fergus 2014](https://arxiv.org/abs/1311.2901)",
+        blurred=True,
+        opens="relus",
+    ),
+    "full-grad": Method(
+        "FullGrad",
+        "full_grad.full_grad",
+        "heat",
+        about="FullGrad, and its bias gradients layer by layer",
+        paper="[Srinivas and Fleuret 2019](https://arxiv.org/abs/1905.00780)",
+        also=("full_grad_terms",),
+        aliases=("fullgrad",),
+        blurred=True,
+    ),
+    "feedback": Method(
+        "Feedback CNN",
+        "feedback.feedback",
+        "gray",
+        about="Feedback CNN; `feedback_localise` for the box",
+        paper="[Cao et al. 2015](https://doi.org/10.1109/ICCV.2015.338)",
+        blurred=True,
+        opens="relus",
+    ),
+    "cam": Method(
+        "CAM",
+        "cams.cam",
+        "heat",
+        about="class activation maps",
+        paper="[Zhou et al. 2016](https://arxiv.org/abs/1512.04150)",
+        layer="last",
+    ),
+    "fitted-cam": Method(
+        "Fitted CAM",
+        "fitted_cam.fitted_cam",
+        "heat",
+        about="CAM for networks without a global pool, by regression over a data set",
+        paper="as in Ebrahimpour et al. 2019",
+        also=("fit_cam",),
+        aliases=("fit-cam",),
+        layer="last",
+        needs="fit",
+    ),
+    "grad-cam": Method(
+        "Grad-CAM",
+        "cams.grad_cam",
+        "heat",
+        about="Grad-CAM",
+        paper="[Selvaraju et al. 2017](https://arxiv.org/abs/1610.02391)",
+        aliases=("gradcam",),
+        at_layer=True,
+        layer="last",
+        shown=3,
+    ),
+    "guided-grad-cam": Method(
+        "Guided Grad-CAM",
+        "guided_grad_cam.guided_grad_cam",
+        "gray",
+        about="Guided Grad-CAM",
+        paper="[Selvaraju et al. 2017](https://arxiv.org/abs/1610.02391)",
+        at_layer=True,
+        layer="last",
+        blurred=True,
+        opens="relus",
+    ),
+    "grad-cam++": Method(
+        "Grad-CAM++",
+        "cams.grad_cam_plus_plus",
+        "heat",
+        about="Grad-CAM++",
+        paper="[Chattopadhay et al. 2018](https://arxiv.org/abs/1710.11063)",
+        aliases=("grad-cam-plus-plus",),
+        at_layer=True,
+        layer="last",
+    ),
+    "x-grad-cam": Method(
+        "XGrad-CAM",
+        "cams.x_grad_cam",
+        "heat",
+        about="XGrad-CAM",
+        paper="[Fu et al. 2020](https://arxiv.org/abs/2008.02312)",
+        aliases=("xgrad-cam",),
+        at_layer=True,
+        layer="last",
+    ),
+    "layer-cam": Method(
+        "LayerCAM",
+        "cams.layer_cam",
+        "heat",
+        about="LayerCAM",
+        paper="[Jiang et al. 2021](https://doi.org/10.1109/TIP.2021.3089943)",
+        aliases=("layercam",),
+        at_layer=True,
+        layer="last",
+    ),
+    "hires-cam": Method(
+        "HiResCAM",
+        "cams.hires_cam",
+        "heat",
+        about="HiResCAM",
+        paper="[Draelos and Carin 2020](https://arxiv.org/abs/2011.08891)",
+        aliases=("hirescam",),
+        at_layer=True,
+        layer="last",
+    ),
+    "score-cam": Method(
+        "Score-CAM",
+        "activation_cams.score_cam",
+        "heat",
+        about="Score-CAM",
+        paper="[Wang et al. 2020](https://arxiv.org/abs/1910.01279)",
+        aliases=("scorecam",),
+        at_layer=True,
+        layer="last",
+    ),
+    "ablation-cam": Method(
+        "Ablation-CAM",
+        "activation_cams.ablation_cam",
+        "heat",
+        about="Ablation-CAM",
+        paper="[Ramaswamy et al. 2020](https://doi.org/10.1109/WACV45572.2020.9093360)",
+        aliases=("ablationcam",),
+        at_layer=True,
+        layer="last",
+    ),
+    "eigen-cam": Method(
+        "Eigen-CAM",
+        "activation_cams.eigen_cam",
+        "heat",
+        about="Eigen-CAM",
+        paper="[Muhammad and Yeasin 2020](https://arxiv.org/abs/2008.00299)",
+        aliases=("eigencam",),
+        at_layer=True,
+        layer="last",
+    ),
+    "relevance-cam": Method(
+        "Relevance-CAM",
+        "relevance_cam.relevance_cam",
+        "heat",
+        about="Relevance-CAM",
+        paper="[Lee et al. 2021](https://doi.org/10.1109/CVPR46437.2021.01470)",
+        aliases=("relevancecam",),
+        at_layer=True,
+        layer="last",
+        opens="all",
+    ),
+    "dense-attention": Method(
+        "Dense Attention",
+        "dense_attention.dense_attention",
+        "heat",
+        about="Densely Connected Attention Model: needs no class",
+        paper="Ebrahimpour et al. 2019, Do Humans Look Where Deep Convolutional Neural Networks "
+        '"Attend"?',
+        per_class=False,
+        rows=True,
+    ),
+    "pfv": Method(
+        "PFV",
+        "pfv.pfv",
+        "heat",
+        about="Principal Feature Visualisation, of a batch or a data set",
+        paper="Bakken et al. 2020, Principal Feature Visualisation in Convolutional Neural "
+        "Networks",
+        also=("pfv_fit", "pfv_apply"),
+        aliases=("principal-feature-visualisation",),
+        at_layer=True,
+        per_class=False,
+        rows=True,
+    ),
+    "naflow": Method(
+        "NAFlow",
+        "naflow.naflow",
+        "heat",
+        about="Neuron Abandoning Attention Flow, for classifiers and for embeddings",
+        paper="Liao et al. 2024, Neuron Abandoning Attention Flow",
+        also=("naflow_similarity",),
+        aliases=("neuron-abandoning-attention-flow",),
+        at_layer=True,
+        rows=True,
+    ),
+    "lrp": Method(
+        "LRP",
+        "lrp.lrp",
+        "signed",
+        about="layer-wise relevance propagation: epsilon, gamma, z+, alpha-beta, w², flat, z-box, "
+        "named composites",
+        paper="[Bach et al. 2015](https://doi.org/10.1371/journal.pone.0130140), [Montavon et al. "
+        "2017](https://arxiv.org/abs/1512.02479), "
+        "[2019](https://doi.org/10.1007/978-3-030-28954-6_10)",
+        blurred=True,
+        opens="all",
+        shown=5,
+    ),
+    "occlusion": Method(
+        "Occlusion",
+        "perturbation.occlusion",
+        "signed",
+        about="occlusion",
+        paper="Zeiler and Fergus 2014",
+    ),
+    "rise": Method(
+        "RISE",
+        "perturbation.rise",
+        "heat",
+        about="RISE",
+        paper="[Petsiuk et al. 2018](https://arxiv.org/abs/1806.07421)",
+        # The paper's 4000 masks or more take minutes on a processor.
+        options={"samples": 1000},
+        random=True,
+    ),
+}
+
+#: The methods that give one map for each class from network and image alone.
 METHODS: Mapping[str, Method] = {
-    "mwp": Method("MWP", "excitation_backprop", "heat", at_layer=True),
-    "c-mwp": Method("c-MWP", "excitation_backprop", "heat", {"contrastive": True}, at_layer=True),
-    "d-wta": Method("d-WTA", "winner_take_all", "heat", at_layer=True),
-    "gradient": Method("Gradient", "gradient", "gray"),
-    "input-x-gradient": Method("Input x gradient", "input_x_gradient", "signed"),
-    "smooth-grad": Method("SmoothGrad", "smooth_grad", "gray", random=True),
-    "integrated-gradients": Method("Integrated gradients", "integrated_gradients", "signed"),
-    "guided-backprop": Method("Guided backprop", "guided_backprop", "gray"),
-    "deconvnet": Method("DeconvNet", "deconvnet", "gray"),
-    "feedback": Method("Feedback CNN", "feedback", "gray"),
-    "c-deconvnet": Method("c-DeconvNet", "contrastive_deconvnet", "signed"),
-    "cam": Method("CAM", "cam", "heat"),
-    "grad-cam": Method("Grad-CAM", "grad_cam", "heat", at_layer=True),
-    "guided-grad-cam": Method("Guided Grad-CAM", "guided_grad_cam", "gray", at_layer=True),
-    "grad-cam++": Method("Grad-CAM++", "grad_cam_plus_plus", "heat", at_layer=True),
-    "x-grad-cam": Method("XGrad-CAM", "x_grad_cam", "heat", at_layer=True),
-    "layer-cam": Method("LayerCAM", "layer_cam", "heat", at_layer=True),
-    "hires-cam": Method("HiResCAM", "hires_cam", "heat", at_layer=True),
-    "score-cam": Method("Score-CAM", "score_cam", "heat", at_layer=True),
-    "ablation-cam": Method("Ablation-CAM", "ablation_cam", "heat", at_layer=True),
-    "eigen-cam": Method("Eigen-CAM", "eigen_cam", "heat", at_layer=True),
-    "relevance-cam": Method("Relevance-CAM", "relevance_cam", "heat", at_layer=True),
-    "full-grad": Method("FullGrad", "full_grad", "heat"),
-    "occlusion": Method("Occlusion", "occlusion", "signed"),
-    # The paper's 4000 masks or more take minutes on a processor.
-    "rise": Method("RISE", "rise", "heat", {"masks": 1000}, random=True),
-    "lrp": Method("LRP", "lrp", "signed"),
+    name: method
+    for name, method in CATALOGUE.items()
+    if method.per_class and not method.rows and method.needs is None
 }
-
-#: Not one map a class from the image alone: `jaxplain explain` draws these in ways of their own.
-OTHERS: Mapping[str, Method] = {
-    "fitted-cam": Method("Fitted CAM", "fitted_cam", "heat"),
-    "naflow": Method("NAFlow", "naflow", "heat", at_layer=True),
-    "dense-attention": Method("Dense Attention", "dense_attention", "heat"),
-    "pfv": Method("PFV", "pfv", "heat", at_layer=True),
-}
-
-#: Explained at the image, and sparse: the pointing game blurs their maps, as its paper does.
-BLURRED = frozenset(
-    {
-        "gradient",
-        "input-x-gradient",
-        "smooth-grad",
-        "integrated-gradients",
-        "feedback",
-        "guided-backprop",
-        "deconvnet",
-        "c-deconvnet",
-        "guided-grad-cam",
-        "lrp",
-        "full-grad",
-    }
-)
 
 #: What `jaxplain explain` shows when it is not told otherwise.
-DEFAULT = ("mwp", "c-mwp", "grad-cam", "guided-backprop", "lrp")
+DEFAULT: tuple[str, ...] = tuple(
+    name
+    for _, name in sorted((m.shown, name) for name, m in CATALOGUE.items() if m.shown is not None)
+)
 
-#: Other spellings that people use.
-ALIASES: Mapping[str, str] = {
-    "excitation-backprop": "mwp",
-    "contrastive-mwp": "c-mwp",
-    "cmwp": "c-mwp",
-    "winner-take-all": "d-wta",
-    "saliency": "gradient",
-    "grad-cam-plus-plus": "grad-cam++",
-    "xgrad-cam": "x-grad-cam",
-    "layercam": "layer-cam",
-    "hirescam": "hires-cam",
-    "scorecam": "score-cam",
-    "ablationcam": "ablation-cam",
-    "eigencam": "eigen-cam",
-    "relevancecam": "relevance-cam",
-    "fullgrad": "full-grad",
-    "contrastive-deconvnet": "c-deconvnet",
-    "smoothgrad": "smooth-grad",
-    "gradcam": "grad-cam",
-    "fit-cam": "fitted-cam",
-    "principal-feature-visualisation": "pfv",
-    "neuron-abandoning-attention-flow": "naflow",
-}
+_ALIASES = {alias: name for name, method in CATALOGUE.items() for alias in method.aliases}
 
 
 def canonical(name: str) -> str:
-    """A method's name in the table's spelling: lower case, hyphens, aliases resolved.
+    """A method's name in the catalogue's spelling: lower case, hyphens, aliases resolved.
 
     >>> canonical("Guided_Backprop"), canonical("saliency")
     ('guided-backprop', 'gradient')
     """
     name = name.strip().lower().replace("_", "-")
-    return ALIASES.get(name, name)
+    return _ALIASES.get(name, name)
 
 
-def explainer(name: str, config: Any, layer: str | None = None, **more: Any) -> Callable:
+def explainer(
+    name: str, config: ModelConfig | None, layer: str | None = None, **more: Any
+) -> Callable[[Any, jax.Array, Any], Any]:
     """A method as a function (network, images, targets) to maps.
 
     It is explained at the network's default layer, which ``config`` knows, or at ``layer``;
@@ -125,11 +419,25 @@ def explainer(name: str, config: Any, layer: str | None = None, **more: Any) -> 
 
     import jaxplain
 
-    method = METHODS[name] if name in METHODS else OTHERS[name]
+    method = CATALOGUE[name]
     options = {**method.options, **more}
     if method.at_layer:
-        options["layer"] = config.layer(method.function) if layer is None else layer
+        if layer is None and config is not None and method.layer is not None:
+            layer = config.layer(method.layer)
+        options["layer"] = layer
     if method.random:
         options["key"] = jax.random.key(0)
     explain = getattr(jaxplain, method.function)
+    if not method.per_class:
+        return lambda network, x, targets: explain(network, x, **options)
     return lambda network, x, targets: explain(network, x, targets, **options)
+
+
+def markdown_table() -> str:
+    """The table of methods in the README."""
+    lines = ["| function | method | paper |", "| --- | --- | --- |"]
+    for method in CATALOGUE.values():
+        if method.about:
+            functions = ", ".join(f"`{name}`" for name in (method.function, *method.also))
+            lines.append(f"| {functions} | {method.about} | {method.paper} |")
+    return "\n".join(lines)

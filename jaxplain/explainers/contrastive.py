@@ -15,8 +15,8 @@ import jax
 
 from jaxplain import core
 from jaxplain.core.numerics import unit_l1
-from jaxplain.explainers._common import check_option, over_targets, run
-from jaxplain.explainers.gradients import reduce_channels
+from jaxplain.explainers._common import check_option, over_targets, reduce_channels, run
+from jaxplain.explainers._types import Images, Layer, Maps, Network, Targets
 from jaxplain.rules import gradient_rules
 
 __all__ = ["contrastive_deconvnet", "contrastive_gradient"]
@@ -62,16 +62,16 @@ def _run(fn, x, targets, layer, rules, classifier, reduce, class_chunk):
 
 
 def contrastive_deconvnet(
-    fn,
-    x,
-    targets=None,
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
     *,
-    layer="input",
+    layer: Layer = "input",
     form: Literal["zeiler", "springenberg"] = "springenberg",
-    reduce: Literal["max_abs", "sum", "l2"] = "max_abs",
     classifier: str = "last_linear",
-    class_chunk=None,
-):
+    reduce: Literal["max_abs", "sum", "l2"] = "max_abs",
+    class_chunk: int | None = None,
+) -> Maps:
     """Contrastive DeconvNet (c-Deconv; Zhang et al. 2018, section 6.1 and Table 3).
 
     ``m / |m|_1 - m' / |m'|_1`` with ``m`` the map of `deconvnet` and ``m'`` its reverse map, of the
@@ -79,40 +79,40 @@ def contrastive_deconvnet(
     would decide which of the two is larger.
 
     Args:
-      fn: images ``(B, H, W, C)`` to scores ``(B, N)`` or a score map ``(B, H', W', N)``.
-      x: float images ``(B, H, W, C)``.
-      targets: None for the top class, an int, ``(B,)`` or ``(B, K)`` ints, or a float signal
-        ``(B, N)`` or ``(B, K, N)`` over the scores.
-      layer: where the maps are made: ``"input"`` as in the paper's comparison, the name of a layer,
-        None for the last layer with more than one position, or a sequence of names.
-      form: as in `deconvnet`; the paper uses Springenberg's (which is `guided_backprop`).
-      reduce: what becomes of the channel axis before the norm: ``"max_abs"`` as in the paper,
-        ``"sum"``, or ``"l2"``.
-      classifier: the layer whose weights are negated; by default the last dense or convolutional
-        layer.
-      class_chunk: how many of K classes to take at once, to bound memory; None takes all.
+        fn: images ``(B, H, W, C)`` to scores ``(B, N)`` or a score map ``(B, H', W', N)``.
+        x: float images ``(B, H, W, C)``.
+        targets: None for the top class, an int, ``(B,)`` or ``(B, K)`` ints, or a float signal
+            ``(B, N)`` or ``(B, K, N)`` over the scores.
+        layer: where the maps are made: ``"input"`` as in the paper's comparison, the name of a
+            layer, None for the last layer with more than one position, or a sequence of names.
+        form: as in `deconvnet`; the paper uses Springenberg's (which is `guided_backprop`).
+        reduce: what becomes of the channel axis before the norm: ``"max_abs"`` as in the paper,
+            ``"sum"``, or ``"l2"``.
+        classifier: the layer whose weights are negated; by default the last dense or convolutional
+            layer.
+        class_chunk: how many of K classes to take at once, to bound memory; None takes all.
 
     Returns:
-      Signed maps ``(B, h, w)``, or ``(B, K, h, w)`` for K targets, in the dtype of the layer; a
-      dict of them for a sequence of layers. They sum to 0 where neither map is empty; an empty map
-      (no signal arrives) counts as 0.
+        Signed maps ``(B, h, w)``, or ``(B, K, h, w)`` for K targets, in the dtype of the layer; a
+        dict of them for a sequence of layers. They sum to 0 where neither map is empty; an empty
+        map (no signal arrives) counts as 0.
 
     Raises:
-      TypeError: x is not of a float dtype.
-      ValueError: x is not four-dimensional or not finite, a class is out of range, or there is no
-        such layer, form or reduction.
-      UnsupportedOperationError: an operation that may hide a ReLU cannot be opened.
+        TypeError: x is not of a float dtype.
+        ValueError: x is not four-dimensional or not finite, a class is out of range, or there is no
+            such layer, form or reduction.
+        UnsupportedOperationError: an operation that may hide a ReLU cannot be opened.
 
     Reference: Zhang et al., *Top-down neural attention by excitation backprop*, IJCV 2018.
 
     Example:
-      The left pixel speaks for the class, the right one against it:
+        The left pixel speaks for the class, the right one against it:
 
-      >>> import jax, jax.numpy as jnp, jaxplain
-      >>> def fn(x):
-      ...     return jax.nn.relu(x).reshape(1, -1) @ jnp.array([[2.], [-1.]])
-      >>> jaxplain.contrastive_deconvnet(fn, jnp.ones((1, 1, 2, 1)), 0)
-      Array([[[ 1., -1.]]], dtype=float32)
+        >>> import jax, jax.numpy as jnp, jaxplain
+        >>> def fn(x):
+        ...     return jax.nn.relu(x).reshape(1, -1) @ jnp.array([[2.], [-1.]])
+        >>> jaxplain.contrastive_deconvnet(fn, jnp.ones((1, 1, 2, 1)), 0)
+        Array([[[ 1., -1.]]], dtype=float32)
     """
     check_option("form", form, ("zeiler", "springenberg"))
     zeiler = form == "zeiler"
@@ -121,15 +121,15 @@ def contrastive_deconvnet(
 
 
 def contrastive_gradient(
-    fn,
-    x,
-    targets=None,
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
     *,
-    layer="input",
-    reduce: Literal["max_abs", "sum", "l2"] = "max_abs",
+    layer: Layer = "input",
     classifier: str = "last_linear",
-    class_chunk=None,
-):
+    reduce: Literal["max_abs", "sum", "l2"] = "max_abs",
+    class_chunk: int | None = None,
+) -> Maps:
     """Contrastive gradient (c-Grad; Zhang et al. 2018, section 6.1 and Table 3): nothing.
 
     As `contrastive_deconvnet`, with the plain gradient. The gradient of the reverse map is the
@@ -139,10 +139,10 @@ def contrastive_gradient(
     result and errors are those of `contrastive_deconvnet`.
 
     Example:
-      >>> import jax.numpy as jnp, jaxplain
-      >>> def fn(x):
-      ...     return x.reshape(1, -1) @ jnp.array([[2.], [-1.]])
-      >>> jaxplain.contrastive_gradient(fn, jnp.ones((1, 1, 2, 1)), 0)
-      Array([[[0., 0.]]], dtype=float32)
+        >>> import jax.numpy as jnp, jaxplain
+        >>> def fn(x):
+        ...     return x.reshape(1, -1) @ jnp.array([[2.], [-1.]])
+        >>> jaxplain.contrastive_gradient(fn, jnp.ones((1, 1, 2, 1)), 0)
+        Array([[[0., 0.]]], dtype=float32)
     """
     return _run(fn, x, targets, layer, core.RuleSet(fold=False), classifier, reduce, class_chunk)

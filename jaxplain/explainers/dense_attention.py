@@ -1,8 +1,8 @@
 """Densely Connected Attention (Ebrahimpour et al. 2019): what the last layer's activity depends on.
 
 With ``f_n`` the activations of layer n and ``GT`` the mean activation of the last one (the
-"Gestalt Total", Eq. 6), the sensitivities ``G_n = dGT / df_n`` (Eq. 7) give every layer a weight a
-position and a weight a channel,
+"Gestalt Total", Eq. 6), the sensitivities ``G_n = dGT / df_n`` (Eq. 7) give every layer a weight
+per position and a weight per channel,
 
     W^s_n = softmax over space of sum_c G_n       (Eqs. 8 and 9),
     W^c_n = softmax over channels of sum_xy G_n   (Eq. 11),
@@ -13,7 +13,6 @@ over channels is the layer's map; maps of later layers, upsampled, are added to 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -23,6 +22,7 @@ from jaxplain import postprocess
 from jaxplain.core import _compat, trace
 from jaxplain.explainers._common import _compiled, check_images
 from jaxplain.explainers._stages import names, require_maps, stages
+from jaxplain.explainers._types import Images, Layers, Network
 
 __all__ = ["DenseAttention", "dense_attention"]
 
@@ -31,16 +31,16 @@ class DenseAttention(NamedTuple):
     """The attention maps of a batch; both dicts have the layers' names as keys, first layer first.
 
     Attributes:
-      layers: ``(B, h, w)`` each, the layer's own map at its own resolution (the paper's "conv4").
-      cumulative: ``(B, h, w)`` each, that map and those of all later layers, upsampled to it and
-        added (the paper's "conv54"); for the last layer its own map.
+        layers: ``(B, h, w)`` each, the layer's own map at its own resolution (the paper's "conv4").
+        cumulative: ``(B, h, w)`` each, that map and those of all later layers, upsampled to it and
+            added (the paper's "conv54"); for the last layer its own map.
     """
 
     layers: dict[str, jax.Array]
     cumulative: dict[str, jax.Array]
 
 
-def dense_attention(fn, x, *, layers: Sequence[str] | None = None) -> DenseAttention:
+def dense_attention(fn: Network, x: Images, *, layer: Layers = None) -> DenseAttention:
     """Dense attention maps (Ebrahimpour et al. 2019, Eqs. 5 to 14) of all layers at once.
 
     One forward and one backward pass, from the last of the layers; what lies above it is not
@@ -49,49 +49,50 @@ def dense_attention(fn, x, *, layers: Sequence[str] | None = None) -> DenseAtten
     least.
 
     Args:
-      fn: images ``(B, H, W, C)`` to anything.
-      x: float images ``(B, H, W, C)``.
-      layers: names, in any order; GT is taken at the one computed last. None for the last layer at
-        each resolution, with the last convolutional layer: for VGG-16 the ends of its five
-        stages, for ResNet those of the stem and the four stages, for GoogLeNet the inputs of its
-        five pools, for EfficientNet the inputs of the strided convolutions and the head.
+        fn: images ``(B, H, W, C)`` to anything.
+        x: float images ``(B, H, W, C)``.
+        layer: a name or a sequence of names, in any order; GT is taken at the one computed last.
+            None for the last layer at each resolution, with the last convolutional layer: for
+            VGG-16 the ends of its five stages, for ResNet those of the stem and the four stages,
+            for GoogLeNet the inputs of its five pools, for EfficientNet the inputs of the strided
+            convolutions and the head.
 
     Returns:
-      `DenseAttention`, in the dtype of ``x``; maps are non-negative, unscaled.
+        `DenseAttention`, in the dtype of ``x``; maps are non-negative, unscaled.
 
     Raises:
-      TypeError: x is not of a float dtype.
-      ValueError: x is not four-dimensional or not finite, ``layers`` is empty, a layer is named
-        twice or has no height and width.
-      UnknownLayerError: no such layer, or no convolution to be found by default.
+        TypeError: x is not of a float dtype.
+        ValueError: x is not four-dimensional or not finite, ``layer`` is empty, a layer is named
+            twice or has no height and width.
+        UnknownLayerError: no such layer, or no convolution to be found by default.
 
     Reference: Ebrahimpour et al., *Do humans look where deep convolutional neural networks
     "attend"?*, ISVC 2019.
 
     Example:
-      One layer: all weights are uniform, 1 / 4 a position and 1 for the only channel.
+        One layer: all weights are uniform, 1 / 4 per position and 1 for the only channel.
 
-      >>> import jax.numpy as jnp, jaxplain
-      >>> def fn(x):
-      ...     return jaxplain.tag(x * 2., "features").mean((1, 2))
-      >>> x = jnp.arange(4.).reshape(1, 2, 2, 1)
-      >>> jaxplain.dense_attention(fn, x, layers=["features"]).layers["features"]
-      Array([[[ 0.,  5.],
-              [20., 45.]]], dtype=float32)
+        >>> import jax.numpy as jnp, jaxplain
+        >>> def fn(x):
+        ...     return jaxplain.tag(x * 2., "features").mean((1, 2))
+        >>> x = jnp.arange(4.).reshape(1, 2, 2, 1)
+        >>> jaxplain.dense_attention(fn, x, layer="features").layers["features"]
+        Array([[[ 0.,  5.],
+                [20., 45.]]], dtype=float32)
     """
     x = check_images(x)
     model = trace(fn, x)
     graph = model.graph
-    if layers is None:
+    if layer is None:
         variables = stages(graph)
         labels = names(graph, variables)
     else:
-        labels = [layers] if isinstance(layers, str) else list(layers)
+        labels = [layer] if isinstance(layer, str) else list(layer)
         if not labels:
-            raise ValueError("layers is an empty sequence; name at least one layer")
+            raise ValueError("layer is an empty sequence; name at least one layer")
         variables = [require_maps(graph, name, "dense_attention") for name in labels]
         if len(set(variables)) < len(variables):
-            raise ValueError(f"layers names one layer twice: {', '.join(map(repr, labels))}")
+            raise ValueError(f"layer names one layer twice: {', '.join(map(repr, labels))}")
         order = {v: i for i, v in enumerate([*graph.inputs, *(op.output for op in graph.ops)])}
         pairs = sorted(zip(variables, labels, strict=True), key=lambda pair: order[pair[0]])
         variables, labels = (list(column) for column in zip(*pairs, strict=True))
@@ -119,8 +120,8 @@ def _maps(model, x, _, *, variables):
         for a, g in zip(acts, sensitivities, strict=True)
     ]
     cumulative = [
-        sum((postprocess.resize(m, own[i].shape[1:]) for m in own[i + 1 :]), own[i])
-        for i in range(len(own))
+        sum((postprocess.resize(m, (one.shape[1], one.shape[2])) for m in own[i:]), one)
+        for i, one in enumerate(own, 1)
     ]
     return [m.astype(x.dtype) for m in own], [m.astype(x.dtype) for m in cumulative]
 

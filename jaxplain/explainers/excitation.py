@@ -1,8 +1,8 @@
 """Excitation Backprop: marginal winning probabilities (MWP), contrastive MWP, and d-WTA.
 
 A probabilistic winner-take-all process starts at an output unit and chooses, layer by layer, one
-child by its excitation (Eq. 6). The MWP of a unit (Eq. 1) is how often it is chosen; it is linear in
-the signal at the output, so one backward pass under :mod:`jaxplain.rules.excitation` gives it.
+child by its excitation (Eq. 6). The MWP of a unit (Eq. 1) is how often it is chosen; it is linear
+in the signal at the output, so one backward pass under :mod:`jaxplain.rules.excitation` gives it.
 
 References: Zhang et al., *Top-down neural attention by excitation backprop*, IJCV 2018. Tsotsos et
 al., *Modeling visual attention via selective tuning*, Artificial Intelligence 1995 (d-WTA).
@@ -10,77 +10,85 @@ al., *Modeling visual attention via selective tuning*, Artificial Intelligence 1
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Literal
 
 import jax
 
 from jaxplain.core.numerics import positive, unit_l1
 from jaxplain.explainers._common import check_option, over_targets, run
-from jaxplain.rules.excitation import ResidualShare, excitation_rules, winner_rules
+from jaxplain.explainers._types import Images, Layer, Maps, Network, Targets
+from jaxplain.rules.excitation import (
+    ResidualShare,
+    excitation_rules,
+    winner_rules,
+)
+
+__all__ = ["excitation_backprop", "winner_take_all"]
 
 
 def excitation_backprop(
-    fn: Callable,
-    x: jax.Array,
-    targets: Any = None,
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
     *,
-    layer: str | Sequence[str] | None = None,
+    layer: Layer = None,
     contrastive: bool = False,
-    residual: str = "proportional",
-    form: str = "signed",
+    residual: Literal["proportional", "signed", "branch"] = "proportional",
+    form: Literal["signed", "plain"] = "signed",
     fold_scales: bool = True,
     lower_bound: bool = False,
-    normalise: str = "full",
+    normalise: Literal["full", "post", "none"] = "full",
     classifier: str = "last_linear",
     channels: bool = False,
     class_chunk: int | None = None,
-) -> Any:
+) -> Maps:
     """MWP maps, or contrastive MWP maps (c-MWP) with ``contrastive=True``.
 
-    At linear layers ``P_in = a * w+^T (P / (a w+))``, 0 where the denominator is 0 (Eqs. 6, 17, 18);
-    at additions shares by Eq. 19; activations, biases, batch norm and LRN pass the signal; max
+    At linear layers ``P_in = a * w+^T (P / (a w+))``, 0 where the denominator is 0 (Eqs. 6, 17,
+    18); at additions shares by Eq. 19; activations, biases, batch norm and LRN pass the signal; max
     pools pass it to their argmax. The map is the sum over channels. The contrastive signal is
     EB(W) - EB(-W) at the classifier (Eq. 9), propagated unclamped, its map truncated at 0.
 
     Args:
-      fn: images (B, H, W, C) to scores (B, N) or a score map (B, H', W', N): a callable or an NNX module.
-      x: images, float, preprocessed as the network expects.
-      targets: None (top class), an int, ints (B,) or (B, K), or a float signal (B, N) or (B, K, N),
-        the prior P(A_0). For a score map the signal is spread by the softmax over space.
-      layer: name of the layer of the map, or a sequence of names; None is the last spatial layer,
-        ``"input"`` the image.
-      contrastive: c-MWP instead of MWP.
-      residual: ``"proportional"`` shares by magnitude, ``"signed"`` by value, ``"branch"`` ignores skip
-        connections (Fig. 7c).
-      form: ``"signed"`` uses contributions (a w)+ where inputs can be negative, ``"plain"`` a w+
-        always.
-      fold_scales: fold the scales of batch norm after a layer into its weights, so that a negative
-        scale flips what is excitatory.
-      lower_bound: shift activations bounded below (tanh, ELU) as in Eq. 20.
-      normalise: ``"full"``; ``"none"`` leaves out Z_i of Eq. 6; ``"post"`` normalises whole maps by
-        their L1 norm instead, before the contrastive subtraction (Table 3).
-      classifier: the layer whose weights the contrast negates; default the last dense or
-        convolutional layer.
-      channels: keep the channel axis, with every unit's signal unclamped.
-      class_chunk: number of targets that are propagated at once; None is all.
+        fn: images (B, H, W, C) to scores (B, N) or a score map (B, H', W', N): a callable or an NNX
+            module.
+        x: images, float, preprocessed as the network expects.
+        targets: None (top class), an int, ints (B,) or (B, K), or a float signal (B, N) or (B, K,
+            N), the prior P(A_0). For a score map the signal is spread by the softmax over space.
+        layer: name of the layer of the map, or a sequence of names; None is the last spatial layer,
+            ``"input"`` the image.
+        contrastive: c-MWP instead of MWP.
+        residual: ``"proportional"`` shares by magnitude, ``"signed"`` by value, ``"branch"``
+            ignores skip connections (Fig. 7c).
+        form: ``"signed"`` uses contributions (a w)+ where inputs can be negative, ``"plain"`` a
+            w+ always.
+        fold_scales: fold the scales of batch norm after a layer into its weights, so that a
+            negative scale flips what is excitatory.
+        lower_bound: shift activations bounded below (tanh, ELU) as in Eq. 20.
+        normalise: ``"full"``; ``"none"`` leaves out Z_i of Eq. 6; ``"post"`` normalises whole maps
+            by their L1 norm instead, before the contrastive subtraction (Table 3).
+        classifier: the layer whose weights the contrast negates; default the last dense or
+            convolutional layer.
+        channels: keep the channel axis, with every unit's signal unclamped.
+        class_chunk: number of targets that are propagated at once; None is all.
 
     Returns:
-      Maps (B, h, w), or (B, K, h, w) for K targets, at the layer's own resolution; with a sequence of
-      layers a dict of them. ``channels=True`` adds an axis (..., C).
+        Maps (B, h, w), or (B, K, h, w) for K targets, at the layer's own resolution; with a
+        sequence of layers a dict of them. ``channels=True`` adds an axis (..., C).
 
     Raises:
-      UnsupportedOperationError: an operation between layer and output that has no rule.
-      ValueError, TypeError: unknown layer or option, class out of range, images that are no finite
-        float batch.
+        UnsupportedOperationError: an operation between layer and output that has no rule.
+        ValueError, TypeError: unknown layer or option, class out of range, images that are no
+            finite float batch.
 
-    >>> import jax, jax.numpy as jnp, jaxplain
-    >>> weights = jnp.array([[2.0, 0.0], [1.0, 1.0]])
-    >>> network = lambda x: jax.nn.relu(x).mean((1, 2)) @ weights
-    >>> x = jnp.array([[[[1.0, 0.0], [0.0, 1.0]]]])       # one image of 1 x 2 pixels
-    >>> maps = jaxplain.excitation_backprop(network, x, 0, layer="relu:0")
-    >>> [round(float(p), 3) for p in maps[0, 0]]
-    [0.667, 0.333]
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxplain
+        >>> weights = jnp.array([[2.0, 0.0], [1.0, 1.0]])
+        >>> network = lambda x: jax.nn.relu(x).mean((1, 2)) @ weights
+        >>> x = jnp.array([[[[1.0, 0.0], [0.0, 1.0]]]])  # one image of 1 x 2 pixels
+        >>> maps = jaxplain.excitation_backprop(network, x, 0, layer="relu:0")
+        >>> [round(float(p), 3) for p in maps[0, 0]]
+        [0.667, 0.333]
     """
     check_option("residual", residual, ("proportional", "signed", "branch"))
     check_option("form", form, ("signed", "plain"))
@@ -150,7 +158,7 @@ def _excitation(
 
     def one(seed: jax.Array) -> dict:
         maps = {k: unit_l1(s) for k, s in pull(seed).items()}
-        if contrastive:
+        if reverse is not None:
             against = {k: unit_l1(s) for k, s in reverse(seed).items()}
             maps = {k: maps[k] - against[k] for k in maps}
         return {k: finish(m) for k, m in maps.items()}
@@ -159,25 +167,26 @@ def _excitation(
 
 
 def winner_take_all(
-    fn: Callable,
-    x: jax.Array,
-    targets: Any = None,
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
     *,
-    layer: str | Sequence[str] | None = None,
+    layer: Layer = None,
     class_chunk: int | None = None,
-) -> Any:
-    """Deterministic winner-take-all (d-WTA, Table 4): the one winner a layer, a binary map.
+) -> Maps:
+    """Deterministic winner-take-all (d-WTA, Table 4): the one winner of each layer, a binary map.
 
     From the target unit (of a signal, its largest entry) the child of greatest excitation
-    ``(a w)+`` wins at each layer, greedily; additions choose the larger branch. Arguments and shapes
-    as for :func:`excitation_backprop`; the map is 1 at the winner's pixel, 0 elsewhere, and all 0 where
-    the process ended above the layer since a winner had no excitatory child.
+    ``(a w)+`` wins at each layer, greedily; additions choose the larger branch. Arguments and
+    shapes are those of `excitation_backprop`; the map is 1 at the winner's pixel, 0 elsewhere, and
+    0 everywhere where the process ended above the layer since a winner had no excitatory child.
 
-    >>> import jax, jax.numpy as jnp, jaxplain
-    >>> network = lambda x: jax.nn.relu(x).mean((1, 2)) @ jnp.array([[2.0], [1.0]])
-    >>> x = jnp.array([[[[1.0, 0.0], [0.0, 1.0]]]])
-    >>> jaxplain.winner_take_all(network, x, 0, layer="relu:0")[0, 0].tolist()
-    [1.0, 0.0]
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxplain
+        >>> network = lambda x: jax.nn.relu(x).mean((1, 2)) @ jnp.array([[2.0], [1.0]])
+        >>> x = jnp.array([[[[1.0, 0.0], [0.0, 1.0]]]])
+        >>> jaxplain.winner_take_all(network, x, 0, layer="relu:0")[0, 0].tolist()
+        [1.0, 0.0]
     """
     return run(_winner_take_all, fn, x, targets, layer=layer, class_chunk=class_chunk)
 

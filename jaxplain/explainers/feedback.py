@@ -23,8 +23,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,8 +33,14 @@ from jax import lax
 from jaxplain.core import Graph, Model, UnsupportedOperationError, _compat
 from jaxplain.core.hoist import hoist
 from jaxplain.core.numerics import all_but_batch
-from jaxplain.explainers._common import check_option, over_targets, run
-from jaxplain.explainers.gradients import Reduce, check_reduce, reduce_channels
+from jaxplain.explainers._common import (
+    check_option,
+    check_reduce,
+    over_targets,
+    reduce_channels,
+    run,
+)
+from jaxplain.explainers._types import Images, Network, Reduce, Targets
 from jaxplain.rules.gradient_rules import RELUS, guided_rules
 
 __all__ = ["Feedback", "feedback"]
@@ -44,13 +50,13 @@ class Feedback(NamedTuple):
     """What :func:`feedback` finds, with ``details=True``. K targets put an axis K after the batch.
 
     Attributes:
-      maps: the image gradient under the final gates, as without details.
-      scores: (B, steps + 1), the target's score by a forward pass with open gates, after one sweep,
-        after two, ... It can fall where ReLUs change their state; it stays the same once no gate
-        changes.
-      gates: name of a ReLU's output -> the final gates, of its shape.
-      activations: name of a ReLU's output -> its value behind the gate, by the last such pass.
-      converged: (B,), whether no gate of the batch changed in the last sweep.
+        maps: the image gradient under the final gates, as without details.
+        scores: (B, steps + 1), the target's score by a forward pass with open gates, after one
+            sweep, after two, ... It can fall where ReLUs change their state; it stays the same once
+            no gate changes.
+        gates: name of a ReLU's output -> the final gates, of its shape.
+        activations: name of a ReLU's output -> its value behind the gate, by the last such pass.
+        converged: (B,), whether no gate of the batch changed in the last sweep.
     """
 
     maps: jax.Array
@@ -61,18 +67,18 @@ class Feedback(NamedTuple):
 
 
 def feedback(
-    fn: Callable,
-    x: jax.Array,
-    targets: Any = None,
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
     *,
     steps: int = 10,
-    mode: str = "hard",
-    order: str = "sequential",
+    mode: Literal["hard", "soft"] = "hard",
+    order: Literal["sequential", "simultaneous"] = "sequential",
     step_size: float = 1.0,
     reduce: Reduce = "max_abs",
     details: bool = False,
     class_chunk: int | None = None,
-) -> Any:
+) -> jax.Array | Feedback:
     """The gradient of the class score at the image after feedback (Cao et al. 2015, Eqs. 6 to 8).
 
     Begins with open gates and repeats sweeps until none changes a gate, or ``steps`` are done. The
@@ -86,45 +92,47 @@ def feedback(
     (``benchmarks/cued_animal.py``).
 
     Args:
-      fn: images (B, H, W, C) to scores (B, N) or a score map (B, H', W', N): a callable or an NNX
-        module.
-      x: images, float, preprocessed as the network expects.
-      targets: None (top class), an int, ints (B,) or (B, K), or a float signal (B, N) or (B, K, N),
-        whose product with the scores is then the score. For a score map the signal is spread by the
-        softmax over space that the open network gives.
-      steps: the greatest number of sweeps; 0 leaves all gates open.
-      mode: ``"hard"`` leaves a gate open where ``alpha > 0``, and what is closed stays closed (Eq.
-        6): the set of open gates shrinks until it is a fixed point. ``"soft"`` is projected
-        gradient ascent, ``h <- clip(h + step_size alpha, 0, 1)`` (Eq. 7): gates can open again.
-      order: ``"sequential"``, top layer first, never lowers the held score; ``"simultaneous"`` can.
-      step_size: of soft mode, in gate units a unit of ``alpha``. The slopes of a layer add up to
-        about the score, so the more units a layer has the larger this must be.
-      reduce: how channels are reduced, as in :func:`gradient`; None keeps the signed template.
-      details: return a :class:`Feedback` instead of the maps alone.
-      class_chunk: number of targets whose loops run at once; None is all.
+        fn: images (B, H, W, C) to scores (B, N) or a score map (B, H', W', N): a callable or an NNX
+            module.
+        x: images, float, preprocessed as the network expects.
+        targets: None (top class), an int, ints (B,) or (B, K), or a float signal (B, N) or (B, K,
+            N), whose product with the scores is then the score. For a score map the signal is
+            spread by the softmax over space that the open network gives.
+        steps: the greatest number of sweeps; 0 leaves all gates open.
+        mode: ``"hard"`` leaves a gate open where ``alpha > 0``, and what is closed stays closed
+            (Eq. 6): the set of open gates shrinks until it is a fixed point. ``"soft"`` is
+            projected gradient ascent, ``h <- clip(h + step_size alpha, 0, 1)`` (Eq. 7): gates can
+            open again.
+        order: ``"sequential"``, top layer first, never lowers the held score; ``"simultaneous"``
+            can.
+        step_size: of soft mode, in gate units per unit of ``alpha``. The slopes of a layer add up
+            to about the score, so the more units a layer has the larger this must be.
+        reduce: how channels are reduced, as in :func:`gradient`; None keeps the signed template.
+        details: return a :class:`Feedback` instead of the maps alone.
+        class_chunk: number of targets whose loops run at once; None is all.
 
     Returns:
-      Maps (B, H, W), or (B, K, H, W) for K targets, in the dtype of the images; or a
-      :class:`Feedback`. Gates and scores are float32 for networks in half precision.
-      Differentiating a map takes the final gates as constants. With a batch that ``jit`` shards,
-      the devices exchange after each sweep whether any gate changed, and nothing else.
+        Maps (B, H, W), or (B, K, H, W) for K targets, in the dtype of the images; or a
+        :class:`Feedback`. Gates and scores are float32 for networks in half precision.
+        Differentiating a map takes the final gates as constants. With a batch that ``jit`` shards,
+        the devices exchange after each sweep whether any gate changed, and nothing else.
 
     Raises:
-      UnsupportedOperationError: the network has no ReLU, or a loop or foreign derivative that may
-        hide one.
-      ValueError, TypeError: unknown mode, order or reduction, steps, step_size or class out of
-        range, images that are no finite float batch.
+        UnsupportedOperationError: the network has no ReLU, or a loop or foreign derivative that may
+            hide one.
+        ValueError, TypeError: unknown mode, order or reduction, steps, step_size or class out of
+            range, images that are no finite float batch.
 
     Example:
-      The second hidden unit lowers the score, so its gate closes:
+        The second hidden unit lowers the score, so its gate closes:
 
-      >>> import jax, jax.numpy as jnp, jaxplain
-      >>> def fn(x):
-      ...     h = jax.nn.relu(x.sum((1, 2)) @ jnp.array([[1., 2.]]))
-      ...     return h @ jnp.array([[3.], [-1.]])
-      >>> result = jaxplain.feedback(fn, jnp.ones((1, 1, 1, 1)), steps=3, details=True)
-      >>> result.gates["relu:0"].tolist(), result.scores.tolist(), result.maps.tolist()
-      ([[1.0, 0.0]], [[1.0, 3.0, 3.0, 3.0]], [[[3.0]]])
+        >>> import jax, jax.numpy as jnp, jaxplain
+        >>> def fn(x):
+        ...     h = jax.nn.relu(x.sum((1, 2)) @ jnp.array([[1., 2.]]))
+        ...     return h @ jnp.array([[3.], [-1.]])
+        >>> result = jaxplain.feedback(fn, jnp.ones((1, 1, 1, 1)), steps=3, details=True)
+        >>> result.gates["relu:0"].tolist(), result.scores.tolist(), result.maps.tolist()
+        ([[1.0, 0.0]], [[1.0, 3.0, 3.0, 3.0]], [[[3.0]]])
     """
     if isinstance(steps, bool) or not isinstance(steps, int):
         raise TypeError(f"steps must be an int, not {type(steps).__name__}")
@@ -219,7 +227,7 @@ def _feedback(
         behind: Callable,
         gates: list,
         given: list,
-        values: list = (),
+        values: Sequence = (),
     ) -> list:
         edits = {
             v: functools.partial(_gate, behind, h, a)

@@ -17,6 +17,7 @@ import numpy as np
 from jaxplain.core import trace
 from jaxplain.core.numerics import class_scores, positive
 from jaxplain.explainers._common import check_images, over_targets, run
+from jaxplain.explainers._types import Images, Network, Targets
 from jaxplain.explainers.cams import SPACE, _require_space
 
 __all__ = ["FittedCam", "fit_cam", "fitted_cam"]
@@ -30,11 +31,12 @@ class FittedCam:
     A pytree, so that it can go through ``jit`` and be stored as arrays.
 
     Attributes:
-      weight: ``(C, N)``, for channels pooled by their mean over space.
-      bias: ``(N,)``.
-      explained: ``(N,)``, R^2 on the data: the part of each score's variance that the fit explains,
-        1 for a network that `cam` itself can explain. Where it is low, the map says little.
-      layer: the layer whose activations were pooled.
+        weight: ``(C, N)``, for channels pooled by their mean over space.
+        bias: ``(N,)``.
+        explained: ``(N,)``, R^2 on the data: the part of each score's variance that the fit
+            explains, 1 for a network that `cam` itself can explain. Where it is low, the map says
+            little.
+        layer: the layer whose activations were pooled.
     """
 
     weight: jax.Array
@@ -51,8 +53,8 @@ class _Moments:
     """
 
     def __init__(self):
-        self.count, self.mean, self.products = 0, 0.0, 0.0
-        self.squares = 0.0  # of the scores: their products with each other are not needed
+        self.count, self.mean, self.products = 0, np.zeros(()), np.zeros(())
+        self.squares = np.zeros(())  # of the scores: their other products are not needed
 
     def add(self, features: np.ndarray, scores: np.ndarray) -> None:
         rows = np.concatenate([features, scores], 1).astype(np.float64)
@@ -76,7 +78,7 @@ def _pooled(model, x, targets, *, layers, class_chunk):
 
 
 def fit_cam(
-    fn, batches: Iterable[jax.Array], *, layer: str | None = None, ridge: float = 1e-3
+    fn: Network, batches: Iterable[Images], *, layer: str | None = None, ridge: float = 1e-3
 ) -> FittedCam:
     """Regresses a network's scores on its pooled activations, over a data set (for `fitted_cam`).
 
@@ -87,39 +89,39 @@ def fit_cam(
     weights by the number of positions.)
 
     Args:
-      fn: images ``(B, H, W, C)`` to scores ``(B, N)`` or a score map ``(B, H', W', N)``, whose mean
-        over space is then the score: a callable or an NNX module.
-      batches: float images ``(B, H, W, C)``, preprocessed as the network expects; any iterable.
-        Batches of one shape share one compiled program. For a good fit there are several times as
-        many images as channels, of all the classes.
-      layer: where the channels are; None for the last layer with more than one position.
-      ridge: strength of the regularisation. 0 is ordinary least squares.
+        fn: images ``(B, H, W, C)`` to scores ``(B, N)`` or a score map ``(B, H', W', N)``, whose
+            mean over space is then the score: a callable or an NNX module.
+        batches: float images ``(B, H, W, C)``, preprocessed as the network expects; any iterable.
+            Batches of one shape share one compiled program. For a good fit there are several times
+            as many images as channels, of all the classes.
+        layer: where the channels are; None for the last layer with more than one position.
+        ridge: strength of the regularisation. 0 is ordinary least squares.
 
     Returns:
-      A `FittedCam`, in single precision, or double where the scores are double.
+        A `FittedCam`, in single precision, or double where the scores are double.
 
     Raises:
-      TypeError: images that are not of a float dtype.
-      ValueError: fewer than two images, no such layer or one without height and width, a negative
-        ridge, or channels that the data do not tell apart with ``ridge=0``.
+        TypeError: images that are not of a float dtype.
+        ValueError: fewer than two images, no such layer or one without height and width, a negative
+            ridge, or channels that the data do not tell apart with ``ridge=0``.
 
     Reference: Ebrahimpour et al., *Do humans look where deep convolutional neural networks
     "attend"?*, 2019, section 3.1; Zhou et al., *Learning deep features for discriminative
     localization*, CVPR 2016.
 
     Example:
-      >>> import jax, jax.numpy as jnp, jaxplain
-      >>> weight = jnp.array([[1., -2.], [0., 3.]])
-      >>> def fn(x):
-      ...     return jaxplain.tag(x * 1., "features").mean((1, 2)) @ weight + 5
-      >>> batches = jax.random.uniform(jax.random.key(0), (4, 8, 2, 2, 2))
-      >>> fit = jaxplain.fit_cam(fn, batches, layer="features", ridge=0)
-      >>> bool(jnp.allclose(fit.weight, weight, atol=1e-4)), bool((fit.explained > 0.999).all())
-      (True, True)
+        >>> import jax, jax.numpy as jnp, jaxplain
+        >>> weight = jnp.array([[1., -2.], [0., 3.]])
+        >>> def fn(x):
+        ...     return jaxplain.tag(x * 1., "features").mean((1, 2)) @ weight + 5
+        >>> batches = jax.random.uniform(jax.random.key(0), (4, 8, 2, 2, 2))
+        >>> fit = jaxplain.fit_cam(fn, batches, layer="features", ridge=0)
+        >>> bool(jnp.allclose(fit.weight, weight, atol=1e-4)), bool((fit.explained > 0.999).all())
+        (True, True)
     """
     if not ridge >= 0:
         raise ValueError(f"ridge must not be negative, but is {ridge}")
-    moments, dtype = _Moments(), jnp.float32
+    moments, dtype = _Moments(), jnp.dtype(jnp.float32)
     for x in batches:
         x = check_images(x)
         if layer is None:
@@ -127,9 +129,9 @@ def fit_cam(
         features, scores = run(_pooled, fn, x, None, layer=layer)
         dtype = jnp.promote_types(jnp.float32, scores.dtype)
         moments.add(np.asarray(features, np.float64), np.asarray(scores, np.float64))
-    if moments.count < 2:
+    if layer is None or moments.count < 2:
         raise ValueError(f"fit_cam needs images to learn from, at least two, not {moments.count}")
-    channels = moments.products.shape[0]
+    channels = len(moments.products)
     covariance = moments.products[:, :channels] / moments.count
     shared = moments.products[:, channels:] / moments.count
     values, vectors = np.linalg.eigh(covariance)
@@ -145,7 +147,12 @@ def fit_cam(
     total = moments.squares / moments.count
     explained = 1 - np.divide(left, total, out=np.zeros_like(left), where=total > 0)
     bias = moments.mean[channels:] - moments.mean[:channels] @ weight
-    return FittedCam(*(jnp.asarray(v, dtype) for v in (weight, bias, explained)), layer)
+    return FittedCam(
+        weight=jnp.asarray(weight, dtype),
+        bias=jnp.asarray(bias, dtype),
+        explained=jnp.asarray(explained, dtype),
+        layer=layer,
+    )
 
 
 def _fitted_cam(model, x, targets, weight, *, layers, class_chunk, relu):
@@ -168,36 +175,38 @@ def _fitted_cam(model, x, targets, weight, *, layers, class_chunk, relu):
     return over_targets(one, scores, targets)
 
 
-def fitted_cam(fn, x, targets=None, *, fit: FittedCam, relu: bool = False):
+def fitted_cam(
+    fn: Network, x: Images, targets: Targets = None, *, fit: FittedCam, relu: bool = False
+) -> jax.Array:
     """CAM with fitted weights: ``sum_c w_c A_c`` at the layer of the fit.
 
     The map's mean plus the bias is the fitted score. On a network that ends in a global average
     pool and a dense layer it is `cam`, up to the ridge.
 
     Args:
-      fn: images ``(B, H, W, C)`` to scores ``(B, N)`` or a score map ``(B, H', W', N)``.
-      x: float images ``(B, H, W, C)``.
-      targets: None for the top class, an int, ``(B,)`` or ``(B, K)`` ints, or a float signal
-        ``(B, N)`` or ``(B, K, N)`` over the scores.
-      fit: the result of `fit_cam` for this network.
-      relu: True keeps only the positive part.
+        fn: images ``(B, H, W, C)`` to scores ``(B, N)`` or a score map ``(B, H', W', N)``.
+        x: float images ``(B, H, W, C)``.
+        targets: None for the top class, an int, ``(B,)`` or ``(B, K)`` ints, or a float signal
+            ``(B, N)`` or ``(B, K, N)`` over the scores.
+        fit: the result of `fit_cam` for this network.
+        relu: True keeps only the positive part.
 
     Returns:
-      Signed maps ``(B, h, w)``, or ``(B, K, h, w)`` for K targets, in the dtype of the layer.
+        Signed maps ``(B, h, w)``, or ``(B, K, h, w)`` for K targets, in the dtype of the layer.
 
     Raises:
-      TypeError: x is not of a float dtype.
-      ValueError: x is not four-dimensional or not finite, a class is out of range, or the fit is
-        another network's.
+        TypeError: x is not of a float dtype.
+        ValueError: x is not four-dimensional or not finite, a class is out of range, or the fit is
+            another network's.
 
     Reference: as for `fit_cam`.
 
     Example:
-      >>> import jax.numpy as jnp, jaxplain
-      >>> def fn(x):
-      ...     return jnp.square(jaxplain.tag(x * 1., "features").mean((1, 2)))
-      >>> fit = jaxplain.FittedCam(jnp.full((1, 1), 2.), jnp.zeros(1), jnp.ones(1), "features")
-      >>> jaxplain.fitted_cam(fn, jnp.arange(2.).reshape(1, 1, 2, 1), 0, fit=fit)
-      Array([[[0., 2.]]], dtype=float32)
+        >>> import jax.numpy as jnp, jaxplain
+        >>> def fn(x):
+        ...     return jnp.square(jaxplain.tag(x * 1., "features").mean((1, 2)))
+        >>> fit = jaxplain.FittedCam(jnp.full((1, 1), 2.), jnp.zeros(1), jnp.ones(1), "features")
+        >>> jaxplain.fitted_cam(fn, jnp.arange(2.).reshape(1, 1, 2, 1), 0, fit=fit)
+        Array([[[0., 2.]]], dtype=float32)
     """
     return run(_fitted_cam, fn, x, targets, layer=fit.layer, arrays=(fit.weight,), relu=bool(relu))

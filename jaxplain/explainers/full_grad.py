@@ -27,6 +27,8 @@ import numpy as np
 from jaxplain import core
 from jaxplain.core.numerics import safe_divide
 from jaxplain.explainers._common import check_option, over_targets, run
+from jaxplain.explainers._stages import is_nhwc
+from jaxplain.explainers._types import Images, Network, Targets
 from jaxplain.explainers.cams import SPACE
 from jaxplain.postprocess import resize
 
@@ -156,7 +158,14 @@ def _full_grad_terms(model, x, targets, *, layers, class_chunk, implicit):
     return {"input": over_targets(one, scores, targets, class_chunk)}
 
 
-def full_grad_terms(fn, x, targets=None, *, implicit: bool = True, class_chunk=None):
+def full_grad_terms(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    implicit: bool = True,
+    class_chunk: int | None = None,
+) -> dict[str, jax.Array]:
     """The full-gradient decomposition of a score (Srinivas and Fleuret 2019, Proposition 1).
 
     ``x * dS/dx`` and, for every bias of the network, ``bias * dS/d(value it is added to)``. A batch
@@ -164,31 +173,32 @@ def full_grad_terms(fn, x, targets=None, *, implicit: bool = True, class_chunk=N
     whatever the network: completeness.
 
     Args:
-      fn: images ``(B, H, W, C)`` to scores ``(B, N)`` or a score map ``(B, H', W', N)``.
-      x: float images ``(B, H, W, C)``.
-      targets: None for the top class, an int, ``(B,)`` or ``(B, K)`` ints, or a float signal
-        ``(B, N)`` or ``(B, K, N)`` over the scores.
-      implicit: whether activations that are not piecewise linear through 0, and normalisations and
-        products of activations, count with their implicit biases. Without them the sum is the score
-        for networks of ReLUs only.
-      class_chunk: how many of K classes to take at once, to bound memory; None takes all.
+        fn: images ``(B, H, W, C)`` to scores ``(B, N)`` or a score map ``(B, H', W', N)``.
+        x: float images ``(B, H, W, C)``.
+        targets: None for the top class, an int, ``(B,)`` or ``(B, K)`` ints, or a float signal
+            ``(B, N)`` or ``(B, K, N)`` over the scores.
+        implicit: whether activations that are not piecewise linear through 0, and normalisations
+            and products of activations, count with their implicit biases. Without them the sum is
+            the score for networks of ReLUs only.
+        class_chunk: how many of K classes to take at once, to bound memory; None takes all.
 
     Returns:
-      A dict from name to array: ``"input"``, ``(B, H, W, C)``, and the name of every layer at which
-      a bias (or its batch norm) ends, in the layer's shape; with K targets an axis K after B.
+        A dict from name to array: ``"input"``, ``(B, H, W, C)``, and the name of every layer at
+        which a bias (or its batch norm) ends, in the layer's shape; with K targets an axis K after
+        B.
 
     Raises:
-      TypeError: x is not of a float dtype.
-      ValueError: x is not four-dimensional or not finite, or a class is out of range.
-      UnsupportedOperationError: an implicit bias that cannot be found.
+        TypeError: x is not of a float dtype.
+        ValueError: x is not four-dimensional or not finite, or a class is out of range.
+        UnsupportedOperationError: an implicit bias that cannot be found.
 
     Example:
-      >>> import jax, jax.numpy as jnp, jaxplain
-      >>> def fn(x):
-      ...     return jax.nn.relu(jaxplain.tag(x * 2 - 1, "shifted")).sum((1, 2)) + 5
-      >>> terms = jaxplain.full_grad_terms(fn, jnp.full((1, 1, 2, 1), 3.), 0)
-      >>> {name: float(term.sum()) for name, term in terms.items()}
-      {'bias:1': 5.0, 'input': 12.0, 'shifted': -2.0}
+        >>> import jax, jax.numpy as jnp, jaxplain
+        >>> def fn(x):
+        ...     return jax.nn.relu(jaxplain.tag(x * 2 - 1, "shifted")).sum((1, 2)) + 5
+        >>> terms = jaxplain.full_grad_terms(fn, jnp.full((1, 1, 2, 1), 3.), 0)
+        >>> {name: float(term.sum()) for name, term in terms.items()}
+        {'bias:1': 5.0, 'input': 12.0, 'shifted': -2.0}
     """
     return run(
         _full_grad_terms,
@@ -207,11 +217,18 @@ def _rescaled(m: jax.Array, axes: tuple[int, ...], eps: float) -> jax.Array:
 
 
 def _full_grad(model, x, targets, *, layers, class_chunk, rescale, implicit, eps):
+    for op in model.graph.ops:
+        if op.name == "conv" and not is_nhwc(op):
+            raise core.UnsupportedOperationError(
+                "full_grad adds up maps (batch, height, width, channels), but the convolution at "
+                f"{op.source} has its channels elsewhere; full_grad_terms gives the parts in the "
+                "network's own layout"
+            )
     scores, decompose = _decomposed(model, x, implicit)
     axes = {"channel": SPACE, "layer": (1, 2, 3), None: ()}[rescale]
 
     def one(seed):
-        total = 0
+        total = jnp.zeros(x.shape[:3], jnp.promote_types(x.dtype, jnp.float32))
         for term in decompose(seed).values():
             if term.ndim != 4 or term.shape[1] * term.shape[2] == 1:
                 continue  # a dense layer's, which has no place in the image
@@ -225,45 +242,49 @@ def _full_grad(model, x, targets, *, layers, class_chunk, rescale, implicit, eps
 
 
 def full_grad(
-    fn,
-    x,
-    targets=None,
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
     *,
     rescale: Literal["channel", "layer"] | None = "channel",
     implicit: bool = True,
     eps: float = 0.0,
-    class_chunk=None,
-):
+    class_chunk: int | None = None,
+) -> jax.Array:
     """FullGrad saliency (Srinivas and Fleuret 2019): where input and biases move the score.
 
     The sum over all channels of ``x * dS/dx`` and of all bias gradients (see `full_grad_terms`) of
     ``upsample(rescale(abs(.)))``, bilinear to the image. The biases of dense layers have no place
     in the image and are left out.
 
-    Arguments and errors are those of `full_grad_terms`, and:
+    Arguments are those of `full_grad_terms`, and:
 
     Args:
-      rescale: ``"channel"`` maps every channel to [0, 1] by its least and greatest value, as the
-        paper's formula says (and pytorch-grad-cam does); ``"layer"`` all channels of a layer
-        together, as in the authors' code; None leaves the magnitudes.
-      implicit: False counts only the biases proper, as other packages do.
-      eps: is added to the range that ``rescale`` divides by, so that channels far weaker than it
-        count less; 1e-7 in pytorch-grad-cam, 1e-6 in the authors' code.
+        rescale: ``"channel"`` maps every channel to [0, 1] by its least and greatest value, as the
+            paper's formula says (and pytorch-grad-cam does); ``"layer"`` all channels of a layer
+            together, as in the authors' code; None leaves the magnitudes.
+        implicit: False counts only the biases proper, as other packages do.
+        eps: is added to the range that ``rescale`` divides by, so that channels far weaker than it
+            count less; 1e-7 in pytorch-grad-cam, 1e-6 in the authors' code.
 
     Returns:
-      Non-negative maps ``(B, H, W)``, or ``(B, K, H, W)`` for K targets, in the dtype of the
-      images.
+        Non-negative maps ``(B, H, W)``, or ``(B, K, H, W)`` for K targets, in the dtype of the
+        images.
+
+    Raises:
+        UnsupportedOperationError: a convolution of the network is given its channels before height
+            and width, besides the errors of `full_grad_terms`.
 
     Reference: Srinivas and Fleuret, *Full-gradient representation for neural network
     visualization*, NeurIPS 2019.
 
     Example:
-      >>> import jax, jax.numpy as jnp, jaxplain
-      >>> def fn(x):
-      ...     return jax.nn.relu(x * 2 - 1).sum((1, 2))
-      >>> x = jnp.array([[[[0.], [1.], [3.]]]])
-      >>> jaxplain.full_grad(fn, x, 0, rescale=None)
-      Array([[[0., 3., 7.]]], dtype=float32)
+        >>> import jax, jax.numpy as jnp, jaxplain
+        >>> def fn(x):
+        ...     return jax.nn.relu(x * 2 - 1).sum((1, 2))
+        >>> x = jnp.array([[[[0.], [1.], [3.]]]])
+        >>> jaxplain.full_grad(fn, x, 0, rescale=None)
+        Array([[[0., 3., 7.]]], dtype=float32)
     """
     check_option("rescale", rescale, ("channel", "layer", None))
     if not eps >= 0:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
-
-import jax
+from typing import Literal
 
 from jaxplain import core
 from jaxplain.explainers._common import over_targets, run
+from jaxplain.explainers._types import Composite, Images, Layer, Maps, Network, Targets
 from jaxplain.rules import composites
 
 __all__ = ["lrp"]
@@ -25,17 +23,17 @@ def _lrp(model, x, targets, *, layers, class_chunk, rules, seed, channels):
 
 
 def lrp(
-    fn: Callable,
-    x: jax.Array,
-    targets: Any = None,
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
     *,
-    layer: str | Sequence[str] | None = "input",
-    composite: str | core.RuleSet = "epsilon_plus",
+    layer: Layer = "input",
+    composite: Composite = "epsilon_plus",
     seed: Literal["score", "one"] = "score",
     box: tuple | None = None,
     channels: bool = False,
     class_chunk: int | None = None,
-) -> Any:
+) -> Maps:
     """Layer-wise relevance propagation (Bach et al. 2015).
 
     Shares the score of a class among the inputs of every layer, from the top to the bottom, by the
@@ -43,46 +41,47 @@ def lrp(
     of a layer adds up to the score, but for what the biases and the stabilisers absorb.
 
     Args:
-      fn: images ``(B, H, W, C)`` to scores ``(B, N)`` or a score map ``(B, H', W', N)``.
-      x: float images ``(B, H, W, C)``.
-      targets: None for the top class, an int, ``(B,)`` or ``(B, K)`` ints, or a float signal
-        ``(B, N)`` or ``(B, K, N)`` over the scores.
-      layer: where the relevance is taken: ``"input"``, the name of a layer, None for the last layer
-        with more than one position, or a sequence of names.
-      composite: which rule goes on which layer: a name (`jaxplain.rules.composites` has the table,
-        and `jaxplain.rules.register_composite` adds to it), ``"module:builder"``, or any `RuleSet`,
-        such as ``rules.composite("epsilon_plus", bias=False)`` or
-        ``rules.lrp_rules(Gamma(gamma=0.1), dense=Epsilon())`` of `jaxplain.rules`.
-      seed: the relevance at the scores: ``"score"`` starts from the score itself, ``"one"`` from 1.
-      box: ``(low, high)`` of the pixels, numbers or one for each channel, for composites that hold
-        a `ZBox`, such as ``"epsilon_gamma_box"``.
-      channels: True keeps the channel axis; False sums over it.
-      class_chunk: how many of K classes to take at once, to bound memory; None takes all.
+        fn: images ``(B, H, W, C)`` to scores ``(B, N)`` or a score map ``(B, H', W', N)``.
+        x: float images ``(B, H, W, C)``.
+        targets: None for the top class, an int, ``(B,)`` or ``(B, K)`` ints, or a float signal
+            ``(B, N)`` or ``(B, K, N)`` over the scores.
+        layer: where the relevance is taken: ``"input"``, the name of a layer, None for the last
+            layer with more than one position, or a sequence of names.
+        composite: which rule goes on which layer: a name (`jaxplain.rules.composites` has the
+            table, and `jaxplain.rules.register_composite` adds to it), ``"module:builder"``, or any
+            `RuleSet`, such as ``rules.composite("epsilon_plus", bias=False)`` or
+            ``rules.lrp_rules(Gamma(gamma=0.1), dense=Epsilon())`` of `jaxplain.rules`.
+        seed: the relevance at the scores: ``"score"`` starts from the score itself, ``"one"`` from
+            1.
+        box: ``(low, high)`` of the pixels, numbers or one for each channel, for
+            composites that hold a `ZBox`, such as ``"epsilon_gamma_box"``.
+        channels: True keeps the channel axis; False sums over it.
+        class_chunk: how many of K classes to take at once, to bound memory; None takes all.
 
     Returns:
-      Signed maps ``(B, h, w)``, or ``(B, K, h, w)`` for K targets, with a trailing channel axis for
-      ``channels=True``, in the dtype of the layer; a dict of them for a sequence of layers.
+        Signed maps ``(B, h, w)``, or ``(B, K, h, w)`` for K targets, with a trailing channel axis
+        for ``channels=True``, in the dtype of the layer; a dict of them for a sequence of layers.
 
     Raises:
-      TypeError: x is not of a float dtype, or ``composite`` is neither a name nor a rule set.
-      ValueError: x is not four-dimensional or not finite, a class is out of range, there is no such
-        layer, composite or seed, or ``box`` is missing, or has no `ZBox` to go to.
-      UnsupportedOperationError: an operation between layer and scores has no rule.
+        TypeError: x is not of a float dtype, or ``composite`` is neither a name nor a rule set.
+        ValueError: x is not four-dimensional or not finite, a class is out of range, there is no
+            such layer, composite or seed, or ``box`` is missing, or has no `ZBox` to go to.
+        UnsupportedOperationError: an operation between layer and scores has no rule.
 
     Reference: Bach et al., *On pixel-wise explanations for non-linear classifier decisions by
     layer-wise relevance propagation*, PLOS ONE 2015; Montavon et al., *Layer-wise relevance
     propagation: an overview*, 2019.
 
     Example:
-      >>> import jax.numpy as jnp, jaxplain
-      >>> weight = jnp.array([[3.], [-1.]])
-      >>> def fn(x):
-      ...     return x.reshape(1, -1) @ weight
-      >>> x = jnp.ones((1, 1, 2, 1))
-      >>> [round(float(r), 2) for r in jaxplain.lrp(fn, x, 0, composite="epsilon").ravel()]
-      [3.0, -1.0]
-      >>> [round(float(r), 2) for r in jaxplain.lrp(fn, x, 0, composite="z_plus").ravel()]
-      [2.0, 0.0]
+        >>> import jax.numpy as jnp, jaxplain
+        >>> weight = jnp.array([[3.], [-1.]])
+        >>> def fn(x):
+        ...     return x.reshape(1, -1) @ weight
+        >>> x = jnp.ones((1, 1, 2, 1))
+        >>> [round(float(r), 2) for r in jaxplain.lrp(fn, x, 0, composite="epsilon").ravel()]
+        [3.0, -1.0]
+        >>> [round(float(r), 2) for r in jaxplain.lrp(fn, x, 0, composite="z_plus").ravel()]
+        [2.0, 0.0]
     """
     if seed not in ("score", "one"):
         raise ValueError(f"seed must be 'score' or 'one', not {seed!r}.")

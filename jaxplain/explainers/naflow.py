@@ -33,7 +33,13 @@ import jax.numpy as jnp
 
 from jaxplain.core import trace
 from jaxplain.core.numerics import safe_divide
-from jaxplain.explainers._common import check_images, check_targets, over_targets, run_traced
+from jaxplain.explainers._common import (
+    check_class_chunk,
+    check_images,
+    check_targets,
+    over_targets,
+    run_traced,
+)
 from jaxplain.explainers._least_squares import LeastSquares
 from jaxplain.explainers._preimage import (
     coefficients,
@@ -43,21 +49,25 @@ from jaxplain.explainers._preimage import (
     start,
 )
 from jaxplain.explainers._stages import stages as resolutions
+from jaxplain.explainers._types import Images, Layers, Maps, Network, Targets
 
 __all__ = ["Flow", "LeastSquares", "contribution_weights", "naflow", "naflow_similarity"]
+
+
+_SOLVER = LeastSquares()
 
 
 class Flow(NamedTuple):
     """Everything that NAFlow computes; dicts from layer name, in the order asked for.
 
     Attributes:
-      maps: ``(B, h, w)``, or ``(B, K, h, w)`` for K targets (Eq. 2).
-      features: the back-propagated feature maps ``(B, h, w, C)`` (BPFM), which no class changes;
-        abandoned neurons are 0.
-      coefficients: the importance coefficients ``(B, h, w, C)`` or ``(B, K, h, w, C)``.
-      residuals: ``(B,)``, the largest ``|J^T (J x - y)| / |J^T y|`` among the least-squares solves
-        from the layer above; 0 where there is none.
-      iterations: ``(B,)``, the iterations of these solves together.
+        maps: ``(B, h, w)``, or ``(B, K, h, w)`` for K targets (Eq. 2).
+        features: the back-propagated feature maps ``(B, h, w, C)`` (BPFM), which no class changes;
+            abandoned neurons are 0.
+        coefficients: the importance coefficients ``(B, h, w, C)`` or ``(B, K, h, w, C)``.
+        residuals: ``(B,)``, the largest ``|J^T (J x - y)| / |J^T y|`` among the least-squares
+            solves from the layer above; 0 where there is none.
+        iterations: ``(B,)``, the iterations of these solves together.
     """
 
     maps: dict[str, jax.Array]
@@ -73,12 +83,12 @@ def contribution_weights(
     """Channel contribution weights ``w_k = |x_k y_k| / sum_k |x_k y_k|`` (NAFlow, Eq. 17).
 
     Args:
-      embedding, reference: ``(D,)``.
-      similarity: the terms ``(D,)`` that sum to the similarity, as a function of the two vectors;
-        None is the cosine's ``x_k y_k`` (Eqs. 18 to 20).
+        embedding, reference: ``(D,)``.
+        similarity: the terms ``(D,)`` that sum to the similarity, as a function of the two vectors;
+            None is the cosine's ``x_k y_k`` (Eqs. 18 to 20).
 
     Returns:
-      ``(D,)``, not negative and of sum 1; zeros where every term is zero.
+        ``(D,)``, not negative and of sum 1; zeros where every term is zero.
 
     >>> import jax.numpy as jnp
     >>> contribution_weights(jnp.array([1., -2., 0.]), jnp.array([3., .5, 5.])).tolist()
@@ -89,16 +99,16 @@ def contribution_weights(
 
 
 def naflow(
-    fn,
-    x,
-    targets=None,
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
     *,
-    layers=None,
+    layer: Layers = None,
     last: str | None = None,
-    solver: LeastSquares = LeastSquares(),
+    solver: LeastSquares = _SOLVER,
     details: bool = False,
-    class_chunk=None,
-):
+    class_chunk: int | None = None,
+) -> Maps | Flow:
     """Neuron Abandoning Attention Flow (Liao et al. 2024): ``sum_c alpha_l * BPFM_l`` (Eq. 2).
 
     Every layer must be a cut of the network: a value that each path from the image to the scores
@@ -108,63 +118,64 @@ def naflow(
     their Jacobians in their own precision.
 
     Args:
-      fn: images ``(B, H, W, C)`` to scores ``(B, N)`` or a score map ``(B, H', W', N)``.
-      x: float images ``(B, H, W, C)``.
-      targets: None for the top class, an int, ``(B,)`` or ``(B, K)`` ints, or a float signal
-        ``(B, N)`` or ``(B, K, N)`` over the scores.
-      layers: a name or a sequence of names; None for the last layer at each resolution that is a cut,
-        first layer first.
-      last: the layer where the flow starts, whose feature map is the forward one; None for the last
-        layer with more than one position.
-      solver: how the least-squares problems are solved, see `LeastSquares`. Deep trained networks
-        want damping: on BVLC GoogLeNet and EfficientNet-Lite0 the undamped feature maps grow a
-        thousandfold on the way down; with ``damping=0.3`` they keep the scale of the activations,
-        and the maps the class.
-      details: True returns a `Flow`: maps, feature maps, coefficients and residuals.
-      class_chunk: how many of K classes to take at once, to bound memory; None takes all. The
-        feature maps are led back once for all classes.
+        fn: images ``(B, H, W, C)`` to scores ``(B, N)`` or a score map ``(B, H', W', N)``.
+        x: float images ``(B, H, W, C)``.
+        targets: None for the top class, an int, ``(B,)`` or ``(B, K)`` ints, or a float signal
+            ``(B, N)`` or ``(B, K, N)`` over the scores.
+        layer: a name or a sequence of names; None for the last layer at each resolution that is a
+            cut, first layer first.
+        last: the layer where the flow starts, whose feature map is the forward one; None for the
+            last layer with more than one position.
+        solver: how the least-squares problems are solved, see `LeastSquares`. Deep trained networks
+            want damping: on BVLC GoogLeNet and EfficientNet-Lite0 the undamped feature maps grow a
+            thousandfold on the way down; with ``damping=0.3`` they keep the scale of the
+            activations, and the maps the class.
+        details: True returns a `Flow`: maps, feature maps, coefficients and residuals.
+        class_chunk: how many of K classes to take at once, to bound memory; None takes all. The
+            feature maps are led back once for all classes.
 
     Returns:
-      Signed maps ``(B, h, w)``, or ``(B, K, h, w)`` for K targets, in the dtype of the layer; a
-      dict of them unless ``layers`` is one name. At ``last`` the map is that of `hires_cam`.
+        Signed maps ``(B, h, w)``, or ``(B, K, h, w)`` for K targets, in the dtype of the layer; a
+        dict of them unless ``layers`` is one name. At ``last`` the map is that of `hires_cam`.
 
     Raises:
-      TypeError: x is not of a float dtype.
-      UnknownLayerError: there is no such layer, or it is no cut of the network; the message lists
-        the cuts.
-      UnsupportedOperationError: an operation between the layers has no Jacobian.
-      ValueError: a layer lies above ``last`` or has no height and width, x is not four-dimensional
-        or not finite, a class is out of range, or the dense method was asked for a large network.
+        TypeError: x is not of a float dtype.
+        UnknownLayerError: there is no such layer, or it is no cut of the network; the message lists
+            the cuts.
+        UnsupportedOperationError: an operation between the layers has no Jacobian.
+        ValueError: a layer lies above ``last`` or has no height and width, x is not
+            four-dimensional or not finite, a class is out of range, or the dense method was asked
+            for a large network.
 
     Reference: Liao, Gao and Zhang, *Neuron abandoning attention flow: visual explanation of
     dynamics inside CNN models*, 2024.
 
     Example:
-      >>> import jax, jax.numpy as jnp, jaxplain
-      >>> def fn(x):
-      ...     h = jaxplain.tag(2 * x - 3, "below")
-      ...     return jaxplain.tag(jax.nn.relu(h), "features").sum((1, 2))
-      >>> x = jnp.arange(4.).reshape(1, 2, 2, 1)
-      >>> flow = jaxplain.naflow(fn, x, 0, layers=["below", "features"], details=True)
-      >>> flow.features["below"].ravel().tolist()  # of -3, -1, 1, 3 two are abandoned
-      [0.0, 0.0, 1.0, 3.0]
-      >>> flow.maps["below"].ravel().tolist()
-      [0.0, 0.0, 1.0, 3.0]
+        >>> import jax, jax.numpy as jnp, jaxplain
+        >>> def fn(x):
+        ...     h = jaxplain.tag(2 * x - 3, "below")
+        ...     return jaxplain.tag(jax.nn.relu(h), "features").sum((1, 2))
+        >>> x = jnp.arange(4.).reshape(1, 2, 2, 1)
+        >>> flow = jaxplain.naflow(fn, x, 0, layer=["below", "features"], details=True)
+        >>> flow.features["below"].ravel().tolist()  # of -3, -1, 1, 3 two are abandoned
+        [0.0, 0.0, 1.0, 3.0]
+        >>> flow.maps["below"].ravel().tolist()
+        [0.0, 0.0, 1.0, 3.0]
     """
-    return _run(fn, x, targets, None, layers, last, solver, details, class_chunk, None)
+    return _run(fn, x, targets, None, layer, last, solver, details, class_chunk, None)
 
 
 def naflow_similarity(
-    embed,
-    x,
-    reference,
+    fn: Network,
+    x: Images,
+    reference: Images,
     *,
-    layers=None,
-    similarity: Callable | None = None,
+    layer: Layers = None,
     last: str | None = None,
-    solver: LeastSquares = LeastSquares(),
+    similarity: Callable[..., jax.Array] | None = None,
+    solver: LeastSquares = _SOLVER,
     details: bool = False,
-):
+) -> Maps | Flow:
     """NAFlow of a network without classifier: what makes an image similar to a reference.
 
     The channel contribution weights (Eq. 17, see `contribution_weights`) take the place of the
@@ -172,54 +183,53 @@ def naflow_similarity(
     (Eq. 21). (The derivative of the weights themselves sums to nothing, for their sum is 1.)
 
     Args:
-      embed: images ``(B, H, W, C)`` to embeddings ``(B, D)``.
-      x: float images ``(B, H, W, C)``.
-      reference: the embeddings ``(B, D)`` or ``(D,)`` to compare with, or images ``(B, H, W, C)``.
-      similarity: None for the cosine; else a function of two vectors ``(D,)``. If it returns its
-        ``(D,)`` terms, of which the similarity is the sum, these give contribution weights
-        (Eq. 20); if it returns a scalar, its gradient takes the class gradient's place.
-      layers, last, solver, details: as in `naflow`.
+        fn: images ``(B, H, W, C)`` to embeddings ``(B, D)``.
+        x: float images ``(B, H, W, C)``.
+        reference: the embeddings ``(B, D)`` or ``(D,)`` to compare with, or images ``(B, H, W,
+            C)``.
+        similarity: None for the cosine; else a function of two vectors ``(D,)``. If it returns its
+            ``(D,)`` terms, of which the similarity is the sum, these give contribution weights (Eq.
+            20); if it returns a scalar, its gradient takes the class gradient's place.
+        layer, last, solver, details: as in `naflow`.
 
     Returns:
-      As `naflow`: signed maps ``(B, h, w)``, a dict of them unless ``layers`` is one name, or a
-      `Flow`.
+        As `naflow`: signed maps ``(B, h, w)``, a dict of them unless ``layers`` is one name, or a
+        `Flow`.
 
     Raises:
-      ValueError: embed or similarity return something else, or the reference's shape fits neither,
-        besides the errors of `naflow`.
+        ValueError: fn or similarity return something else, or the reference's shape fits
+            neither, besides the errors of `naflow`.
 
     Reference: as for `naflow`, section III-C.
 
     Example:
-      >>> import jax.numpy as jnp, jaxplain
-      >>> def embed(x):
-      ...     return jaxplain.tag(x * 2, "features").mean((1, 2))
-      >>> x = jnp.array([[[[1., 0.], [0., 1.]]]])
-      >>> jaxplain.naflow_similarity(embed, x, jnp.array([3., 1.]), layers="features").tolist()
-      [[[0.75, 0.25]]]
+        >>> import jax.numpy as jnp, jaxplain
+        >>> def embed(x):
+        ...     return jaxplain.tag(x * 2, "features").mean((1, 2))
+        >>> x = jnp.array([[[[1., 0.], [0., 1.]]]])
+        >>> jaxplain.naflow_similarity(embed, x, jnp.array([3., 1.]), layer="features").tolist()
+        [[[0.75, 0.25]]]
     """
     if similarity is not None and not callable(similarity):
         raise TypeError(f"similarity must be a function of two vectors, not {similarity!r}")
-    return _run(
-        embed, x, None, jnp.asarray(reference), layers, last, solver, details, None, similarity
-    )
+    return _run(fn, x, None, jnp.asarray(reference), layer, last, solver, details, None, similarity)
 
 
-def _run(fn, x, targets, reference, layers, last, solver, details, class_chunk, similarity):
+def _run(fn, x, targets, reference, layer, last, solver, details, class_chunk, similarity):
     if not isinstance(solver, LeastSquares):
         raise TypeError(f"solver must be a jaxplain.LeastSquares, not {type(solver).__name__}")
+    check_class_chunk(class_chunk)
     x = check_images(x)
     # Traced at one image and mapped over the batch: each is a least-squares problem of its own.
     model = trace(fn, x[:1])
     targets = check_targets(model.graph, targets, len(x), traced_batch=1)
     if reference is not None:
         reference = _check_reference(model.graph, reference, x)
-    single = isinstance(layers, str)
-    if layers is None:
-        layers = _default_layers(model.graph, last)
-    names = (layers,) if single else tuple(layers)
+    layer = _default_layers(model.graph, last) if layer is None else layer
+    single = isinstance(layer, str)
+    names = (layer,) if isinstance(layer, str) else tuple(layer)
     if not names:
-        raise ValueError("layers is an empty sequence; name at least one layer")
+        raise ValueError("layer is an empty sequence; name at least one layer")
     flow = run_traced(
         _flow,
         model,
@@ -249,8 +259,8 @@ def _check_reference(graph, reference, x):
     shape = graph.outputs[0].aval.shape
     if len(shape) != 2:
         raise ValueError(
-            "embed must return embeddings (batch, channels), not an array of shape "
-            f"{(len(x), *shape[1:])}: flatten it or pool it in embed"
+            "fn must return embeddings (batch, channels), not an array of shape "
+            f"{(len(x), *shape[1:])}: flatten it or pool it in fn"
         )
     if reference.ndim == 4:
         if reference.shape[1:] != x.shape[1:] or len(reference) not in (1, len(x)):
@@ -388,5 +398,5 @@ class _Plan:
             {name: features[i] for name, i in chosen.items()},
             alphas,
             {name: jnp.stack([s.residual for s in steps]).max() for name, steps in solves.items()},
-            {name: sum(s.steps for s in steps) for name, steps in solves.items()},
+            {name: jnp.stack([s.steps for s in steps]).sum() for name, steps in solves.items()},
         )

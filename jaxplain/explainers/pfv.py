@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ from jaxplain.core import trace
 from jaxplain.explainers._common import _compiled, check_images, check_option
 from jaxplain.explainers._principal import HIGHEST, from_covariance, principal, route_costs
 from jaxplain.explainers._stages import require_maps, stages
+from jaxplain.explainers._types import Images, Network
 
 __all__ = ["PFVBasis", "PrincipalFeatures", "pfv", "pfv_apply", "pfv_fit"]
 
@@ -44,12 +45,12 @@ class PFVBasis:
     """The principal directions of a layer's features; a pytree.
 
     Attributes:
-      mean: ``(C,)``, the mean feature.
-      directions: ``(C, k)``, the first columns of ``V``, each with its largest loading positive.
-      singular_values: ``(k,)``, the first of ``S``.
-      weight_max: ``(L,)``, the largest channel sum of each weight layer.
-      scale: ``(2,)``, the weighted values that become 0 and 1 as colours; None: each batch's own.
-      layer, weight_layers, weighting: as they were given to `pfv` or `pfv_fit`.
+        mean: ``(C,)``, the mean feature.
+        directions: ``(C, k)``, the first columns of ``V``, each with its largest loading positive.
+        singular_values: ``(k,)``, the first of ``S``.
+        weight_max: ``(L,)``, the largest channel sum of each weight layer.
+        scale: ``(2,)``, the weighted values that become 0 and 1 as colours; None: each batch's own.
+        layer, weight_layers, weighting: as they were given to `pfv` or `pfv_fit`.
     """
 
     mean: jax.Array
@@ -66,11 +67,11 @@ class PrincipalFeatures(NamedTuple):
     """What PFV gives for a batch; under `jit` what is not used is not computed.
 
     Attributes:
-      colours: ``(B, H, W, k)`` in [0, 1], Eq. 7 with the authors' normalisation.
-      weighted: ``(B, H, W, k)``, the same before the normalisation, signed.
-      components: ``(B, h, w, k)``, columns of ``U S`` at the layer's own resolution, signed.
-      weights: ``(B, H, W)``, the activation map of Eq. 2.
-      basis: the directions the components are taken along.
+        colours: ``(B, H, W, k)`` in [0, 1], Eq. 7 with the authors' normalisation.
+        weighted: ``(B, H, W, k)``, the same before the normalisation, signed.
+        components: ``(B, h, w, k)``, columns of ``U S`` at the layer's own resolution, signed.
+        weights: ``(B, H, W)``, the activation map of Eq. 2.
+        basis: the directions the components are taken along.
     """
 
     colours: jax.Array
@@ -81,14 +82,14 @@ class PrincipalFeatures(NamedTuple):
 
 
 def pfv(
-    fn,
-    x,
+    fn: Network,
+    x: Images,
     *,
     layer: str | None = None,
     weight_layers: Sequence[str] | None = None,
+    weighting: Literal["sum", "hierarchical"] = "sum",
     components: int = 3,
-    method: str = "auto",
-    weighting: str = "sum",
+    method: Literal["auto", "svd", "covariance"] = "auto",
 ) -> PrincipalFeatures:
     """Principal features of a batch of images (Bakken et al. 2020, Eqs. 1 to 7).
 
@@ -97,47 +98,47 @@ def pfv(
     the rotation between their directions counts as zero.
 
     Args:
-      fn: images ``(B, H, W, C)`` to anything; what lies above the layer is not computed.
-      x: float images ``(B, H, W, C)``. Colours are relative to this batch.
-      layer: whose features are decomposed; None for the last convolutional layer, before the last
-        pool.
-      weight_layers: whose channel sums weight the result; None for the last layer at each
-        resolution before ``layer``: inputs of max pools and strided convolutions. An empty
-        sequence leaves the components unweighted.
-      components: how many directions, 1 to the number of channels; 3 give colours.
-      method: ``"svd"``, ``"covariance"``, or ``"auto"`` for the one with fewer operations
-        (`route_costs`). They agree up to rounding.
-      weighting: ``"sum"`` is Eq. 2; ``"hierarchical"`` is the authors' code's other mode: from the
-        deepest weight layer to the first, resize to the layer's size and multiply by its channel
-        sum over its maximum in the batch. Its ``weighted`` and ``colours`` have the first weight
-        layer's size.
+        fn: images ``(B, H, W, C)`` to anything; what lies above the layer is not computed.
+        x: float images ``(B, H, W, C)``. Colours are relative to this batch.
+        layer: whose features are decomposed; None for the last convolutional layer, before the last
+            pool.
+        weight_layers: whose channel sums weight the result; None for the last layer at each
+            resolution before ``layer``: inputs of max pools and strided convolutions. An empty
+            sequence leaves the components unweighted.
+        components: how many directions, 1 to the number of channels; 3 give colours.
+        method: ``"svd"``, ``"covariance"``, or ``"auto"`` for the one with fewer operations
+            (`route_costs`). They agree up to rounding.
+        weighting: ``"sum"`` is Eq. 2; ``"hierarchical"`` is the authors' code's other mode: from
+            the deepest weight layer to the first, resize to the layer's size and multiply by its
+            channel sum over its maximum in the batch. Its ``weighted`` and ``colours`` have the
+            first weight layer's size.
 
     Returns:
-      `PrincipalFeatures`. The authors' normalisation subtracts the mean, divides by the standard
-      deviation of the whole array, clips to one standard deviation and scales to [0, 1].
+        `PrincipalFeatures`. The authors' normalisation subtracts the mean, divides by the standard
+        deviation of the whole array, clips to one standard deviation and scales to [0, 1].
 
     Raises:
-      TypeError: x is not of a float dtype.
-      ValueError: x is not four-dimensional or not finite, an unknown option, too many components,
-        a layer without height and width, or no weight layer found.
-      UnknownLayerError: no such layer, or no convolution to be found by default.
+        TypeError: x is not of a float dtype.
+        ValueError: x is not four-dimensional or not finite, an unknown option, too many components,
+            a layer without height and width, or no weight layer found.
+        UnknownLayerError: no such layer, or no convolution to be found by default.
 
     Reference: Bakken et al., *Principal feature visualisation in convolutional neural networks*,
     ECCV 2020.
 
     Example:
-      Two channels that only ever move together have one principal direction:
+        Two channels that only ever move together have one principal direction:
 
-      >>> import jax.numpy as jnp, jaxplain
-      >>> def fn(x):
-      ...     features = jnp.concatenate([3 * x, 4 * x], -1)
-      ...     return jaxplain.tag(features, "features").mean((1, 2))
-      >>> x = jnp.arange(4.).reshape(1, 2, 2, 1)
-      >>> result = jaxplain.pfv(fn, x, layer="features", weight_layers=(), components=1)
-      >>> [[round(float(v), 3) for v in row] for row in result.components[0, :, :, 0]]
-      [[-7.5, -2.5], [2.5, 7.5]]
-      >>> [round(float(v), 3) for v in result.basis.directions[:, 0]]
-      [0.6, 0.8]
+        >>> import jax.numpy as jnp, jaxplain
+        >>> def fn(x):
+        ...     features = jnp.concatenate([3 * x, 4 * x], -1)
+        ...     return jaxplain.tag(features, "features").mean((1, 2))
+        >>> x = jnp.arange(4.).reshape(1, 2, 2, 1)
+        >>> result = jaxplain.pfv(fn, x, layer="features", weight_layers=(), components=1)
+        >>> [[round(float(v), 3) for v in row] for row in result.components[0, :, :, 0]]
+        [[-7.5, -2.5], [2.5, 7.5]]
+        >>> [round(float(v), 3) for v in result.basis.directions[:, 0]]
+        [0.6, 0.8]
     """
     check_option("method", method, _ROUTES)
     basis = _unfitted(layer, weight_layers, weighting)
@@ -145,13 +146,13 @@ def pfv(
 
 
 def pfv_fit(
-    fn,
-    batches: Iterable[Any],
+    fn: Network,
+    batches: Iterable[Images],
     *,
     layer: str | None = None,
     weight_layers: Sequence[str] | None = None,
+    weighting: Literal["sum", "hierarchical"] = "sum",
     components: int = 3,
-    weighting: str = "sum",
     scale: bool = True,
 ) -> PFVBasis:
     """The principal directions of a stream of batches: a running mean and ``C x C`` covariance.
@@ -160,31 +161,31 @@ def pfv_fit(
     differ in size and may be sharded over devices.
 
     Args:
-      fn: images ``(B, H, W, C)`` to anything.
-      batches: float images ``(B, H, W, C)`` each; a list, or anything that can be iterated twice.
-      layer, weight_layers, components, weighting: as in `pfv`.
-      scale: True reads the batches a second time, for the range of the colours, so that those of
-        `pfv_apply` mean the same in every batch. False reads them once; `pfv_apply` then scales
-        colours by the batch it is given.
+        fn: images ``(B, H, W, C)`` to anything.
+        batches: float images ``(B, H, W, C)`` each; a list, or anything that can be iterated twice.
+        layer, weight_layers, components, weighting: as in `pfv`.
+        scale: True reads the batches a second time, for the range of the colours, so that those of
+            `pfv_apply` mean the same in every batch. False reads them once; `pfv_apply` then scales
+            colours by the batch it is given.
 
     Returns:
-      A `PFVBasis` in float32 (float64 for float64 images).
+        A `PFVBasis` in float32 (float64 for float64 images).
 
     Raises:
-      TypeError: ``batches`` is an iterator, which cannot be read twice, and ``scale`` is True.
-      ValueError: there is no batch, besides the errors of `pfv`.
+        TypeError: ``batches`` is an iterator, which cannot be read twice, and ``scale`` is True.
+        ValueError: there is no batch, besides the errors of `pfv`.
 
     Reference: as for `pfv`; the merging of moments is that of Chan, Golub and LeVeque, *Updating
     formulae and a pairwise algorithm for computing sample variances*, 1979.
 
     Example:
-      >>> import jax.numpy as jnp, jaxplain
-      >>> def fn(x):
-      ...     return jaxplain.tag(jnp.concatenate([3 * x, 4 * x], -1), "features").mean((1, 2))
-      >>> batches = [jnp.arange(4.).reshape(1, 2, 2, 1), jnp.zeros((2, 2, 2, 1))]
-      >>> basis = jaxplain.pfv_fit(fn, batches, layer="features", weight_layers=(), components=1)
-      >>> [round(float(v), 3) for v in basis.mean]
-      [1.5, 2.0]
+        >>> import jax.numpy as jnp, jaxplain
+        >>> def fn(x):
+        ...     return jaxplain.tag(jnp.concatenate([3 * x, 4 * x], -1), "features").mean((1, 2))
+        >>> batches = [jnp.arange(4.).reshape(1, 2, 2, 1), jnp.zeros((2, 2, 2, 1))]
+        >>> basis = jaxplain.pfv_fit(fn, batches, layer="features", weight_layers=(), components=1)
+        >>> [round(float(v), 3) for v in basis.mean]
+        [1.5, 2.0]
     """
     if scale and isinstance(batches, Iterator):
         raise TypeError(
@@ -216,32 +217,32 @@ def pfv_fit(
     return dataclasses.replace(basis, scale=jnp.asarray(limits, basis.mean.dtype))
 
 
-def pfv_apply(fn, x, basis: PFVBasis) -> PrincipalFeatures:
+def pfv_apply(fn: Network, x: Images, *, basis: PFVBasis) -> PrincipalFeatures:
     """The principal features of images along the directions of a `pfv_fit`.
 
     Every image's result depends on that image alone, if the basis has a ``scale``. Pure: works
     inside `jit`, with the basis as an argument.
 
     Args:
-      fn, x: as in `pfv`.
-      basis: from `pfv_fit`, or from another batch's `pfv`.
+        fn, x: as in `pfv`.
+        basis: from `pfv_fit`, or from another batch's `pfv`.
 
     Returns:
-      `PrincipalFeatures`, with this ``basis``.
+        `PrincipalFeatures`, with this ``basis``.
 
     Raises:
-      TypeError: the basis is none, or x is not of a float dtype.
-      ValueError: the basis has another number of channels, besides the errors of `pfv`.
+        TypeError: the basis is none, or x is not of a float dtype.
+        ValueError: the basis has another number of channels, besides the errors of `pfv`.
 
     Example:
-      >>> import jax.numpy as jnp, jaxplain
-      >>> def fn(x):
-      ...     return jaxplain.tag(jnp.concatenate([3 * x, 4 * x], -1), "features").mean((1, 2))
-      >>> x = jnp.arange(4.).reshape(1, 2, 2, 1)
-      >>> basis = jaxplain.pfv_fit(fn, [x], layer="features", weight_layers=(), components=1)
-      >>> colours = jaxplain.pfv_apply(fn, x + 1, basis).colours
-      >>> [round(float(v), 3) for v in colours.ravel()]
-      [0.276, 0.724, 1.0, 1.0]
+        >>> import jax.numpy as jnp, jaxplain
+        >>> def fn(x):
+        ...     return jaxplain.tag(jnp.concatenate([3 * x, 4 * x], -1), "features").mean((1, 2))
+        >>> x = jnp.arange(4.).reshape(1, 2, 2, 1)
+        >>> basis = jaxplain.pfv_fit(fn, [x], layer="features", weight_layers=(), components=1)
+        >>> colours = jaxplain.pfv_apply(fn, x + 1, basis=basis).colours
+        >>> [round(float(v), 3) for v in colours.ravel()]
+        [0.276, 0.724, 1.0, 1.0]
     """
     if not isinstance(basis, PFVBasis) or basis.directions is None:
         raise TypeError(f"basis must be a PFVBasis of pfv_fit, not {type(basis).__name__}")
@@ -256,7 +257,8 @@ def _unfitted(layer, weight_layers, weighting) -> PFVBasis:
     if isinstance(weight_layers, str):
         weight_layers = (weight_layers,)
     weight_layers = None if weight_layers is None else tuple(weight_layers)
-    return PFVBasis(None, None, None, None, None, layer, weight_layers, weighting)
+    nothing: Any = None  # what a fit finds
+    return PFVBasis(nothing, nothing, nothing, nothing, None, layer, weight_layers, weighting)
 
 
 def _call(impl, fn, x, basis: PFVBasis, **static):
@@ -342,21 +344,24 @@ def _resize(maps: jax.Array, shape: tuple[int, int]) -> jax.Array:
 def _features(features, sums, basis: PFVBasis, x) -> PrincipalFeatures:
     d = jnp.einsum("bhwc,ck->bhwk", features - basis.mean, basis.directions, precision=HIGHEST)
     image = x.shape[1:3]
-    if basis.weighting == "sum" or not sums:
-        ones = jnp.ones((x.shape[0], *image), d.dtype)
-        weights = sum(postprocess.resize(s, image) for s in sums) if sums else ones
+    if not sums:
+        weights, weighted = jnp.ones((x.shape[0], *image), d.dtype), _resize(d, image)
+    elif basis.weighting == "sum":
+        weights = functools.reduce(jnp.add, [postprocess.resize(s, image) for s in sums])
         weighted = weights[..., None] * _resize(d, image)
     else:
         weights, weighted = jnp.ones_like(d[..., 0]), d
         for s, high in zip(reversed(sums), basis.weight_max[::-1], strict=True):
             s = jnp.where(high > 0, s / jnp.where(high > 0, high, 1), 0)
-            weights = postprocess.resize(weights, s.shape[1:3]) * s
-            weighted = _resize(weighted, s.shape[1:3]) * s[..., None]
+            size = s.shape[1], s.shape[2]
+            weights = postprocess.resize(weights, size) * s
+            weighted = _resize(weighted, size) * s[..., None]
     low, high = _limits(weighted) if basis.scale is None else basis.scale
     span = high - low
     colours = jnp.where(span > 0, (weighted - low) / jnp.where(span > 0, span, 1), 0)
-    results = (jnp.clip(colours, 0, 1), weighted, d, weights)
-    return PrincipalFeatures(*(r.astype(x.dtype) for r in results), basis)
+    colours = jnp.clip(colours, 0, 1)
+    maps = {"colours": colours, "weighted": weighted, "components": d, "weights": weights}
+    return PrincipalFeatures(**{name: m.astype(x.dtype) for name, m in maps.items()}, basis=basis)
 
 
 def _limits(v: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -11,13 +11,13 @@ SIGGRAPH 2004.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxplain import postprocess
-from jaxplain.explainers import feedback
+from jaxplain.explainers._types import Images, Network, Targets
+from jaxplain.explainers.feedback import feedback
 
 __all__ = ["Localisation", "feedback_localise", "graph_cut"]
 
@@ -26,9 +26,10 @@ class Localisation(NamedTuple):
     """Where objects are. K targets put an axis K after the batch.
 
     Attributes:
-      boxes: int (B, 4): left, top, right, bottom in pixels; right and bottom are the first outside.
-      masks: bool (B, H, W), the object's pixels: one connected component.
-      maps: float (B, H, W), the saliency that they come from.
+        boxes: int (B, 4): left, top, right, bottom in pixels; right and bottom are the first
+            outside.
+        masks: bool (B, H, W), the object's pixels: one connected component.
+        maps: float (B, H, W), the saliency that they come from.
     """
 
     boxes: np.ndarray
@@ -37,11 +38,11 @@ class Localisation(NamedTuple):
 
 
 def feedback_localise(
-    fn: Callable,
-    x: Any,
-    pixels: Any,
-    targets: Any = None,
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
     *,
+    pixels: Any,
     foreground: float = 0.95,
     background: float = 0.3,
     iterations: int = 5,
@@ -50,27 +51,28 @@ def feedback_localise(
     """The box of the target's object, from its :func:`jaxplain.feedback` map (Tables 1 to 3).
 
     Args:
-      fn, x, targets: as for :func:`jaxplain.feedback`: what the network sees.
-      pixels: the same pictures as they look, uint8 (B, H, W, 3), of the images' height and width.
-      foreground, background, iterations: as for :func:`graph_cut`.
-      **options: ``steps``, ``mode``, ``order``, ``step_size`` of :func:`jaxplain.feedback`.
+        fn, x, targets: as for :func:`jaxplain.feedback`: what the network sees.
+        pixels: the same pictures as they look, uint8 (B, H, W, 3), of the images' height and width.
+        foreground, background, iterations: as for :func:`graph_cut`.
+        **options: ``steps``, ``mode``, ``order``, ``step_size`` of :func:`jaxplain.feedback`.
 
     Returns:
-      A :class:`Localisation`, in the pixels of the images.
+        A :class:`Localisation`, in the pixels of the images.
 
     Raises:
-      ImportError: OpenCV is not installed.
-      ValueError, TypeError: the errors of :func:`jaxplain.feedback` and :func:`graph_cut`.
+        ImportError: OpenCV is not installed.
+        ValueError, TypeError: the errors of :func:`jaxplain.feedback` and :func:`graph_cut`.
 
     Example:
-      >>> import jax, jax.numpy as jnp, numpy as np, jaxplain
-      >>> pixels = np.full((1, 24, 32, 3), 60, np.uint8)
-      >>> pixels[0, 8:18, 10:22] = (250, 200, 30)
-      >>> weight = jnp.zeros((3, 2)).at[0, 0].set(1.0)
-      >>> def fn(x):                        # class 0: how much red, weighed by its square
-      ...     return jax.nn.relu(x * x - 0.1).mean((1, 2)) @ weight
-      >>> jaxplain.feedback_localise(fn, jnp.asarray(pixels / 255.0), pixels, 0).boxes.tolist()
-      [[10, 8, 22, 18]]
+        >>> import jax, jax.numpy as jnp, numpy as np, jaxplain
+        >>> pixels = np.full((1, 24, 32, 3), 60, np.uint8)
+        >>> pixels[0, 8:18, 10:22] = (250, 200, 30)
+        >>> weight = jnp.zeros((3, 2)).at[0, 0].set(1.0)
+        >>> def fn(x):                        # class 0: how much red, weighed by its square
+        ...     return jax.nn.relu(x * x - 0.1).mean((1, 2)) @ weight
+        >>> x = jnp.asarray(pixels / 255.0)
+        >>> jaxplain.feedback_localise(fn, x, 0, pixels=pixels).boxes.tolist()
+        [[10, 8, 22, 18]]
     """
     _opencv()
     pixels = np.asarray(pixels)
@@ -115,19 +117,19 @@ def graph_cut(
     their colours and edges.
 
     Args:
-      saliency: (H, W), higher where the object is.
-      pixels: uint8 (H, W, 3), the picture.
-      foreground, background: quantiles, 0 <= background < foreground < 1.
-      iterations: how often colour models and cut are made anew.
+        saliency: (H, W), higher where the object is.
+        pixels: uint8 (H, W, 3), the picture.
+        foreground, background: quantiles, 0 <= background < foreground < 1.
+        iterations: how often colour models and cut are made anew.
 
     Returns:
-      bool (H, W); it holds at least one pixel.
+        bool (H, W); it holds at least one pixel.
 
     Raises:
-      ImportError: OpenCV is not installed.
-      TypeError: pixels are not uint8.
-      ValueError: shapes that do not fit, quantiles out of order, or a saliency that is not finite
-        or that nowhere exceeds its background quantile, as a constant one.
+        ImportError: OpenCV is not installed.
+        TypeError: pixels are not uint8.
+        ValueError: shapes that do not fit, quantiles out of order, or a saliency that is not finite
+            or that nowhere exceeds its background quantile, as a constant one.
     """
     cv2 = _opencv()
     saliency, pixels = np.asarray(saliency, np.float32), np.asarray(pixels)

@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxplain.models import imagenet
 from jaxplain.models.alexnet import VARIANTS, AlexNet
-from jaxplain.models.config import ModelConfig, cam_layers
+from jaxplain.models.config import ModelConfig, default_layers
 from jaxplain.models.entry import (
     CAFFE_INPUT,
     KERAS_CAFFE_INPUT,
@@ -23,12 +23,8 @@ def _entry(name: str, variant: str, prepared, source: Source) -> Entry:
         config=ModelConfig(
             name=name,
             input_size=size,
-            layers=(
-                ("excitation_backprop", "relu5"),  # CNN-S conv5 in the EB paper
-                ("winner_take_all", "relu5"),
-                *cam_layers("relu5"),
-            ),
-            contrast_layer="relu7",
+            # CNN-S conv5 in the EB paper
+            layers=default_layers("relu5", "relu5"),
             **{**prepared, "crop_fraction": size / 256},
         ),
         sources=(source,),

@@ -4,7 +4,7 @@ import functools
 
 from jaxplain.models import imagenet
 from jaxplain.models.attention_resnet import AttentionResNet
-from jaxplain.models.config import ModelConfig, cam_layers
+from jaxplain.models.config import ModelConfig, default_layers
 from jaxplain.models.entry import TORCH_INPUT, Entry, Source
 from jaxplain.weights_convert.name_maps import attention_resnet as maps
 
@@ -16,12 +16,7 @@ def _entry(attention: str, layer: str, names, top1: float) -> Entry:
         config=ModelConfig(
             name=name,
             input_size=224,
-            layers=(
-                ("excitation_backprop", layer),
-                ("winner_take_all", layer),
-                *cam_layers("layer4.2"),
-            ),
-            contrast_layer="avgpool",
+            layers=default_layers(layer, "layer4.2"),
             **TORCH_INPUT,
         ),
         sources=(Source(names, top1=top1, licence="MIT"),),

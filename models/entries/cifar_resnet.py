@@ -3,7 +3,7 @@
 import functools
 
 from jaxplain.models.cifar_resnet import CifarResNet
-from jaxplain.models.config import ModelConfig, cam_layers
+from jaxplain.models.config import ModelConfig, default_layers
 from jaxplain.models.entry import TORCH_INPUT, Entry, Source, cifar10_names
 from jaxplain.weights_convert.name_maps.cifar_resnet import AKAMASTER
 
@@ -17,12 +17,7 @@ def _entry(depth: int, top1: float) -> Entry:
         config=ModelConfig(
             name=f"cifar_resnet{depth}",
             input_size=32,
-            layers=(
-                ("excitation_backprop", f"layer2.{last}"),
-                ("winner_take_all", f"layer2.{last}"),
-                *cam_layers(f"layer3.{last}"),
-            ),
-            contrast_layer="avgpool",
+            layers=default_layers(f"layer2.{last}", f"layer3.{last}"),
             outputs=10,
             **{**TORCH_INPUT, "crop_fraction": 1.0},
         ),

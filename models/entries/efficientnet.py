@@ -3,7 +3,7 @@
 import functools
 
 from jaxplain.models import imagenet
-from jaxplain.models.config import ModelConfig, cam_layers
+from jaxplain.models.config import ModelConfig, default_layers
 from jaxplain.models.efficientnet import VARIANTS, EfficientNetLite
 from jaxplain.models.entry import Entry, Package, Source
 from jaxplain.weights_convert.name_maps.efficientnet import EFFICIENTNET_PYTORCH
@@ -20,13 +20,8 @@ def _entry(variant: int, layer: str, top1: float) -> Entry:
             mean=(127.0,),
             scale=(128.0,),
             crop_fraction=size / (size + 32),  # the authors' margin of 32 pixels
-            layers=(
-                ("excitation_backprop", layer),
-                # Below, winners are often alive by their bias alone, and the process ends there.
-                ("winner_take_all", "head"),
-                *cam_layers("head"),
-            ),
-            contrast_layer="avgpool",
+            # Below, winners are often alive by their bias alone, and their process ends there.
+            layers=default_layers(layer, "head", winner="head"),
         ),
         sources=(
             Source(

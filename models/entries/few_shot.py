@@ -2,7 +2,7 @@
 
 import functools
 
-from jaxplain.models.config import ModelConfig, cam_layers
+from jaxplain.models.config import ModelConfig, default_layers
 from jaxplain.models.entry import TORCH_INPUT, Entry, Source
 from jaxplain.models.few_shot import CHANNELS, INPUT_SIZE, FewShotNet, feature_size
 from jaxplain.weights_convert.name_maps import few_shot as maps
@@ -22,12 +22,7 @@ def _entry(network: str, names) -> Entry:
         config=ModelConfig(
             name=network,
             input_size=INPUT_SIZE,
-            layers=(
-                ("excitation_backprop", "pool2"),
-                ("winner_take_all", "pool2"),
-                *cam_layers("conv4"),
-            ),
-            contrast_layer="conv4",
+            layers=default_layers("pool2", "conv4"),
             outputs=outputs,
             **TORCH_INPUT,
         ),

@@ -3,7 +3,7 @@
 import functools
 
 from jaxplain.models import imagenet
-from jaxplain.models.config import ModelConfig, cam_layers
+from jaxplain.models.config import ModelConfig, default_layers
 from jaxplain.models.entry import CAFFE_INPUT, TORCH_INPUT, Entry, Source
 from jaxplain.models.googlenet import GoogLeNet
 from jaxplain.weights_convert.name_maps import googlenet as maps
@@ -15,12 +15,7 @@ def _entry(name: str, build, prepared, source: Source) -> Entry:
         config=ModelConfig(
             name=name,
             input_size=224,
-            layers=(
-                ("excitation_backprop", "pool2"),
-                ("winner_take_all", "pool2"),
-                *cam_layers("inception_5b"),
-            ),
-            contrast_layer="pool5",
+            layers=default_layers("pool2", "inception_5b"),
             **prepared,
         ),
         sources=(source,),

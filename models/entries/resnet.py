@@ -3,7 +3,7 @@
 import functools
 
 from jaxplain.models import imagenet
-from jaxplain.models.config import ModelConfig, cam_layers
+from jaxplain.models.config import ModelConfig, default_layers
 from jaxplain.models.entry import (
     KERAS_CAFFE_INPUT,
     TORCH_INPUT,
@@ -15,19 +15,11 @@ from jaxplain.models.resnet import DEPTHS, ResNet
 from jaxplain.weights_convert.name_maps import resnet as maps
 
 
-def _layers(excitation: str, last: str):
-    """The EB paper's layer of ResNet is the last of the fourth stage, conv4 in Table 1."""
-    return (
-        ("excitation_backprop", excitation),
-        ("winner_take_all", excitation),
-        *cam_layers(last),
-    )
-
-
 def _config(name: str, depth: int, **changes) -> ModelConfig:
     blocks = DEPTHS[depth]
-    layers = _layers(f"layer3.{blocks[2] - 1}", f"layer4.{blocks[3] - 1}")
-    fields = dict(TORCH_INPUT, layers=layers, contrast_layer="avgpool") | changes
+    # The EB paper's layer of ResNet is the last of the fourth stage, conv4 in Table 1.
+    layers = default_layers(f"layer3.{blocks[2] - 1}", f"layer4.{blocks[3] - 1}")
+    fields = dict(TORCH_INPUT, layers=layers) | changes
     return ModelConfig(name=name, input_size=224, **fields)
 
 
@@ -65,8 +57,7 @@ ENTRIES = {f"resnet{depth}": _torchvision(depth, top1) for depth, top1 in _ACCUR
             50,
             mean=_CAFFE_MEAN,
             scale=(1.0,),
-            layers=_layers("res4f", "res5c"),
-            contrast_layer="pool5",
+            layers=default_layers("res4f", "res5c"),
         ),
         sources=(Source(maps.CAFFE_RESNET50, top1=75.3, licence="MIT"),),
         class_names=imagenet.class_names,

@@ -3,7 +3,7 @@
 import functools
 
 from jaxplain.models import imagenet
-from jaxplain.models.config import ModelConfig, cam_layers
+from jaxplain.models.config import ModelConfig, default_layers
 from jaxplain.models.entry import CAFFE_INPUT, TORCH_INPUT, Entry, Source
 from jaxplain.models.squeezenet import SqueezeNet
 from jaxplain.weights_convert.name_maps import squeezenet as maps
@@ -11,8 +11,7 @@ from jaxplain.weights_convert.name_maps import squeezenet as maps
 #: The authors' images are of 227 x 227.
 _AUTHORS_INPUT = {**CAFFE_INPUT, "input_size": 227, "crop_fraction": 227 / 256}
 _LAYERS = {  # of about 28 x 28, as the EB paper takes in GoogLeNet
-    version: (("excitation_backprop", pool), ("winner_take_all", pool), *cam_layers("fire9"))
-    for version, pool in (("1.0", "pool4"), ("1.1", "pool3"))
+    version: default_layers(pool, "fire9") for version, pool in (("1.0", "pool4"), ("1.1", "pool3"))
 }
 
 
@@ -22,7 +21,6 @@ def _entry(name: str, version: str, *sources: Source, options=None, **prepared) 
         config=ModelConfig(
             name=name,
             layers=_LAYERS[version],
-            contrast_layer="fire9",
             **{"input_size": 224, **TORCH_INPUT, **prepared},
         ),
         sources=sources,

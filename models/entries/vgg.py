@@ -4,7 +4,7 @@ import functools
 from typing import Any
 
 from jaxplain.models import imagenet
-from jaxplain.models.config import ModelConfig, cam_layers
+from jaxplain.models.config import ModelConfig, default_layers
 from jaxplain.models.entry import (
     KERAS_CAFFE_INPUT,
     TORCH_INPUT,
@@ -18,12 +18,8 @@ from jaxplain.weights_convert.name_maps import vgg as maps
 
 
 def _config(name: str, depth: int, **fields) -> ModelConfig:
-    layers = (
-        ("excitation_backprop", "pool4"),
-        ("winner_take_all", "pool4"),
-        *cam_layers(f"relu5_{DEPTHS[depth][-1]}"),
-    )
-    return ModelConfig(name=name, input_size=224, layers=layers, contrast_layer="relu7", **fields)
+    layers = default_layers("pool4", f"relu5_{DEPTHS[depth][-1]}")
+    return ModelConfig(name=name, input_size=224, layers=layers, **fields)
 
 
 def _torchvision(name: str, depth: int, batch_norm: bool, top1: float) -> Entry:

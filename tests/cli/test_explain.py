@@ -12,7 +12,7 @@ from PIL import Image
 
 import jaxplain
 from jaxplain import cli, models
-from jaxplain.cli import explain
+from jaxplain.cli import drawing, explain
 from jaxplain.cli.common import CliError, read_image
 from jaxplain.explainers import catalogue
 from jaxplain.rules import Gamma, composite
@@ -45,15 +45,13 @@ def elsewhere(tmp_path, monkeypatch):
         assert list(Path.cwd().iterdir()) == []  # nothing half-written
 
 
-def test_the_table_of_methods_names_explainers():
-    methods = {**catalogue.METHODS, **catalogue.OTHERS}
-    for name, method in methods.items():
-        assert callable(getattr(jaxplain, method.function)), name
-        assert catalogue.canonical(name.replace("-", "_").upper()) == name
+def test_the_command_line_knows_every_method_of_the_catalogue():
+    for name, method in catalogue.CATALOGUE.items():
+        for spelling in (name.replace("-", "_").upper(), *method.aliases):
+            assert explain._choose_methods(spelling) == ([name], False)
+    assert explain._choose_methods("all") == (list(catalogue.CATALOGUE), True)
     assert set(catalogue.DEFAULT) <= set(catalogue.METHODS)
-    assert set(catalogue.ALIASES.values()) <= set(methods)
-    titles = [m.title for m in methods.values()]
-    assert len(set(titles)) == len(titles)
+    assert set(drawing.ROWS) == {n for n, m in catalogue.CATALOGUE.items() if m.rows}
 
 
 @pytest.mark.parametrize(
@@ -216,7 +214,7 @@ def test_all_methods_on_another_image(capsys, small, image):
 
 
 def test_methods_with_rows_of_their_own(capsys, small, image, monkeypatch):
-    """NAFlow has a row a class, Dense Attention two rows and PFV one for all; CAM can be fitted."""
+    """NAFlow has one row per class, Dense Attention two rows and PFV one for all; CAM can be fitted."""
     rows = {}
     monkeypatch.setattr(
         "jaxplain.viz.panel", lambda _, given: rows.update(given) or panel(_, given)
@@ -303,7 +301,7 @@ def test_all_leaves_out_what_a_network_does_not_allow(capsys, small, image, monk
     monkeypatch.setattr(jaxplain, "cam", refuse)
     assert "no global pool" in _error(capsys, "explain", str(image), "--methods", "cam")
     few = {n: catalogue.METHODS[n] for n in ("cam", "gradient")}
-    monkeypatch.setattr(explain, "_KNOWN", few)
+    monkeypatch.setattr(explain, "CATALOGUE", few)
     assert cli.main(["explain", str(image), "--methods", "all"]) == 0
     assert "CAM left out: no global pool" in capsys.readouterr().err
 

@@ -71,7 +71,7 @@ def test_structure_and_named_results():
     [
         lambda fn, x: jaxplain.feedback(fn, x, 1),
         lambda fn, x: jaxplain.gradient(fn, x, jnp.arange(4)[None].repeat(2, 0), class_chunk=2),
-        lambda fn, x: jaxplain.naflow(fn, x, 1, layers="pool"),
+        lambda fn, x: jaxplain.naflow(fn, x, 1, layer="pool"),
         lambda fn, x: jaxplain.smooth_grad(fn, x, 1, key=jax.random.key(0)),
         lambda fn, x: jaxplain.integrated_gradients(fn, x, 1),
     ],

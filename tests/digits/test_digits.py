@@ -51,10 +51,10 @@ def test_networks_have_the_layers_that_they_name(name):
     network = NETWORKS[name](CLASSES, rngs=nnx.Rngs(0))
     x = jax.ShapeDtypeStruct((2, INPUT_SIZE, INPUT_SIZE, 3), jnp.float32)
     assert jax.eval_shape(network, x).shape == (2, len(CLASSES))
-    layers = {layer for _, layer in network.config.layers} | {network.config.contrast_layer}
+    layers = {layer for _, layer in network.config.layers}
     found = jaxplain.capture(network, sorted(layers))
     shapes = jax.eval_shape(found, x)[1]
     assert set(shapes) == layers
-    below = shapes[network.config.layer("excitation_backprop")].shape
-    above = shapes[network.config.layer("grad_cam")].shape
+    below = shapes[network.config.layer("excitation")].shape
+    above = shapes[network.config.layer("last")].shape
     assert below[1] >= above[1] >= 4  # an intermediate layer, as pool4 is

@@ -337,7 +337,7 @@ def tiny(monkeypatch):
                 (64.0,) * 3,
                 class_names=data.VOC_CLASSES,
                 outputs=20,
-                layers=(("excitation_backprop", "relu:0"),),
+                layers=(("excitation", "relu:0"),),
             )
 
         def __call__(self, x):

@@ -53,7 +53,7 @@ def test_score_cam_is_a_loop_over_channels(x, weights):
         w = np.exp(w) / np.exp(w).sum(1, keepdims=True)
     else:
         w = w - np.asarray(network(0 * x))[:, 2:3]
-    got = jaxplain.score_cam(network, x, 2, layer="a", weights=weights, relu=False, chunk=4)
+    got = jaxplain.score_cam(network, x, 2, layer="a", weighting=weights, relu=False, batch_size=4)
     np.testing.assert_allclose(got, weighted(w, a), rtol=1e-9, atol=1e-12)
 
 
@@ -64,7 +64,9 @@ def test_ablation_cam_is_a_loop_over_channels(x, relative):
     without = [network(x, 1 - np.eye(6)[c])[:, 1] for c in range(6)]
     w = np.asarray(score)[:, None] - np.stack(without, 1)
     w = w / np.asarray(score)[:, None] if relative else w
-    got = jaxplain.ablation_cam(network, x, 1, layer="b", relative=relative, relu=False, chunk=4)
+    got = jaxplain.ablation_cam(
+        network, x, 1, layer="b", relative=relative, relu=False, batch_size=4
+    )
     np.testing.assert_allclose(got, weighted(w, a), rtol=1e-9, atol=1e-12)
 
 
@@ -245,13 +247,13 @@ def test_fit_errors(x):
     ("method", "options", "error", "match"),
     [
         ("score_cam", {"layer": "gap"}, ValueError, "needs a layer with height and width"),
-        ("score_cam", {"weights": "probability"}, ValueError, "'softmax', 'increase'"),
-        ("score_cam", {"chunk": 0}, ValueError, "chunk must be at least 1"),
-        ("ablation_cam", {"chunk": 2.5}, TypeError, "chunk must be an int"),
+        ("score_cam", {"weighting": "probability"}, ValueError, "'softmax', 'increase'"),
+        ("score_cam", {"batch_size": 0}, ValueError, "batch_size must be at least 1"),
+        ("ablation_cam", {"batch_size": 2.5}, TypeError, "batch_size must be an int"),
         ("ablation_cam", {"layer": "gap"}, ValueError, "needs a layer with height and width"),
         ("eigen_cam", {"layer": "gap"}, ValueError, "needs a layer with height and width"),
         ("eigen_cam", {"targets": 9}, ValueError, "class 9 is out of range"),
-        ("relevance_cam", {"rules": "z_plus"}, TypeError, "must be a jaxplain.RuleSet or None"),
+        ("relevance_cam", {"composite": 1}, TypeError, "must be a name or a RuleSet"),
     ],
 )
 def test_errors(x, method, options, error, match):

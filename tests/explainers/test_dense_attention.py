@@ -176,11 +176,11 @@ def test_default_layers_of_resnet():
 def test_named_layers_come_in_the_networks_order(x):
     fn = small({k: jnp.asarray(v, jnp.float32) for k, v in small_params().items()})
     every = jaxplain.dense_attention(fn, x)
-    some = jaxplain.dense_attention(fn, x, layers=["relu3", "relu1"])
+    some = jaxplain.dense_attention(fn, x, layer=["relu3", "relu1"])
     assert list(some.layers) == ["relu1", "relu3"]
     assert np.array_equal(some.layers["relu1"], every.layers["relu1"])
     assert np.array_equal(some.cumulative["relu3"], some.layers["relu3"])
-    below = jaxplain.dense_attention(fn, x, layers=["relu1", "relu2"])  # GT at relu2
+    below = jaxplain.dense_attention(fn, x, layer=["relu1", "relu2"])  # GT at relu2
     assert not np.allclose(below.layers["relu1"], every.layers["relu1"], rtol=1e-7)
 
 
@@ -210,11 +210,11 @@ def test_differentiable(x):
 def test_errors(x):
     fn = small({k: jnp.asarray(v, jnp.float32) for k, v in small_params().items()})
     with pytest.raises(ValueError, match="empty sequence"):
-        jaxplain.dense_attention(fn, x, layers=[])
+        jaxplain.dense_attention(fn, x, layer=[])
     with pytest.raises(ValueError, match="one layer twice"):
-        jaxplain.dense_attention(fn, x, layers=["relu1", "relu1"])
+        jaxplain.dense_attention(fn, x, layer=["relu1", "relu1"])
     with pytest.raises(jaxplain.UnknownLayerError, match="relu9"):
-        jaxplain.dense_attention(fn, x, layers=["relu9"])
+        jaxplain.dense_attention(fn, x, layer=["relu9"])
     with pytest.raises(ValueError, match="height and width"):
         tagged = lambda x: jaxplain.tag(fn(x), "scores") * 1.0  # noqa: E731
-        jaxplain.dense_attention(tagged, x, layers=["scores"])
+        jaxplain.dense_attention(tagged, x, layer=["scores"])

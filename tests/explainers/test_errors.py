@@ -10,31 +10,18 @@ import nets
 import numpy as np
 import pytest
 from jax import lax
+from methods import explain, parameters, takes_several_layers
 
 import jaxplain
 from jaxplain.core import UnknownLayerError, UnsupportedOperationError
+from jaxplain.explainers.catalogue import CATALOGUE
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
-EXPLAINERS = {
-    "excitation_backprop": {},
-    "winner_take_all": {},
-    "gradient": {},
-    "input_x_gradient": {},
-    "smooth_grad": {"key": 0, "samples": 2},
-    "integrated_gradients": {"steps": 2},
-    "guided_backprop": {},
-    "deconvnet": {},
-    "cam": {},
-    "grad_cam": {},
-    "guided_grad_cam": {},
-    "grad_cam_plus_plus": {},
-    "x_grad_cam": {},
-    "layer_cam": {},
-    "hires_cam": {},
-    "lrp": {},
-}
-RULED = ("excitation_backprop", "lrp", "guided_backprop", "deconvnet")
+every = pytest.mark.parametrize("name", CATALOGUE)
+every_for_a_class = pytest.mark.parametrize(
+    "name", [name for name, method in CATALOGUE.items() if method.per_class]
+)
 
 
 @pytest.fixture(scope="module")
@@ -47,36 +34,26 @@ def x():
     return jnp.asarray(nets.images(0), jnp.float32)
 
 
-def explain(name, fn, x, targets=1, **options):
-    given = dict(EXPLAINERS[name])
-    if "key" in given:
-        given["key"] = jax.random.key(0)
-    return getattr(jaxplain, name)(fn, x, targets, **given, **options)
-
-
-every = pytest.mark.parametrize("name", EXPLAINERS)
-
-
 @every
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_image_that_is_not_finite(name, fn, x, value):
     with pytest.raises(ValueError, match="(?i)finite|nan"):
-        explain(name, fn, x.at[1, 2, 3, 0].set(value))
+        explain(name, fn, x.at[1, 2, 3, 0].set(value), 1)
 
 
 @every
 def test_integer_image(name, fn):
     with pytest.raises(TypeError, match="(?i)float"):
-        explain(name, fn, jnp.ones((2, 8, 8, 3), jnp.uint8))
+        explain(name, fn, jnp.ones((2, 8, 8, 3), jnp.uint8), 1)
 
 
 @every
 def test_image_without_batch(name, fn, x):
     with pytest.raises(ValueError, match=r"(?i)\(B, H, W, C\)|4-D|four"):
-        explain(name, fn, x[0])
+        explain(name, fn, x[0], 1)
 
 
-@every
+@every_for_a_class
 @pytest.mark.parametrize("target", [4, -1, 1000], ids=str)
 def test_class_out_of_range(name, fn, x, target):
     with pytest.raises(ValueError, match=rf"(?s){target}.*4|4.*{target}"):
@@ -107,14 +84,12 @@ def test_wrong_signal_shape(fn, x, shape):
     assert str(shape) in str(error.value) and "4" in str(error.value)
 
 
-@every
+@pytest.mark.parametrize("name", [name for name in CATALOGUE if "layer" in parameters(name)])
 def test_unknown_layer(name, fn, x):
-    if name in ("integrated_gradients", "smooth_grad", "cam", "input_x_gradient"):
-        pytest.skip("explains the image, or a layer that it finds itself")
-    with pytest.raises(UnknownLayerError, match="(?s)'poool'.*'pool'"):
-        explain(name, fn, x, layer="poool")
-    with pytest.raises(UnknownLayerError, match="(?s)'poool'.*'pool'"):
-        explain(name, fn, x, layer=["pool", "poool"])
+    several = [["pool", "poool"]] if takes_several_layers(name) else []
+    for layer in ["poool", *several]:
+        with pytest.raises(UnknownLayerError, match="(?s)'poool'.*'pool'"):
+            explain(name, fn, x, 1, layer=layer)
     assert issubclass(UnknownLayerError, ValueError)
 
 
@@ -130,30 +105,36 @@ def test_unknown_layer_elsewhere(fn, x):
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("excitation_backprop", {"residual": "propotional"}),
-        ("excitation_backprop", {"form": "unsigned"}),
-        ("excitation_backprop", {"normalise": "half"}),
-        ("gradient", {"reduce": "mean"}),
-        ("input_x_gradient", {"reduce": "mean"}),
-        ("guided_backprop", {"reduce": "mean"}),
+        ("mwp", {"residual": "propotional"}),
+        ("mwp", {"form": "unsigned"}),
+        ("mwp", {"normalise": "half"}),
         ("deconvnet", {"form": "zeilr"}),
-        ("deconvnet", {"reduce": "mean"}),
-        ("integrated_gradients", {"steps": 0}),
-        ("smooth_grad", {"noise": -1.0}),
+        ("c-deconvnet", {"form": "zeilr"}),
+        ("integrated-gradients", {"steps": 0}),
+        ("smooth-grad", {"noise": -1.0}),
+        ("smooth-grad", {"samples": 0}),
+        ("rise", {"samples": 0}),
+        ("feedback", {"mode": "softly"}),
+        ("feedback", {"order": "random"}),
+        ("score-cam", {"weighting": "soft"}),
+        ("guided-grad-cam", {"resize": "bicubic"}),
+        ("full-grad", {"rescale": "image"}),
+        ("grad-cam++", {"eps": -1.0}),
+        ("relevance-cam", {"composite": "z_pluss"}),
+        ("pfv", {"weighting": "mean"}),
         ("lrp", {"composite": "epsilon_pluss"}),
         ("lrp", {"composite": "epsilon_gamma_box"}),
         ("lrp", {"seed": "logit"}),
-        ("gradient", {"class_chunk": 0}),
-        ("gradient", {"layer": ()}),
+        *((name, {"reduce": "mean"}) for name in CATALOGUE if "reduce" in parameters(name)),
+        *((name, {"class_chunk": 0}) for name in CATALOGUE if "class_chunk" in parameters(name)),
+        *((name, {"batch_size": 0}) for name in CATALOGUE if "batch_size" in parameters(name)),
+        *((name, {"layer": ()}) for name in CATALOGUE if takes_several_layers(name)),
     ],
     ids=lambda v: v if isinstance(v, str) else "-".join(v),
 )
 def test_unknown_option(name, options, fn, x):
     with pytest.raises((ValueError, TypeError)) as error:
-        given = dict(EXPLAINERS[name]) | options
-        if "key" in given:
-            given["key"] = jax.random.key(0)
-        getattr(jaxplain, name)(fn, x, 1, **given)
+        explain(name, fn, x, 1, **options)
     value = next(iter(options.values()))
     if isinstance(value, str) and value != "epsilon_gamma_box":
         assert value in str(error.value), "the message repeats the value"
@@ -213,14 +194,14 @@ def _network(hiding):
     return lambda v: hiding(nets.conv(v, w)).mean((1, 2)) @ dense  # the line that errors name
 
 
-@pytest.mark.parametrize("name", RULED)
+@pytest.mark.parametrize("name", [name for name, method in CATALOGUE.items() if method.opens])
 @pytest.mark.parametrize("primitive", HIDING)
 def test_unsupported_operation(name, primitive, x):
     """The error names the primitive, the user's line and a remedy."""
-    if primitive == "sort" and name in ("guided_backprop", "deconvnet"):
+    if primitive == "sort" and CATALOGUE[name].opens == "relus":
         pytest.skip("a sort hides no ReLU: its gradient is right")
     with pytest.raises(UnsupportedOperationError, match=primitive) as error:
-        explain(name, _network(HIDING[primitive]), x)
+        explain(name, _network(HIDING[primitive]), x, 1)
     message = str(error.value)
     assert "test_errors.py:" in message
     assert len(message) > 60, "where is the remedy?"

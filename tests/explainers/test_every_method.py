@@ -1,29 +1,34 @@
-"""What holds of every method in the command line's table: batches, classes, jit, half precision."""
+"""What holds of every method that has classes: batches, classes, jit, half precision."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import methods
 import nets
 import numpy as np
 import pytest
 
-from jaxplain.explainers.catalogue import METHODS, explainer
+from jaxplain.explainers.catalogue import CATALOGUE, explainer
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
 TARGETS = jnp.asarray([[0, 3], [2, 1]])
 
 
+#: RISE's noise falls with the number of its masks.
+MORE = {"rise": {"samples": 32}}
+
+
 def compiled(name, dtype):
-    """Images to maps of two classes an image, under jit."""
+    """Images to maps of two classes per image, under jit."""
     fn = nets.convnet({k: jnp.asarray(v, dtype) for k, v in nets.convnet_params(5).items()})
-    more = {"masks": 32} if name == "rise" else {}
+    more = {"fit": methods.fit("act1")} if CATALOGUE[name].needs == "fit" else MORE.get(name, {})
     explain = explainer(name, None, "act1", **more)
     return jax.jit(lambda x, targets: explain(fn, x, targets))
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [name for name, method in CATALOGUE.items() if method.per_class])
 def test_batches_classes_jit_and_bfloat16(name):
     x = jnp.asarray(nets.images(8), jnp.float32)
     explain = compiled(name, jnp.float32)
@@ -32,7 +37,7 @@ def test_batches_classes_jit_and_bfloat16(name):
     assert np.isfinite(maps).all() and maps.any()
     # An image's map depends neither on the others of the batch nor on the order of the classes.
     # (RISE and SmoothGrad draw their noise for the batch.)
-    if not METHODS[name].random:
+    if not CATALOGUE[name].random:
         turned = np.asarray(explain(x[::-1], TARGETS[::-1, ::-1]))[::-1, ::-1]
         assert nets.relative_error(maps, turned) < 1e-4
     half = compiled(name, jnp.bfloat16)(x.astype(jnp.bfloat16), TARGETS)

@@ -150,7 +150,7 @@ def invertible(x):
 def test_a_network_of_invertible_layers_returns_its_own_activations(x64):
     x = normal(7, 2, 6, 6, 3)
     names = ["input", "conv", "norm", "leaky", "block", "turned", "features"]
-    flow = jaxplain.naflow(invertible, x, 1, layers=names, solver=EXACT, details=True)
+    flow = jaxplain.naflow(invertible, x, 1, layer=names, solver=EXACT, details=True)
     _, acts = jaxplain.capture(invertible, names)(x)
     assert all(list(part) == names for part in flow)
     for name in names:
@@ -170,7 +170,7 @@ def test_abandoned_neurons_are_those_that_relu_and_max_pool_discarded(x64):
 
     x = normal(2, 1, 8, 8, 3)
     names = ["input", "conv", "relu", "pool", "features"]
-    flow = jaxplain.naflow(fn, x, 0, layers=names, solver=EXACT, details=True)
+    flow = jaxplain.naflow(fn, x, 0, layer=names, solver=EXACT, details=True)
     _, acts = jaxplain.capture(fn, names)(x)
     conv = np.asarray(acts["conv"])
     windows = np.maximum(conv, 0).reshape(1, 4, 2, 4, 2, 8).transpose(0, 1, 3, 5, 2, 4)
@@ -195,16 +195,16 @@ def convnet(x64):
 
 def test_the_last_layers_map_is_hires_cam(convnet):
     x = jnp.asarray(nets.images(0))
-    got = jaxplain.naflow(convnet, x, layers=["pool", "out"])
+    got = jaxplain.naflow(convnet, x, layer=["pool", "out"])
     assert nets.relative_error(got["out"], jaxplain.hires_cam(convnet, x, layer="out")) < 1e-12
-    alone = jaxplain.naflow(convnet, x, layers="pool")
+    alone = jaxplain.naflow(convnet, x, layer="pool")
     assert nets.relative_error(alone, got["pool"]) < 1e-10
 
 
 def test_a_layers_map_written_out_with_dense_matrices(convnet):
     x = jnp.asarray(nets.images(0, batch=1))
     p = nets.convnet_params(3, bias=0.3)
-    flow = jaxplain.naflow(convnet, x, 2, layers=["pool", "sum", "out"], solver=EXACT, details=True)
+    flow = jaxplain.naflow(convnet, x, 2, layer=["pool", "sum", "out"], solver=EXACT, details=True)
     pool = jaxplain.capture(convnet, ["pool"])(x)[1]["pool"]
 
     def block(v):
@@ -226,7 +226,7 @@ def test_a_layers_map_written_out_with_dense_matrices(convnet):
 def test_the_residual_is_that_of_the_normal_equations(convnet):
     x = jnp.asarray(nets.images(0, batch=1))
     few = jaxplain.LeastSquares(tolerance=1e-9, iterations=2)
-    flow = jaxplain.naflow(convnet, x, layers=["pool", "out"], solver=few, details=True)
+    flow = jaxplain.naflow(convnet, x, layer=["pool", "out"], solver=few, details=True)
     _, acts = jaxplain.capture(convnet, ["pool", "out"])(x)
     p = nets.convnet_params(3, bias=0.3)
 
@@ -258,7 +258,7 @@ def test_damping_solves_the_damped_normal_equations(x64):
 def test_batches_classes_chunks_and_jit(convnet):
     x = jnp.asarray(nets.images(0))
     classes = jnp.array([[0, 3, 1], [2, 1, 0]])
-    options = dict(layers=["pool", "out"], solver=EXACT)
+    options = dict(layer=["pool", "out"], solver=EXACT)
     maps = jaxplain.naflow(convnet, x, classes, **options)
     assert maps["pool"].shape == (2, 3, 4, 4)
     jitted = jax.jit(lambda x, t: jaxplain.naflow(convnet, x, t, class_chunk=2, **options))(
@@ -281,7 +281,7 @@ def test_gradients_of_a_map(convnet):
     direction, weight = normal(1, *x.shape), normal(2, 1, 4, 4)
 
     def loss(t):
-        m = jaxplain.naflow(convnet, x + t * direction, 1, layers="pool", solver=EXACT)
+        m = jaxplain.naflow(convnet, x + t * direction, 1, layer="pool", solver=EXACT)
         return (m * weight).sum()
 
     step = 1e-5
@@ -313,8 +313,8 @@ def test_bfloat16_is_solved_in_float32():
     short = nets.convnet({k: v.astype(jnp.bfloat16) for k, v in params.items()})
     x = jnp.asarray(nets.images(0), jnp.float32)
     layers = ["act1", "pool", "out"]
-    flow = jaxplain.naflow(short, x.astype(jnp.bfloat16), 1, layers=layers, details=True)
-    exact = jaxplain.naflow(nets.convnet(params), x, 1, layers=layers)
+    flow = jaxplain.naflow(short, x.astype(jnp.bfloat16), 1, layer=layers, details=True)
+    exact = jaxplain.naflow(nets.convnet(params), x, 1, layer=layers)
     for name, m in flow.maps.items():
         assert m.dtype == jnp.bfloat16 and flow.features[name].dtype == jnp.float32
         a, b = np.asarray(m, np.float32).ravel(), np.asarray(exact[name]).ravel()
@@ -329,7 +329,7 @@ def test_memory_grows_with_the_activations():
             return tag(jax.nn.relu(block(tag(jax.nn.relu(block(x)), "below"))), "out").mean((1, 2))
 
         def explain(x):
-            return jaxplain.naflow(fn, x, 0, layers=["input", "below", "out"])
+            return jaxplain.naflow(fn, x, 0, layer=["input", "below", "out"])
 
         x = jax.ShapeDtypeStruct((1, size, size, 8), jnp.float32)
         return jax.jit(explain).lower(x).compile().memory_analysis().temp_size_in_bytes
@@ -344,34 +344,34 @@ def test_memory_grows_with_the_activations():
 def test_a_layer_that_is_no_cut_is_refused(convnet):
     x = jnp.asarray(nets.images(0))
     with pytest.raises(UnknownLayerError, match="'mid' is no cut .* 'pool', 'sum', 'out'") as error:
-        jaxplain.naflow(convnet, x, layers=["mid", "out"])
+        jaxplain.naflow(convnet, x, layer=["mid", "out"])
     assert "the operation 'add' at" in str(error.value)
     assert "'mid'" not in str(error.value).split("are here")[1]
     with pytest.raises(UnknownLayerError, match="no layer 'nothing'"):
-        jaxplain.naflow(convnet, x, layers="nothing")
+        jaxplain.naflow(convnet, x, layer="nothing")
     with pytest.raises(UnknownLayerError, match="no cut"):
-        jaxplain.naflow(convnet, x, layers="pool", last="mid")
+        jaxplain.naflow(convnet, x, layer="pool", last="mid")
 
 
 def test_other_errors(convnet):
     x = jnp.asarray(nets.images(0))
     with pytest.raises(ValueError, match="lies above 'pool'.*last='out'"):
-        jaxplain.naflow(convnet, x, layers="out", last="pool")
+        jaxplain.naflow(convnet, x, layer="out", last="pool")
     with pytest.raises(ValueError, match="'gap' has shape"):
-        jaxplain.naflow(convnet, x, layers="gap")
+        jaxplain.naflow(convnet, x, layer="gap")
     with pytest.raises(ValueError, match="empty sequence"):
-        jaxplain.naflow(convnet, x, layers=[])
+        jaxplain.naflow(convnet, x, layer=[])
     with pytest.raises(ValueError, match="class 4 is out of range"):
-        jaxplain.naflow(convnet, x, 4, layers="pool")
+        jaxplain.naflow(convnet, x, 4, layer="pool")
     with pytest.raises(ValueError, match=r"must be an int or have the shape \(batch,\).*batch 2"):
-        jaxplain.naflow(convnet, x, [0, 1, 2], layers="pool")
+        jaxplain.naflow(convnet, x, [0, 1, 2], layer="pool")
     with pytest.raises(TypeError, match="solver must be a jaxplain.LeastSquares"):
-        jaxplain.naflow(convnet, x, layers="pool", solver="cg")
+        jaxplain.naflow(convnet, x, layer="pool", solver="cg")
     with pytest.raises(ValueError, match="too large to build"):
         jaxplain.naflow(
             lambda x: tag(nets.conv(x, normal(0, 1, 1, 3, 3)), "out").mean((1, 2)),
             jnp.ones((1, 64, 64, 3)),
-            layers="input",
+            layer="input",
             solver=DENSE,
         )
     for options in ({"method": "lu"}, {"tolerance": 0.0}, {"iterations": 0}, {"damping": -1.0}):
@@ -382,4 +382,4 @@ def test_other_errors(convnet):
         return tag(jnp.sort(x, axis=1), "sorted").mean((1, 2))
 
     with pytest.raises(UnsupportedOperationError, match="'sort'.*choose layers above it"):
-        jaxplain.naflow(sorted_pixels, x, layers=["input", "sorted"])
+        jaxplain.naflow(sorted_pixels, x, layer=["input", "sorted"])

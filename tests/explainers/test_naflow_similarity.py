@@ -31,17 +31,15 @@ def test_contribution_weights_sum_to_one(x64):
 def test_similarity_carries_the_contribution_weights_down(x64):
     x = normal(3, 2, 8, 8, 3)
     reference = normal(4, 2, 8, 8, 3)
-    maps = jaxplain.naflow_similarity(
-        embed, x, reference, layers=["pool", "features"], solver=EXACT
-    )
+    maps = jaxplain.naflow_similarity(embed, x, reference, layer=["pool", "features"], solver=EXACT)
     e, r = embed(x), embed(reference)
     weights = abs(e * r) / abs(e * r).sum(-1, keepdims=True)
     features = jaxplain.capture(embed, ["features"])(x)[1]["features"]
     expected = (features * weights[:, None, None]).sum(-1) / 16  # a mean over 4 x 4
     assert nets.relative_error(maps["features"], expected) < 1e-10
-    signal = jaxplain.naflow(embed, x, weights, layers="pool", solver=EXACT)
+    signal = jaxplain.naflow(embed, x, weights, layer="pool", solver=EXACT)
     assert nets.relative_error(maps["pool"], signal) < 1e-10
-    given = jaxplain.naflow_similarity(embed, x, r, layers="pool", solver=EXACT)
+    given = jaxplain.naflow_similarity(embed, x, r, layer="pool", solver=EXACT)
     assert nets.relative_error(given, maps["pool"]) < 1e-10
 
 
@@ -51,12 +49,12 @@ def test_any_differentiable_similarity(x64):
     def closeness(a, b):
         return -((a - b) ** 2).sum()
 
-    got = jaxplain.naflow_similarity(embed, x, r, layers="features", similarity=closeness)
+    got = jaxplain.naflow_similarity(embed, x, r, layer="features", similarity=closeness)
     g = -2 * (embed(x) - r)
     features = jaxplain.capture(embed, ["features"])(x)[1]["features"]
     assert nets.relative_error(got, (features * g[:, None, None]).sum(-1) / 16) < 1e-10
     got = jaxplain.naflow_similarity(
-        embed, x, r, layers="features", similarity=lambda a, b: (a - b) ** 2
+        embed, x, r, layer="features", similarity=lambda a, b: (a - b) ** 2
     )
     w = g**2 / (g**2).sum(-1, keepdims=True)
     assert nets.relative_error(got, (features * w[:, None, None]).sum(-1) / 16) < 1e-10
@@ -65,16 +63,16 @@ def test_any_differentiable_similarity(x64):
 def test_errors_of_similarity(x64):
     x = normal(3, 2, 8, 8, 3)
     with pytest.raises(ValueError, match=r"reference must be images .* or embeddings \(2, 5\)"):
-        jaxplain.naflow_similarity(embed, x, normal(0, 4), layers="features")
+        jaxplain.naflow_similarity(embed, x, normal(0, 4), layer="features")
     with pytest.raises(ValueError, match="reference images must have the shape"):
-        jaxplain.naflow_similarity(embed, x, x[:, :4], layers="features")
+        jaxplain.naflow_similarity(embed, x, x[:, :4], layer="features")
     with pytest.raises(ValueError, match="similarity must return a scalar or"):
         jaxplain.naflow_similarity(
-            embed, x, normal(0, 5), layers="features", similarity=lambda a, b: a[:2]
+            embed, x, normal(0, 5), layer="features", similarity=lambda a, b: a[:2]
         )
     with pytest.raises(TypeError, match="similarity must be a function"):
-        jaxplain.naflow_similarity(embed, x, normal(0, 5), layers="features", similarity="cosine")
+        jaxplain.naflow_similarity(embed, x, normal(0, 5), layer="features", similarity="cosine")
     with pytest.raises(ValueError, match="embed must return embeddings"):
         jaxplain.naflow_similarity(
-            lambda x: tag(2 * x, "features"), x, normal(0, 3), layers="features"
+            lambda x: tag(2 * x, "features"), x, normal(0, 3), layer="features"
         )

@@ -45,7 +45,7 @@ def test_occlusion_is_a_loop_over_windows(x):
             drop = np.asarray(network(x) - network(hidden))[:, 1]
             total, count = total + drop[:, None, None] * inside, count + inside
     got = jaxplain.occlusion(
-        network, x, 1, window=(3, 4), stride=(2, 3), baseline=baseline, chunk=4
+        network, x, 1, window=(3, 4), stride=(2, 3), baseline=baseline, batch_size=4
     )
     np.testing.assert_allclose(got, total / count, rtol=1e-9, atol=1e-13)
 
@@ -93,10 +93,10 @@ def test_rise_is_the_paper_s_sum(x64):
     masks = rise_masks(key, n, (1, 4), (1, 40), 0.4)[:, 0]
     scores = masks @ weight + 5
     paper = jaxplain.rise(
-        fn, x, 0, key=key, masks=n, grid=(1, 40), probability=0.4, centre=False, chunk=64
+        fn, x, 0, key=key, samples=n, grid=(1, 40), probability=0.4, centre=False, batch_size=64
     )
     np.testing.assert_allclose(paper[0, 0], scores @ masks / (n * 0.4), rtol=1e-6)
-    maps = jaxplain.rise(fn, x, 0, key=key, masks=n, grid=(1, 40), probability=0.4, chunk=64)
+    maps = jaxplain.rise(fn, x, 0, key=key, samples=n, grid=(1, 40), probability=0.4, batch_size=64)
     np.testing.assert_allclose(
         maps[0, 0], (scores - scores.mean()) @ masks / (n * 0.4), rtol=1e-5, atol=1e-6
     )
@@ -106,24 +106,24 @@ def test_rise_is_the_paper_s_sum(x64):
 
 def test_a_constant_score_does_not_change_the_centred_map(x):
     key = jax.random.key(1)
-    low = jaxplain.rise(network, x, 1, key=key, masks=30, grid=3)
-    high = jaxplain.rise(lambda v: network(v) + 100, x, 1, key=key, masks=30, grid=3)
+    low = jaxplain.rise(network, x, 1, key=key, samples=30, grid=3)
+    high = jaxplain.rise(lambda v: network(v) + 100, x, 1, key=key, samples=30, grid=3)
     np.testing.assert_allclose(high, low, atol=1e-9)
 
 
 def test_rise_is_reproducible_and_its_masks_do_not_depend_on_the_batch(x):
     call = lambda v, t, seed=5, **o: np.asarray(  # noqa: E731
-        jaxplain.rise(network, v, t, key=jax.random.key(seed), masks=10, grid=(3, 2), **o)
+        jaxplain.rise(network, v, t, key=jax.random.key(seed), samples=10, grid=(3, 2), **o)
     )
     maps = call(x, [[0, 1], [3, 2]])
     np.testing.assert_array_equal(maps, call(x, [[0, 1], [3, 2]]))
-    np.testing.assert_allclose(maps[1:, 1], call(x[1:], 2, chunk=3), rtol=1e-9)
+    np.testing.assert_allclose(maps[1:, 1], call(x[1:], 2, batch_size=3), rtol=1e-9)
     assert np.abs(maps - call(x, [[0, 1], [3, 2]], seed=6)).max() > 1e-3
 
 
 CALLS = {
     "occlusion": {"window": 3},
-    "rise": {"key": jax.random.key(0), "masks": 6, "grid": 2},
+    "rise": {"key": jax.random.key(0), "samples": 6, "grid": 2},
 }
 
 
@@ -161,7 +161,7 @@ def test_score_maps_and_shards(method):
         ("occlusion", {"window": (1, 2, 3)}, ValueError, "an int or a pair"),
         ("occlusion", {"window": 0}, ValueError, "window must be at least 1"),
         ("occlusion", {"window": 2, "baseline": np.ones(2)}, ValueError, "does not broadcast"),
-        ("rise", {"masks": 0}, ValueError, "masks must be at least 1"),
+        ("rise", {"samples": 0}, ValueError, "samples must be at least 1"),
         ("rise", {"grid": 1.5}, TypeError, "grid must be an int"),
         ("rise", {"probability": 0.0}, ValueError, r"must be in \(0, 1\]"),
         ("rise", {"baseline": np.ones((3, 7, 5, 3))}, ValueError, "does not broadcast"),

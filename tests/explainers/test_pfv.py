@@ -56,7 +56,7 @@ def test_the_authors_numbers(x64, oracles, name, weighting):
     got = jaxplain.pfv(fn, x, weighting=mode, method=method)
     signs = np.sign((np.asarray(got.weighted) * expected["v"]).sum((0, 1, 2)))
     aligned = dataclasses.replace(got.basis, directions=got.basis.directions * signs)
-    got = jaxplain.pfv_apply(fn, x, aligned)
+    got = jaxplain.pfv_apply(fn, x, basis=aligned)
     assert relative(got.weighted, expected["v"]) <= cases["v"]["tolerance"]
     assert relative(got.colours, expected["rgb"]) <= cases["rgb"]["tolerance"]
     if weighting == "flat":
@@ -143,7 +143,7 @@ def test_a_stream_of_batches_is_fitted_as_their_union(fn, x):
     basis, union = jaxplain.pfv_fit(fn, batches), jaxplain.pfv(fn, x)
     assert relative(basis.directions, union.basis.directions) < 1e-4
     assert relative(basis.singular_values, union.basis.singular_values) < 1e-4
-    assert relative(jaxplain.pfv_apply(fn, x, basis).colours, union.colours) < 1e-4
+    assert relative(jaxplain.pfv_apply(fn, x, basis=basis).colours, union.colours) < 1e-4
 
 
 @pytest.mark.parametrize("weighting", ["sum", "hierarchical"])
@@ -155,19 +155,22 @@ def test_colours_do_not_depend_on_the_order(fn, x, weighting):
     batches = [x[:2], x[2:4], x[4:6], x[6:]]
     forwards = jaxplain.pfv_fit(fn, batches, weighting=weighting)
     backwards = jaxplain.pfv_fit(fn, batches[::-1], weighting=weighting)
-    first = jaxplain.pfv_apply(fn, x[:2], forwards).colours
-    assert relative(jaxplain.pfv_apply(fn, x[:2], backwards).colours, first) < 1e-4
+    first = jaxplain.pfv_apply(fn, x[:2], basis=forwards).colours
+    assert relative(jaxplain.pfv_apply(fn, x[:2], basis=backwards).colours, first) < 1e-4
     assert relative(first, one[:2]) < 1e-4  # and they are those of the whole set
 
 
 def test_an_image_keeps_its_colours_in_any_batch(fn, x):
     basis = jaxplain.pfv_fit(fn, [x])
-    together = jaxplain.pfv_apply(fn, x, basis).colours[2:3]
-    alone = jaxplain.pfv_apply(fn, x[2:3], basis).colours
+    together = jaxplain.pfv_apply(fn, x, basis=basis).colours[2:3]
+    alone = jaxplain.pfv_apply(fn, x[2:3], basis=basis).colours
     assert relative(alone, together) < 1e-5
     unscaled = jaxplain.pfv_fit(fn, iter([x]), scale=False)
     assert unscaled.scale is None
-    assert relative(jaxplain.pfv_apply(fn, x, unscaled).colours, jaxplain.pfv(fn, x).colours) < 1e-4
+    assert (
+        relative(jaxplain.pfv_apply(fn, x, basis=unscaled).colours, jaxplain.pfv(fn, x).colours)
+        < 1e-4
+    )
 
 
 def test_sharded_batches(fn, x):
@@ -181,7 +184,8 @@ def test_sharded_batches(fn, x):
     assert relative(basis.directions, whole.directions) < 1e-4
     assert (
         relative(
-            jaxplain.pfv_apply(fn, sharded, basis).colours, jaxplain.pfv_apply(fn, x, whole).colours
+            jaxplain.pfv_apply(fn, sharded, basis=basis).colours,
+            jaxplain.pfv_apply(fn, x, basis=whole).colours,
         )
         < 1e-4
     )
@@ -283,9 +287,9 @@ def test_errors(fn, x):
     with pytest.raises(ValueError, match="batches is empty"):
         jaxplain.pfv_fit(fn, [])
     with pytest.raises(TypeError, match="PFVBasis"):
-        jaxplain.pfv_apply(fn, x, None)
+        jaxplain.pfv_apply(fn, x, basis=None)
     basis = jaxplain.pfv_fit(fn, [x])
     with pytest.raises(ValueError, match="basis is one of 6 channels"):
-        jaxplain.pfv_apply(fn, x, dataclasses.replace(basis, layer="input", weight_layers=()))
+        jaxplain.pfv_apply(fn, x, basis=dataclasses.replace(basis, layer="input", weight_layers=()))
     with pytest.raises(ValueError, match="NaN"):
         jaxplain.pfv(fn, x.at[0, 0, 0, 0].set(jnp.nan))

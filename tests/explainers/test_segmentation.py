@@ -89,7 +89,7 @@ def test_feedback_localise_finds_the_cued_object():
         return (jax.nn.relu(x @ colours - 0.2) ** 2).mean((1, 2))
 
     x = jnp.asarray(pixels / 255.0, jnp.float32)
-    found = jaxplain.feedback_localise(fn, x, pixels, jnp.array([[0, 1], [0, 1]]), steps=3)
+    found = jaxplain.feedback_localise(fn, x, jnp.array([[0, 1], [0, 1]]), pixels=pixels, steps=3)
     assert found.boxes.tolist() == [
         [[5, 4, 20, 14], [22, 18, 37, 28]],
         [[5, 18, 20, 28], [22, 4, 37, 14]],
@@ -97,7 +97,7 @@ def test_feedback_localise_finds_the_cued_object():
     assert found.masks.shape == found.maps.shape == (2, 2, 32, 40)
     maps = jaxplain.feedback(fn, x, jnp.array([[0, 1]] * 2), steps=3)
     np.testing.assert_allclose(found.maps, maps)
-    single = jaxplain.feedback_localise(fn, x, pixels, 1, steps=3)
+    single = jaxplain.feedback_localise(fn, x, 1, pixels=pixels, steps=3)
     assert single.boxes.tolist() == found.boxes[:, 1].tolist()
 
 
@@ -106,7 +106,7 @@ def test_without_opencv(monkeypatch):
     with pytest.raises(ImportError, match=r"OpenCV.*jaxplain\[localise\]"):
         segmentation.graph_cut(blob(), picture())
     with pytest.raises(ImportError, match="OpenCV"):
-        jaxplain.feedback_localise(None, None, None)
+        jaxplain.feedback_localise(None, None, pixels=None)
 
 
 def test_errors():
@@ -123,4 +123,6 @@ def test_errors():
     with pytest.raises(ValueError, match="background < foreground"):
         segmentation.graph_cut(blob(), pixels, foreground=0.2)
     with pytest.raises(ValueError, match="as they look"):
-        jaxplain.feedback_localise(lambda x: x.mean((1, 2)), jnp.ones((1, 8, 8, 3)), pixels[None])
+        jaxplain.feedback_localise(
+            lambda x: x.mean((1, 2)), jnp.ones((1, 8, 8, 3)), pixels=pixels[None]
+        )

@@ -52,7 +52,7 @@ def explain(network, layers):
     graph = nnx.graphdef(network)
     solver = jaxplain.LeastSquares(tolerance=1e-2, iterations=20)
     return lambda state, x, r: jaxplain.naflow_similarity(
-        nnx.merge(graph, state), x, r, layers=layers, solver=solver
+        nnx.merge(graph, state), x, r, layer=layers, solver=solver
     )
 
 

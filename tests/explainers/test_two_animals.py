@@ -9,7 +9,7 @@ from benchmarks import cued_animal
 def test_contrastive_excitation_backprop_peaks_on_the_animal_asked_for(test_data):
     network = cued_animal.googlenet(test_data)
     x, labels, masks = cued_animal.load(test_data, network)
-    layer = network.config.layer("excitation_backprop")
+    layer = network.config.layer("excitation")
     maps = jaxplain.excitation_backprop(network, x, labels, layer=layer, contrastive=True)
     # One unit of the layer is larger than a pixel of the boxes: its centre counts.
     height, width = maps.shape[2:]

@@ -86,7 +86,7 @@ def test_tags():
     assert shapes["blocks.3.1"] == (2, 4, 4, 80) and shapes["avgpool"] == (2, 1280)
     assert len(shapes) == 1 + 16 + 2
     config = ENTRIES[LITE0].config
-    assert {layer for _, layer in config.layers} | {config.contrast_layer} <= set(shapes)
+    assert {layer for _, layer in config.layers} <= set(shapes)
 
 
 def test_bfloat16(lite0):

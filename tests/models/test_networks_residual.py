@@ -89,9 +89,9 @@ def test_form(name):
 
     tags, output = shapes(network, (entry.config.input_size,) * 2)
     assert output.shape == (1, entry.outputs) and output.dtype == jnp.bfloat16
-    assert {layer for _, layer in entry.config.layers} | {entry.config.contrast_layer} <= set(tags)
-    for method, layer in entry.config.layers:
-        assert len(tags[layer]) == 4 and tags[layer][1] > 1, (method, layer)
+    assert {layer for _, layer in entry.config.layers} <= set(tags)
+    for kind, layer in entry.config.layers:
+        assert len(tags[layer]) == 4 and tags[layer][1] > 1, (kind, layer)
 
     parameters = wc.parameter_shapes(network)
     for source in entry.sources:

@@ -48,7 +48,7 @@ def _left_share(maps):
 @pytest.mark.parametrize("layer", [None, "default"])
 def test_contrastive_excitation_backprop_tells_cat_from_cup(network, x, layer):
     config = network.config
-    layer = config.layer("excitation_backprop") if layer == "default" else layer
+    layer = config.layer("excitation") if layer == "default" else layer
     names = [*CATS, "espresso"]
     targets = np.array([[models.class_index(name, config.class_names) for name in names]])
     maps = jaxplain.excitation_backprop(network, x, targets, layer=layer, contrastive=True)[0]

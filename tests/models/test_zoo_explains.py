@@ -1,4 +1,4 @@
-"""Every explainer runs on the zoo's networks, and Excitation Backprop accounts for all its signal."""
+"""Every explainer runs on the zoo's networks; Excitation Backprop accounts for all its signal."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 
 import jax
 import jax.numpy as jnp
+import methods
 import numpy as np
 import pytest
 from flax import nnx
@@ -17,7 +18,7 @@ from jaxplain import weights_convert as wc
 from jaxplain.core import UnsupportedOperationError
 from jaxplain.core.model import Model
 from jaxplain.core.rules import BoundOp
-from jaxplain.explainers.catalogue import METHODS, explainer
+from jaxplain.explainers.catalogue import CATALOGUE, explainer
 from jaxplain.models.entries import ENTRIES
 from jaxplain.models.layers import WindowDense
 from jaxplain.rules import excitation_rules
@@ -81,7 +82,7 @@ def abstract(name):
 def test_excitation_backprop_covers(name):
     """No operation on the active path is without a rule, and the maps are of the default layer."""
     config = ENTRIES[name].config
-    layer, table = config.layer("excitation_backprop"), []
+    layer, table = config.layer("excitation"), []
     graph, state = nnx.split(abstract(name))
     image = jax.ShapeDtypeStruct((1, config.input_size, config.input_size, 3), jnp.float32)
 
@@ -111,33 +112,32 @@ def test_every_method(name):
     graph, state = nnx.split(abstract(name))
     image = jax.ShapeDtypeStruct((1, config.input_size, config.input_size, 3), jnp.float32)
 
-    def by_layer(s, x):  # the methods that have rows of their own
-        network = nnx.merge(graph, s)
-        return (
-            jaxplain.naflow(network, x, 1),
-            *jaxplain.dense_attention(network, x),
-            jaxplain.pfv(network, x).colours,
-        )
+    for key, method in CATALOGUE.items():
 
-    flow, layers, _, colours = jax.eval_shape(by_layer, state, image)
-    assert len(flow) > 1 and len(layers) > 1 and colours.shape[0] == 1 and colours.shape[3] == 3
-    for maps in (*flow.values(), *layers.values()):
-        assert len(maps.shape) == 3 and min(maps.shape[1:]) > 1
-    for key, method in METHODS.items():
-
-        def run(s, x, explain=explainer(key, config)):
-            return explain(nnx.merge(graph, s), x, 1)
+        def run(s, x, key=key):
+            network = nnx.merge(graph, s)
+            more = {}
+            if CATALOGUE[key].needs == "fit":
+                last = config.layer("last")
+                scores, acts = jaxplain.capture(network, [last])(x)
+                channels, classes = acts[last].shape[-1], scores.shape[-1]
+                more = {"fit": methods.fit(last, channels, classes)}
+            return explainer(key, config, **more)(network, x, 1)
 
         call = method.function, name
         if call in REFUSED:
             with pytest.raises((ValueError, UnsupportedOperationError), match=REFUSED[call]):
                 jax.eval_shape(run, state, image)
             continue
-        shape = jax.eval_shape(run, state, image).shape
-        assert len(shape) in (3, 4) and shape[0] == 1 and min(shape[1:3]) > 1, method.title
+        maps = jax.eval_shape(run, state, image)
+        if method.rows:  # a record, or maps of several layers
+            assert sum(len(leaf.shape) >= 3 for leaf in jax.tree.leaves(maps)) > 1, method.title
+            continue
+        assert len(maps.shape) in (3, 4) and maps.shape[0] == 1, method.title
+        assert min(maps.shape[1:3]) > 1, method.title
 
 
-# ---- conservation ---------------------------------------------------------------------------------
+# ---- conservation -------------------------------------------------------------------------------
 
 
 def account(model, x, rules):
@@ -151,7 +151,7 @@ def account(model, x, rules):
     variables = [v for op in ops for v in (*op.inputs, *op.constants)]
     variables += [v for chain in chains.values() for v in chain.variables]
     variables = list(dict.fromkeys(variables))
-    values = dict(zip(variables, model.evaluate([x], outputs=variables)))
+    values = dict(zip(variables, model.evaluate([x], outputs=variables), strict=True))
     points = {op: op.output for op in ops} | {"input": graph.inputs[0]}
     scores, _, pull = model.pull_values(x, points, rules)
     signals = pull(jax.nn.one_hot(scores.argmax(-1), scores.shape[-1]))

@@ -7,7 +7,7 @@ import functools
 from typing import Any
 
 from jaxplain.cli.protocols import common
-from jaxplain.explainers.catalogue import BLURRED, METHODS
+from jaxplain.explainers.catalogue import METHODS
 
 #: The methods of Zhang et al. 2018, Table 1. "Deconv" there is guided backprop's rule.
 _METHODS = ("gradient", "guided-backprop", "lrp", "cam", "mwp", "c-mwp")
@@ -22,7 +22,7 @@ def _run(arguments: argparse.Namespace) -> common.Result:
     network = common.load_network(arguments, fully_convolutional=True)
     config = network.config
     methods = {
-        METHODS[name].title: evaluation.pointing_game.PointingMethod(explain, name in BLURRED)
+        METHODS[name].title: evaluation.pointing_game.PointingMethod(explain, METHODS[name].blurred)
         for name, explain in common.explainers(arguments, network, fully_convolutional=True).items()
     }
     table = evaluation.pointing_game.pointing_game(

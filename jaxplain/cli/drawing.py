@@ -1,0 +1,93 @@
+"""Pictures of what `jaxplain explain` finds: the methods with rows of their own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+#: Title of a row -> title of a picture -> the picture.
+Rows = dict[str, dict[str, "np.ndarray"]]
+
+#: Largest side at which a photograph is drawn; what the network sees does not depend on it.
+_LARGEST = 448
+
+
+def thumbnail(photo: np.ndarray) -> np.ndarray:
+    """A photograph as it is drawn, with its aspect."""
+    import numpy as np
+    from PIL import Image
+
+    image = Image.fromarray(photo)
+    image.thumbnail((_LARGEST, _LARGEST), Image.Resampling.LANCZOS)
+    return np.asarray(image)
+
+
+def _flow(model, x, targets, labels, drawn, layer) -> Rows:
+    import jax
+    import numpy as np
+
+    import jaxplain
+    from jaxplain import viz
+
+    # Undamped, the feature maps of trained networks grow a thousandfold from stage to stage.
+    solver = jaxplain.LeastSquares(tolerance=1e-2, iterations=200, damping=0.3)
+    layers = None if layer is None else [layer]
+    flow = jaxplain.naflow(
+        model, x, jax.numpy.asarray([targets]), layer=layers, solver=solver, details=True
+    )
+    for name, residual in flow.residuals.items():
+        if residual[0] > solver.tolerance:
+            print(
+                f"NAFlow: at {name} a residual of {float(residual[0]):.1e} is left after "
+                f"{solver.iterations} iterations",
+                file=sys.stderr,
+            )
+    return {
+        f"NAFlow: {label}": viz.flow_row(
+            drawn, {name: np.asarray(m[0, k], np.float32) for name, m in flow.maps.items()}
+        )
+        for k, label in enumerate(labels)
+    }
+
+
+def _attention(model, x, targets, labels, drawn, layer) -> Rows:
+    import numpy as np
+
+    import jaxplain
+    from jaxplain import viz
+
+    parts = (
+        {n: np.asarray(m[0], np.float32) for n, m in maps.items()}
+        for maps in jaxplain.dense_attention(model, x)
+    )
+    rows = viz.attention_rows(drawn, *parts)
+    return {f"Dense Attention, {label}": row for label, row in rows.items()}
+
+
+def _features(model, x, targets, labels, drawn, layer) -> Rows:
+    import numpy as np
+
+    import jaxplain
+    from jaxplain import viz
+
+    found = jaxplain.pfv(model, x, layer=layer)
+    return {
+        "PFV": {
+            "principal features": viz.feature_overlay(
+                drawn, np.asarray(found.colours[0], np.float32)
+            ),
+            "activation weights": viz.overlay(drawn, np.asarray(found.weights[0], np.float32)),
+        }
+    }
+
+
+#: How `jaxplain explain` draws the methods that the catalogue gives rows of their own.
+ROWS: Mapping[str, Callable[..., Rows]] = {
+    "naflow": _flow,
+    "dense-attention": _attention,
+    "pfv": _features,
+}

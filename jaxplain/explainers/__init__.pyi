@@ -1,0 +1,640 @@
+"""Made by tests/helpers/explainer_stub.py from the signatures; not to be edited."""
+
+from collections.abc import Callable, Sequence
+from typing import Literal, overload
+
+import jax
+
+from jaxplain.explainers._least_squares import LeastSquares as LeastSquares
+from jaxplain.explainers._types import Composite, Images, Layers, Network, Reduce, Targets
+from jaxplain.explainers.averaged_gradients import integrated_gradients as integrated_gradients
+from jaxplain.explainers.dense_attention import DenseAttention as DenseAttention
+from jaxplain.explainers.dense_attention import dense_attention as dense_attention
+from jaxplain.explainers.feedback import Feedback as Feedback
+from jaxplain.explainers.fitted_cam import FittedCam as FittedCam
+from jaxplain.explainers.fitted_cam import fit_cam as fit_cam
+from jaxplain.explainers.fitted_cam import fitted_cam as fitted_cam
+from jaxplain.explainers.full_grad import full_grad as full_grad
+from jaxplain.explainers.full_grad import full_grad_terms as full_grad_terms
+from jaxplain.explainers.naflow import Flow as Flow
+from jaxplain.explainers.naflow import contribution_weights as contribution_weights
+from jaxplain.explainers.perturbation import occlusion as occlusion
+from jaxplain.explainers.perturbation import rise as rise
+from jaxplain.explainers.pfv import PFVBasis as PFVBasis
+from jaxplain.explainers.pfv import PrincipalFeatures as PrincipalFeatures
+from jaxplain.explainers.pfv import pfv as pfv
+from jaxplain.explainers.pfv import pfv_apply as pfv_apply
+from jaxplain.explainers.pfv import pfv_fit as pfv_fit
+
+__all__ = [
+    "DenseAttention",
+    "Feedback",
+    "FittedCam",
+    "Flow",
+    "LeastSquares",
+    "PFVBasis",
+    "PrincipalFeatures",
+    "ablation_cam",
+    "cam",
+    "contrastive_deconvnet",
+    "contrastive_gradient",
+    "contribution_weights",
+    "deconvnet",
+    "dense_attention",
+    "eigen_cam",
+    "excitation_backprop",
+    "feedback",
+    "fit_cam",
+    "fitted_cam",
+    "full_grad",
+    "full_grad_terms",
+    "grad_cam",
+    "grad_cam_plus_plus",
+    "gradient",
+    "guided_backprop",
+    "guided_grad_cam",
+    "hires_cam",
+    "input_x_gradient",
+    "integrated_gradients",
+    "layer_cam",
+    "lrp",
+    "naflow",
+    "naflow_similarity",
+    "occlusion",
+    "pfv",
+    "pfv_apply",
+    "pfv_fit",
+    "relevance_cam",
+    "rise",
+    "score_cam",
+    "smooth_grad",
+    "winner_take_all",
+    "x_grad_cam",
+]
+
+@overload
+def ablation_cam(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: str | None = None,
+    relative: bool = True,
+    relu: bool = True,
+    batch_size: int = 16,
+) -> jax.Array: ...
+@overload
+def ablation_cam(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: Sequence[str],
+    relative: bool = True,
+    relu: bool = True,
+    batch_size: int = 16,
+) -> dict[str, jax.Array]: ...
+@overload
+def cam(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: str | None = None,
+    relu: bool = False,
+    class_chunk: int | None = None,
+) -> jax.Array: ...
+@overload
+def cam(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: Sequence[str],
+    relu: bool = False,
+    class_chunk: int | None = None,
+) -> dict[str, jax.Array]: ...
+@overload
+def contrastive_deconvnet(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: str | None = "input",
+    form: Literal["zeiler", "springenberg"] = "springenberg",
+    classifier: str = "last_linear",
+    reduce: Literal["max_abs", "sum", "l2"] = "max_abs",
+    class_chunk: int | None = None,
+) -> jax.Array: ...
+@overload
+def contrastive_deconvnet(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: Sequence[str],
+    form: Literal["zeiler", "springenberg"] = "springenberg",
+    classifier: str = "last_linear",
+    reduce: Literal["max_abs", "sum", "l2"] = "max_abs",
+    class_chunk: int | None = None,
+) -> dict[str, jax.Array]: ...
+@overload
+def contrastive_gradient(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: str | None = "input",
+    classifier: str = "last_linear",
+    reduce: Literal["max_abs", "sum", "l2"] = "max_abs",
+    class_chunk: int | None = None,
+) -> jax.Array: ...
+@overload
+def contrastive_gradient(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: Sequence[str],
+    classifier: str = "last_linear",
+    reduce: Literal["max_abs", "sum", "l2"] = "max_abs",
+    class_chunk: int | None = None,
+) -> dict[str, jax.Array]: ...
+@overload
+def deconvnet(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: str | None = "input",
+    form: Literal["zeiler", "springenberg"] = "zeiler",
+    reduce: Reduce = "max_abs",
+    class_chunk: int | None = None,
+) -> jax.Array: ...
+@overload
+def deconvnet(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: Sequence[str],
+    form: Literal["zeiler", "springenberg"] = "zeiler",
+    reduce: Reduce = "max_abs",
+    class_chunk: int | None = None,
+) -> dict[str, jax.Array]: ...
+@overload
+def eigen_cam(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: str | None = None,
+    centre: bool = False,
+) -> jax.Array: ...
+@overload
+def eigen_cam(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: Sequence[str],
+    centre: bool = False,
+) -> dict[str, jax.Array]: ...
+@overload
+def excitation_backprop(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: str | None = None,
+    contrastive: bool = False,
+    residual: Literal["proportional", "signed", "branch"] = "proportional",
+    inputs: Literal["signed", "plain"] = "signed",
+    fold_scales: bool = True,
+    lower_bound: bool = False,
+    normalise: Literal["full", "post", "none"] = "full",
+    classifier: str = "last_linear",
+    channels: bool = False,
+    class_chunk: int | None = None,
+) -> jax.Array: ...
+@overload
+def excitation_backprop(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: Sequence[str],
+    contrastive: bool = False,
+    residual: Literal["proportional", "signed", "branch"] = "proportional",
+    inputs: Literal["signed", "plain"] = "signed",
+    fold_scales: bool = True,
+    lower_bound: bool = False,
+    normalise: Literal["full", "post", "none"] = "full",
+    classifier: str = "last_linear",
+    channels: bool = False,
+    class_chunk: int | None = None,
+) -> dict[str, jax.Array]: ...
+@overload
+def feedback(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    steps: int = 10,
+    mode: Literal["hard", "soft"] = "hard",
+    order: Literal["sequential", "simultaneous"] = "sequential",
+    step_size: float = 1.0,
+    reduce: Reduce = "max_abs",
+    details: Literal[False] = False,
+    class_chunk: int | None = None,
+) -> jax.Array: ...
+@overload
+def feedback(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    steps: int = 10,
+    mode: Literal["hard", "soft"] = "hard",
+    order: Literal["sequential", "simultaneous"] = "sequential",
+    step_size: float = 1.0,
+    reduce: Reduce = "max_abs",
+    details: Literal[True],
+    class_chunk: int | None = None,
+) -> Feedback: ...
+@overload
+def grad_cam(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: str | None = None,
+    relu: bool = True,
+    class_chunk: int | None = None,
+) -> jax.Array: ...
+@overload
+def grad_cam(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: Sequence[str],
+    relu: bool = True,
+    class_chunk: int | None = None,
+) -> dict[str, jax.Array]: ...
+@overload
+def grad_cam_plus_plus(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: str | None = None,
+    eps: float = 0.0,
+    relu: bool = False,
+    class_chunk: int | None = None,
+) -> jax.Array: ...
+@overload
+def grad_cam_plus_plus(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: Sequence[str],
+    eps: float = 0.0,
+    relu: bool = False,
+    class_chunk: int | None = None,
+) -> dict[str, jax.Array]: ...
+@overload
+def gradient(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: str | None = "input",
+    reduce: Reduce = "max_abs",
+    class_chunk: int | None = None,
+) -> jax.Array: ...
+@overload
+def gradient(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: Sequence[str],
+    reduce: Reduce = "max_abs",
+    class_chunk: int | None = None,
+) -> dict[str, jax.Array]: ...
+@overload
+def guided_backprop(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: str | None = "input",
+    reduce: Reduce = "max_abs",
+    class_chunk: int | None = None,
+) -> jax.Array: ...
+@overload
+def guided_backprop(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: Sequence[str],
+    reduce: Reduce = "max_abs",
+    class_chunk: int | None = None,
+) -> dict[str, jax.Array]: ...
+@overload
+def guided_grad_cam(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: str | None = None,
+    resize: Literal["bilinear", "nearest"] = "bilinear",
+    reduce: Reduce = "max_abs",
+    class_chunk: int | None = None,
+) -> jax.Array: ...
+@overload
+def guided_grad_cam(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: Sequence[str],
+    resize: Literal["bilinear", "nearest"] = "bilinear",
+    reduce: Reduce = "max_abs",
+    class_chunk: int | None = None,
+) -> dict[str, jax.Array]: ...
+@overload
+def hires_cam(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: str | None = None,
+    relu: bool = False,
+    class_chunk: int | None = None,
+) -> jax.Array: ...
+@overload
+def hires_cam(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: Sequence[str],
+    relu: bool = False,
+    class_chunk: int | None = None,
+) -> dict[str, jax.Array]: ...
+@overload
+def input_x_gradient(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: str | None = "input",
+    reduce: Reduce = "sum",
+    class_chunk: int | None = None,
+) -> jax.Array: ...
+@overload
+def input_x_gradient(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: Sequence[str],
+    reduce: Reduce = "sum",
+    class_chunk: int | None = None,
+) -> dict[str, jax.Array]: ...
+@overload
+def layer_cam(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: str | None = None,
+    relu: bool = False,
+    class_chunk: int | None = None,
+) -> jax.Array: ...
+@overload
+def layer_cam(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: Sequence[str],
+    relu: bool = False,
+    class_chunk: int | None = None,
+) -> dict[str, jax.Array]: ...
+@overload
+def lrp(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: str | None = "input",
+    composite: Composite = "epsilon_plus",
+    seed: Literal["score", "one"] = "score",
+    box: tuple | None = None,
+    channels: bool = False,
+    class_chunk: int | None = None,
+) -> jax.Array: ...
+@overload
+def lrp(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: Sequence[str],
+    composite: Composite = "epsilon_plus",
+    seed: Literal["score", "one"] = "score",
+    box: tuple | None = None,
+    channels: bool = False,
+    class_chunk: int | None = None,
+) -> dict[str, jax.Array]: ...
+@overload
+def naflow(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: str,
+    last: str | None = None,
+    solver: LeastSquares = ...,
+    details: Literal[False] = False,
+    class_chunk: int | None = None,
+) -> jax.Array: ...
+@overload
+def naflow(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: list[str] | tuple[str, ...] | None = None,
+    last: str | None = None,
+    solver: LeastSquares = ...,
+    details: Literal[False] = False,
+    class_chunk: int | None = None,
+) -> dict[str, jax.Array]: ...
+@overload
+def naflow(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: Layers = None,
+    last: str | None = None,
+    solver: LeastSquares = ...,
+    details: Literal[True],
+    class_chunk: int | None = None,
+) -> Flow: ...
+@overload
+def naflow_similarity(
+    fn: Network,
+    x: Images,
+    reference: Images,
+    *,
+    layer: str,
+    last: str | None = None,
+    similarity: Callable[..., jax.Array] | None = None,
+    solver: LeastSquares = ...,
+    details: Literal[False] = False,
+) -> jax.Array: ...
+@overload
+def naflow_similarity(
+    fn: Network,
+    x: Images,
+    reference: Images,
+    *,
+    layer: list[str] | tuple[str, ...] | None = None,
+    last: str | None = None,
+    similarity: Callable[..., jax.Array] | None = None,
+    solver: LeastSquares = ...,
+    details: Literal[False] = False,
+) -> dict[str, jax.Array]: ...
+@overload
+def naflow_similarity(
+    fn: Network,
+    x: Images,
+    reference: Images,
+    *,
+    layer: Layers = None,
+    last: str | None = None,
+    similarity: Callable[..., jax.Array] | None = None,
+    solver: LeastSquares = ...,
+    details: Literal[True],
+) -> Flow: ...
+@overload
+def relevance_cam(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: str | None = None,
+    composite: Composite | None = None,
+    contrastive: bool = True,
+    relu: bool = False,
+    class_chunk: int | None = None,
+) -> jax.Array: ...
+@overload
+def relevance_cam(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: Sequence[str],
+    composite: Composite | None = None,
+    contrastive: bool = True,
+    relu: bool = False,
+    class_chunk: int | None = None,
+) -> dict[str, jax.Array]: ...
+@overload
+def score_cam(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: str | None = None,
+    weighting: Literal["softmax", "increase"] = "softmax",
+    align_corners: bool = False,
+    relu: bool = True,
+    batch_size: int = 16,
+) -> jax.Array: ...
+@overload
+def score_cam(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: Sequence[str],
+    weighting: Literal["softmax", "increase"] = "softmax",
+    align_corners: bool = False,
+    relu: bool = True,
+    batch_size: int = 16,
+) -> dict[str, jax.Array]: ...
+@overload
+def smooth_grad(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: str | None = "input",
+    key: jax.Array,
+    samples: int = 25,
+    noise: float = 0.15,
+    reduce: Reduce = "max_abs",
+    class_chunk: int | None = None,
+) -> jax.Array: ...
+@overload
+def smooth_grad(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: Sequence[str],
+    key: jax.Array,
+    samples: int = 25,
+    noise: float = 0.15,
+    reduce: Reduce = "max_abs",
+    class_chunk: int | None = None,
+) -> dict[str, jax.Array]: ...
+@overload
+def winner_take_all(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: str | None = None,
+    class_chunk: int | None = None,
+) -> jax.Array: ...
+@overload
+def winner_take_all(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: Sequence[str],
+    class_chunk: int | None = None,
+) -> dict[str, jax.Array]: ...
+@overload
+def x_grad_cam(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: str | None = None,
+    eps: float = 1e-07,
+    relu: bool = False,
+    class_chunk: int | None = None,
+) -> jax.Array: ...
+@overload
+def x_grad_cam(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: Sequence[str],
+    eps: float = 1e-07,
+    relu: bool = False,
+    class_chunk: int | None = None,
+) -> dict[str, jax.Array]: ...
