@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from jaxplain.cli.common import (
     DEFAULT_MODEL,
     CliError,
-    add_model_options,
     check_output,
     extra,
     load_model,
@@ -21,6 +20,7 @@ from jaxplain.cli.common import (
     suggest,
 )
 from jaxplain.cli.composites import add_composite_option, load_composite, lrp_options
+from jaxplain.cli.options import add_model
 from jaxplain.core import UnsupportedOperationError
 from jaxplain.explainers.catalogue import DEFAULT, METHODS, OTHERS, canonical, explainer
 
@@ -52,7 +52,7 @@ def add_commands(commands: Any) -> None:
         metavar="IMAGE",
         help="an image file; default: a photo of a cat and a cup",
     )
-    add_model_options(explain, DEFAULT_MODEL)
+    add_model(explain, DEFAULT_MODEL)
     explain.add_argument(
         "--methods",
         default=",".join(DEFAULT),
@@ -94,7 +94,7 @@ def add_commands(commands: Any) -> None:
         help="list a network's layers",
         description="Lists a network's layers with shapes.",
     )
-    add_model_options(layers, DEFAULT_MODEL)
+    add_model(layers, DEFAULT_MODEL)
     layers.set_defaults(command=_layers)
 
 
