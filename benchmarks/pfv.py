@@ -21,7 +21,7 @@ import numpy as np
 
 import jaxplain
 from benchmarks.shaped import VGG16
-from jaxplain.core.transforms import Table
+from jaxplain.core import Table
 from jaxplain.explainers._principal import route_costs
 
 SHAPE = (14, 14, 512)  # conv5_3 of an image of 224 x 224
@@ -77,7 +77,7 @@ def vgg_features(folder: Path, count: int) -> np.ndarray:
 
 
 def measure(features: np.ndarray, counts: tuple[int, ...]) -> Table:
-    """A `Row` a route and batch size."""
+    """One `Row` per route and batch size."""
 
     def network(x):
         return jaxplain.tag(x * 1.0, "features").mean((1, 2))

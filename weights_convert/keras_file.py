@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxplain.core.extras import missing
 from jaxplain.weights_convert.errors import CheckpointError, UnsafeCheckpointError
 from jaxplain.weights_convert.file import Archive, mapped, naming
 
@@ -92,10 +93,7 @@ def _table(path: Path, offset: int, size: int) -> dict[str, Any]:
     except (subprocess.TimeoutExpired, ValueError) as error:
         raise CheckpointError("is cut short or damaged: the HDF5 library gave up on it") from error
     if "missing" in result:
-        raise ImportError(
-            "Reading Keras files needs the package h5py; install it with "
-            'pip install "jaxplain[zoo]".'
-        )
+        raise missing("zoo", "h5py", "Reading Keras files")
     if "error" in result:
         reason = result["error"]
         if "link to elsewhere" in reason:

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxplain.core.extras import missing
 from jaxplain.weights_convert.errors import CheckpointError
 from jaxplain.weights_convert.safetensors_file import write_safetensors
 
@@ -255,10 +256,7 @@ class _orbax:
         try:
             import orbax.checkpoint as ocp  # slow to import, hence not at the top
         except ImportError as error:
-            raise ImportError(
-                "Stored weights need the package orbax-checkpoint; install it with "
-                'pip install "jaxplain[zoo]".'
-            ) from error
+            raise missing("zoo", "orbax-checkpoint", "A store of weights") from error
         self._ocp = ocp
 
     def save(self, path: Path, arrays: dict[str, np.ndarray]) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from jaxplain.cli import options
+from jaxplain.cli.common import CliError, extra
+from jaxplain.cli.progress import Bar
 
-def add_commands(commands: Any, error: Callable[[str], Exception]) -> None:
-    """Adds the command; what the user got wrong is raised as ``error(sentence)``."""
+
+def add_commands(commands: Any) -> None:
+    """Adds the command."""
     parser = commands.add_parser(
         "benchmark",
         help="train small networks on digits in clutter, and compare all methods",
@@ -21,35 +23,31 @@ def add_commands(commands: Any, error: Callable[[str], Exception]) -> None:
     parser.add_argument(
         "--quick", action="store_true", help="fewer images and methods: two minutes, not fifteen"
     )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=Path("benchmark"),
-        metavar="FOLDER",
-        help="write benchmark.json, .md and .png there, and keep the training's checkpoints, from "
+    options.add_output(
+        parser,
+        "write benchmark.json, .md and .png there, and keep the training's checkpoints, from "
         "which a second run goes on; default: %(default)s",
+        default=Path("benchmark"),
     )
-    parser.set_defaults(command=lambda arguments: _benchmark(arguments, error))
+    parser.set_defaults(command=_benchmark)
 
 
-def _benchmark(arguments: argparse.Namespace, error: Callable[[str], Exception]) -> None:
+def _benchmark(arguments: argparse.Namespace) -> None:
     folder: Path = arguments.output
     if folder.exists() and not folder.is_dir():
-        raise error(f"the output {folder} is not a folder")
-    try:
+        raise CliError(f"the output {folder} is not a folder")
+    with extra("benchmark"):
         from jaxplain import viz
-        from jaxplain.digits import drawing, run
-
-        size = run.QUICK if arguments.quick else run.FULL
-        result, networks = run.benchmark(
-            size,
+        from jaxplain.digits import run
+    with Bar("done") as progress:
+        report = run.benchmark(
+            run.QUICK if arguments.quick else run.FULL,
             checkpoint=folder / ("checkpoints-quick" if arguments.quick else "checkpoints"),
-            say=lambda line: print(line, file=sys.stderr, flush=True),
+            progress=progress,
         )
-        title = f"Pointing game on digits in clutter{' (quick form)' if arguments.quick else ''}"
-        print(f"{title}\n\n{result.markdown()}")
-        run.write(folder, title, result)
-        viz.save(drawing.examples(networks), folder / "benchmark.png")
-    except (ImportError, OSError, ValueError) as problem:
-        raise error(str(problem)) from None
+    if arguments.quick:
+        report = report.about("quick form")
+    print(f"{report.title}\n\n{report.markdown()}")
+    report.write(folder, "benchmark")
+    viz.save(report.figure(), folder / "benchmark.png")
     print(f"\nwrote {folder}")

@@ -1,8 +1,7 @@
-"""What the commands of the command line share: errors in one line, models, pictures, progress."""
+"""What the commands of the command line share: their error, models, pictures, steps."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import difflib
 import os
@@ -13,6 +12,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jaxplain.core.extras import MissingPackageError, missing
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -21,29 +22,6 @@ DEFAULT_MODEL = "efficientnet_lite0"
 
 class CliError(Exception):
     """Something the user can put right; its text is the one line that they see."""
-
-
-def add_model_options(parser: argparse.ArgumentParser, default: str | None = None) -> None:
-    """``--model`` and ``--network``; the model must be named if there is no default."""
-    text = "network, see 'jaxplain models'; or a file of weights"
-    text += "" if default is None else "; default: %(default)s"
-    parser.add_argument(
-        "--model", required=default is None, default=default, metavar="NAME|FILE", help=text
-    )
-    parser.add_argument("--network", metavar="NAME", help="the network that a file is for")
-
-
-def add_data_options(parser: argparse.ArgumentParser, text: str) -> None:
-    """``--data``, of which ``text`` says what it can be, ``--split`` and ``--data-dir``."""
-    add = parser.add_argument
-    add("--data", required=True, metavar="NAME|FOLDER", help=text)
-    add(
-        "--split",
-        metavar="NAME",
-        help="such as test or val2017; default: the data set's usual "
-        "one, or all images of a folder",
-    )
-    add("--data-dir", metavar="FOLDER", help="where TFDS keeps its data")
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
@@ -81,8 +59,6 @@ def read_image(path: Path) -> np.ndarray:
         return data.read_image(path)
     except data.UnreadableImageError as error:
         raise CliError(f"{path} is not an image that can be read: {error.reason}") from None
-    except ImportError as error:  # it says what to install
-        raise CliError(str(error)) from None
 
 
 def _listing(folder: Path) -> list[str]:
@@ -110,8 +86,10 @@ def extra(name: str) -> Iterator[None]:
     """Turns a missing optional package into advice on how to install it."""
     try:
         yield
-    except ImportError as error:
-        raise CliError(f"{error}; install it with: pip install 'jaxplain[{name}]'") from None
+    except MissingPackageError:
+        raise
+    except ModuleNotFoundError as error:
+        raise missing(name, str(error.name), "This command") from error
 
 
 @contextlib.contextmanager

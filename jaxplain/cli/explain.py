@@ -13,7 +13,6 @@ from jaxplain.cli import drawing
 from jaxplain.cli.common import (
     DEFAULT_MODEL,
     CliError,
-    add_model_options,
     check_output,
     extra,
     load_model,
@@ -22,6 +21,7 @@ from jaxplain.cli.common import (
     suggest,
 )
 from jaxplain.cli.composites import add_composite_option, load_composite, lrp_options
+from jaxplain.cli.options import add_model
 from jaxplain.core import UnsupportedOperationError
 from jaxplain.explainers.catalogue import CATALOGUE, DEFAULT, canonical, explainer
 
@@ -48,7 +48,7 @@ def add_commands(commands: Any) -> None:
         metavar="IMAGE",
         help="an image file; default: a photo of a cat and a cup",
     )
-    add_model_options(explain, DEFAULT_MODEL)
+    add_model(explain, DEFAULT_MODEL)
     explain.add_argument(
         "--methods",
         default=",".join(DEFAULT),

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from jaxplain.cli.common import add_data_options, add_model_options
-from jaxplain.cli.protocols import common
-from jaxplain.core import UnsupportedOperationError
+from jaxplain.cli import datasets, options
+from jaxplain.cli.common import CliError
+from jaxplain.cli.progress import Bar
 from jaxplain.explainers.catalogue import METHODS
 
+if TYPE_CHECKING:
+    from jaxplain.engine.run import RunSummary
 
-def add_commands(commands: Any, error: Callable[[str], Exception]) -> None:
-    """Adds the command; what the user got wrong is raised as ``error(sentence)``."""
+
+def add_commands(commands: Any) -> None:
+    """Adds the command."""
     parser = commands.add_parser(
         "explain-dataset",
         help="write the maps of every image of a data set",
@@ -23,21 +24,14 @@ def add_commands(commands: Any, error: Callable[[str], Exception]) -> None:
         "jaxplain.data.open_maps reads. Run the same command again after an interruption, and it "
         "goes on from where it was.",
     )
-    add = parser.add_argument
-    add_data_options(
+    options.add_data(
         parser,
         "a data set of TFDS, such as voc/2007; or a folder: VOCdevkit/VOC2007, COCO, "
         "ImageNet, CUB_200_2011, or any folder of images",
     )
-    add_model_options(parser)
-    add(
-        "--methods",
-        default="c-mwp",
-        metavar="A,B,C",
-        help=f"default: %(default)s; known: {', '.join(METHODS)}",
-    )
-    add("--layer", metavar="NAME", help="layer of the methods that take one; default: their own")
-    add(
+    options.add_model(parser)
+    options.add_methods(parser, "c-mwp", f"known: {', '.join(METHODS)}")
+    parser.add_argument(
         "--class",
         dest="classes",
         action="append",
@@ -45,46 +39,30 @@ def add_commands(commands: Any, error: Callable[[str], Exception]) -> None:
         help="class to explain in every image, by name or index, may be repeated; or 'labels', "
         "what each image is annotated with; default: each image's top class",
     )
-    common.add_aspect(parser, 224)
-    add(
-        "--batch-size",
-        type=int,
-        default=8,
-        metavar="N",
-        help="images at once, on all devices together; default: %(default)s",
+    options.add_aspect(parser, 224)
+    options.add_batch_size(parser, 8, "images at once, on all devices together")
+    options.add_number(
+        parser, "--shard-size", 256, "images in a file, the most that an interruption can lose"
     )
-    add(
-        "--shard-size",
-        type=int,
-        default=256,
-        metavar="N",
-        help="images in a file, the most that an interruption can lose; default: %(default)s",
-    )
-    add("--limit", type=int, metavar="N", help="take the first N images only")
-    add(
-        "--workers",
-        type=int,
-        default=0,
-        metavar="N",
-        help="processes that read images; default: 0, threads",
-    )
-    add(
+    options.add_limit(parser)
+    options.add_workers(parser)
+    parser.add_argument(
         "--distributed",
         action="store_true",
         help="this is one of several processes (jax.distributed.initialize finds the others from "
         "the cluster's environment); each explains its share",
     )
-    add("--output", type=Path, required=True, metavar="FOLDER", help="write the maps there")
-    parser.set_defaults(command=lambda arguments: _explain(arguments, error))
+    options.add_output(parser, "write the maps there", required=True)
+    parser.set_defaults(command=_explain)
 
 
-def _explain(arguments: argparse.Namespace, error: Callable[[str], Exception]) -> None:
-    try:
-        summary = _run(arguments)
-    except (ImportError, OSError, ValueError, UnsupportedOperationError) as problem:
-        raise error(str(problem)) from None
-    for record, reason in summary.failures:
-        print(f"left out: {record}: {reason}", file=sys.stderr)
+def _explain(arguments: argparse.Namespace) -> None:
+    datasets.check(arguments)
+    if arguments.distributed:
+        _join()
+    with Bar("images") as progress:
+        summary = _run(arguments, progress)
+    datasets.show_failures(summary.failures, "left out")
     # Compilation is over after the first batch of each shape, and tells nothing about a long run.
     working = summary.seconds - summary.compile_seconds
     print(
@@ -95,21 +73,25 @@ def _explain(arguments: argparse.Namespace, error: Callable[[str], Exception]) -
     )
 
 
-def _run(arguments: argparse.Namespace) -> Any:
-    common.check(arguments)
-    if arguments.distributed:
-        import jax
+def _join() -> None:
+    """Joins the other processes of the cluster."""
+    import jax
 
+    try:
         jax.distributed.initialize()
+    except (ValueError, RuntimeError) as error:
+        raise CliError(f"--distributed: {error}") from error
+
+
+def _run(arguments: argparse.Namespace, progress: Bar) -> RunSummary:
     import jaxplain
     from jaxplain import data
-    from jaxplain.cli.progress import Progress
 
-    source, indices = common.open_data(arguments)
+    source, indices = datasets.open_data(arguments)
     # Dense layers slide over the whole image, whatever its aspect.
-    network = common.load_network(arguments, fully_convolutional=True)
+    network = datasets.load_network(arguments, fully_convolutional=True)
     config = network.config
-    explainers = common.explainers(arguments, network, fully_convolutional=True)
+    explainers = datasets.explainers(arguments, network, fully_convolutional=True)
     return jaxplain.explain_dataset(
         network,
         source,
@@ -118,7 +100,7 @@ def _run(arguments: argparse.Namespace) -> Any:
             name: lambda _, x, targets, explain=explain: explain(x, targets)
             for name, explain in explainers.items()
         },
-        prepare=common.Aspect(arguments, config),
+        prepare=datasets.Aspect(arguments, config),
         to_input=lambda pixels: data.normalise(pixels, config),
         targets=_targets(arguments.classes, source, config),
         batch_size=arguments.batch_size,
@@ -132,7 +114,7 @@ def _run(arguments: argparse.Namespace) -> Any:
             "short": arguments.short,
             "multiple": arguments.multiple,
         },
-        progress=Progress("images"),
+        progress=progress,
     )
 
 
@@ -146,7 +128,7 @@ def _targets(classes: Sequence[str] | None, source: Any, config: Any) -> Any:
             raise ValueError("--class labels cannot be combined with other classes")
         if not source.class_names:
             raise ValueError(f"--class labels: {source.name} has no labels; name classes, or none")
-        return common.cues(source, config)
+        return datasets.cues(source, config)
     count = len(config.class_names) or config.outputs
     names = config.class_names or [f"class {i}" for i in range(count)]
     chosen = (models.class_index(text.replace("_", " "), names, count) for text in classes)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from jaxplain.cli.common import add_model_options
+from jaxplain.cli import datasets, options
+from jaxplain.cli.common import CliError
+from jaxplain.cli.progress import Bar
 
 
-def add_commands(commands: Any, error: Callable[[str], Exception]) -> None:
-    """Adds the command; what the user got wrong is raised as ``error(sentence)``."""
+def add_commands(commands: Any) -> None:
+    """Adds the command."""
     parser = commands.add_parser(
         "finetune",
         help="train a new output layer on a data set",
@@ -20,29 +19,24 @@ def add_commands(commands: Any, error: Callable[[str], Exception]) -> None:
         "that layer alone, on features that are computed once. What it writes is a network: give "
         "the folder to --model of other commands.",
     )
-    add = parser.add_argument
-    add(
-        "--data",
-        required=True,
-        metavar="NAME|FOLDER",
-        help="of TFDS, such as voc/2007; or a folder in the data set's own layout",
+    options.add_data(
+        parser,
+        "of TFDS, such as voc/2007; or a folder in the data set's own layout",
+        split="to train on, such as train",
     )
-    add("--split", required=True, metavar="NAME", help="to train on, such as train")
+    add = parser.add_argument
     add(
         "--validation-split",
         required=True,
         metavar="NAME",
         help="that tells when to stop, such as val",
     )
-    add("--data-dir", metavar="FOLDER", help="where TFDS keeps its data")
-    add_model_options(parser)
-    add(
-        "--output",
-        type=Path,
-        required=True,
-        metavar="FOLDER",
-        help="folder to make for the new network; until it is done, FOLDER.checkpoint keeps the "
+    options.add_model(parser)
+    options.add_output(
+        parser,
+        "folder to make for the new network; until it is done, FOLDER.checkpoint keeps the "
         "training's state, from which a second run goes on",
+        required=True,
     )
     add(
         "--loss",
@@ -52,38 +46,26 @@ def add_commands(commands: Any, error: Callable[[str], Exception]) -> None:
     )
     add("--no-flips", action="store_true", help="do not train on mirrored images")
     add("--no-crops", action="store_true", help="do not train on the corners of images")
-    for name, kind, default in (
-        ("learning-rate", float, 0.01),
-        ("batch-size", int, 64),
-        ("epochs", int, 100),
-        ("patience", int, 5),
-    ):
-        add(f"--{name}", type=kind, default=default, metavar="N", help="default: %(default)s")
-    add(
-        "--workers",
-        type=int,
-        default=0,
-        metavar="N",
-        help="processes that read images; default: 0, threads",
-    )
-    parser.set_defaults(command=lambda arguments: _finetune(arguments, error))
+    options.add_number(parser, "--learning-rate", 0.01, "of the descent", float)
+    options.add_batch_size(parser, 64, "views of images in a step")
+    options.add_number(parser, "--epochs", 100, "at most so many")
+    options.add_number(parser, "--patience", 5, "stop after N epochs without a lower loss")
+    options.add_workers(parser)
+    parser.set_defaults(command=_finetune)
 
 
-def _finetune(arguments: argparse.Namespace, error: Callable[[str], Exception]) -> None:
+def _finetune(arguments: argparse.Namespace) -> None:
     if arguments.output.exists():
-        raise error(f"the output {arguments.output} exists already; name a new folder")
-    for option in ("learning_rate", "batch_size", "epochs", "patience"):
-        if getattr(arguments, option) <= 0:
-            raise error(f"--{option.replace('_', '-')} must be positive")
-    try:
-        from jaxplain import data, models
-        from jaxplain.training.finetune import finetune
+        raise CliError(f"the output {arguments.output} exists already; name a new folder")
+    from jaxplain import data, models
+    from jaxplain.training.finetune import finetune
 
-        train, validation = (
-            data.open_source(arguments.data, split, data_dir=arguments.data_dir)
-            for split in (arguments.split, arguments.validation_split)
-        )
-        checkpoint = arguments.output.with_name(f"{arguments.output.name}.checkpoint")
+    train, validation = (
+        data.open_source(arguments.data, split, data_dir=arguments.data_dir)
+        for split in (arguments.split, arguments.validation_split)
+    )
+    checkpoint = arguments.output.with_name(f"{arguments.output.name}.checkpoint")
+    with Bar("done") as progress:
         result = finetune(
             models.from_pretrained(arguments.model, network=arguments.network),
             train,
@@ -97,18 +79,11 @@ def _finetune(arguments: argparse.Namespace, error: Callable[[str], Exception]) 
             patience=arguments.patience,
             checkpoint=checkpoint,
             workers=arguments.workers,
-            progress=_progress if sys.stderr.isatty() else None,
+            progress=progress,
         )
-        for record, reason in result.failures:
-            print(f"could not be read: {record}: {reason}", file=sys.stderr)
-        models.save_pretrained(result.network, arguments.output)
-    except (ImportError, OSError, ValueError) as problem:
-        raise error(str(problem)) from None
+    datasets.show_failures(result.failures)
+    models.save_pretrained(result.network, arguments.output)
     print(
         f"{len(result.losses)} epochs; mean average precision on {arguments.validation_split}: "
         f"{100 * result.mean_average_precision:.1f} %\nwrote {arguments.output}"
     )
-
-
-def _progress(what: str, done: int) -> None:
-    print(f"\r\033[K{done} {what}", end="", file=sys.stderr, flush=True)

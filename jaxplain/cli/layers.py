@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from jaxplain.cli.common import DEFAULT_MODEL, add_model_options, load_model
+from jaxplain.cli.common import DEFAULT_MODEL, load_model
+from jaxplain.cli.options import add_model
 
 
 def add_commands(commands: Any) -> None:
@@ -15,7 +16,7 @@ def add_commands(commands: Any) -> None:
         help="list a network's layers",
         description="Lists a network's layers with shapes.",
     )
-    add_model_options(parser, DEFAULT_MODEL)
+    add_model(parser, DEFAULT_MODEL)
     parser.set_defaults(command=_layers)
 
 

@@ -5,8 +5,9 @@ from jaxplain.core.graph import Graph, Layer
 from jaxplain.core.model import Model
 from jaxplain.core.operations import KINDS, Operation
 from jaxplain.core.rules import BoundOp, Rule, RuleSet, pass_rule
+from jaxplain.core.table import Table
 from jaxplain.core.trace import tag, trace
-from jaxplain.core.transforms import Coverage, Table, capture, coverage, layers, split, with_rules
+from jaxplain.core.transforms import Coverage, capture, coverage, layers, split, with_rules
 
 __all__ = [
     "KINDS",

@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxplain.core.graph import Layer
 from jaxplain.core.model import Model
 from jaxplain.core.rules import RuleSet
+from jaxplain.core.table import Table
 from jaxplain.core.trace import trace
 
 
@@ -104,37 +106,7 @@ def split(fn: Callable, name: str, *inputs: Any) -> tuple[Callable, Callable]:
     return below, above
 
 
-class Table(list):
-    """A list of rows that prints as a table."""
-
-    title = ""
-
-    def __str__(self) -> str:
-        if not self:
-            return "(nothing)"
-        header = [f for f in self[0]._fields]
-        cells = [header] + [[_text(value) for value in row] for row in self]
-        widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-        lines = [
-            "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip()
-            for row in cells
-        ]
-        lines.insert(1, "  ".join("-" * w for w in widths))
-        return "\n".join([*lines, self.title] if self.title else lines)
-
-    __repr__ = __str__
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, tuple):
-        separator = ", " if value and isinstance(value[0], str) else " x "
-        return separator.join(map(str, value))
-    return "" if value is None else str(value)
-
-
-def layers(fn: Callable, *inputs: Any) -> Table:
+def layers(fn: Callable, *inputs: Any) -> Table[Layer]:
     """The named values of a network, in order: name, shape, dtype, kind, other names, source line.
 
     A layer is addressed by its tag (:func:`jaxplain.tag`), else by its module path, else by kind
@@ -144,8 +116,7 @@ def layers(fn: Callable, *inputs: Any) -> Table:
     >>> jaxplain.layers(lambda x: jax.nn.relu(x).sum(), jnp.ones(3))[1].name
     'relu:0'
     """
-    table: Table = Table(trace(fn, *inputs).graph.layers)
-    return table
+    return Table(trace(fn, *inputs).graph.layers)
 
 
 class Covered(NamedTuple):
@@ -160,7 +131,7 @@ class Covered(NamedTuple):
     source: str
 
 
-class Coverage(Table):
+class Coverage(Table[Covered]):
     """The rows of :func:`coverage`; ``counts`` is the number of operations by (kind, rule)."""
 
     @property

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxplain.core.extras import missing
 from jaxplain.data.images import record_image
 from jaxplain.data.record import Record, UnreadableRecordError, boxes_from_sizes
 
@@ -121,10 +122,7 @@ class COCO:
         try:
             from pycocotools.coco import COCO as Index
         except ImportError as error:
-            raise ImportError(
-                "Masks of COCO need the package pycocotools; install it with "
-                'pip install "jaxplain[data]".'
-            ) from error
+            raise missing("coco", "pycocotools", "COCO's format of masks") from error
         folder = Path(folder).expanduser()
         split = _only_split(folder) if split is None else split
         file = folder / "annotations" / f"instances_{split}.json"

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxplain.core.extras import missing
 from jaxplain.data.files import open_regular, reason_of
 from jaxplain.data.record import UnreadableRecordError, printable
 
@@ -143,9 +144,7 @@ def _decode(path: str | os.PathLike[str], pixels: Callable[[Any], np.ndarray]) -
     try:
         from PIL import Image
     except ImportError as error:
-        raise ImportError(
-            'Reading images needs the package pillow; install it with pip install "jaxplain[data]".'
-        ) from error
+        raise missing("data", "pillow", "Reading images") from error
     try:
         # Pillow gets an open file, not a path: a path it might map into memory, and a file that is
         # cut short meanwhile would then end the process.

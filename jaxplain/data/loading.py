@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxplain.core.extras import missing
 from jaxplain.data.record import Record, Source, UnreadableRecordError
 
 __all__ = ["Batch", "Item", "batches", "load"]
@@ -26,8 +27,8 @@ class Item:
     """
 
     index: int
-    record: Record | None
-    pixels: np.ndarray | None
+    record: Any
+    pixels: Any
     error: UnreadableRecordError | None = None
 
 
@@ -104,9 +105,7 @@ def load(
     try:
         import grain
     except ImportError as error:
-        raise ImportError(
-            'Loading needs the package grain; install it with pip install "jaxplain[data]".'
-        ) from error
+        raise missing("data", "grain", "Loading") from error
     part, count = shard
     if not (count >= 1 and 0 <= part < count):
         raise ValueError(f"shard must be (k, n) with 0 <= k < n, not {shard}.")

@@ -19,6 +19,8 @@ from typing import Any, overload
 
 import numpy as np
 
+from jaxplain.core.extras import missing
+
 __all__ = ["Explanation", "Maps", "open_maps"]
 
 FORMAT = "jaxplain maps 1"
@@ -99,10 +101,7 @@ def array_record() -> Any:
     try:
         module = importlib.import_module("array_record.python.array_record_module")
     except ImportError as error:
-        raise ImportError(
-            "Shards of maps need the package array-record; install it with pip install "
-            '"jaxplain[data]".'
-        ) from error
+        raise missing("data", "array-record", "A store of maps") from error
     return module
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxplain.core.extras import MissingPackageError, install, missing
 from jaxplain.data.coco import COCO_CLASSES
 from jaxplain.data.record import Record, UnreadableRecordError, boxes_from_inclusive
 
@@ -49,10 +50,7 @@ class TFDS:
         try:
             import tensorflow_datasets as tfds
         except ImportError as error:
-            raise ImportError(
-                f"{name} needs the package tensorflow-datasets; install it with "
-                'pip install "jaxplain[data]".'
-            ) from error
+            raise missing("tfds", "tensorflow-datasets", name) from error
         self.name = f"{name} {split}"
         default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
         data_dir = Path(default if data_dir is None else data_dir).expanduser()
@@ -99,10 +97,10 @@ def _builder(tfds: Any, dataset: str, version: str, data_dir: Path) -> Any:
     if prepared:
         return tfds.builder_from_directory(max(prepared, key=_version))
     if importlib.util.find_spec("tensorflow") is None:
-        raise ImportError(
+        raise MissingPackageError(
             f"{dataset} is not prepared in {data_dir}, and TFDS needs TensorFlow to prepare it "
-            '(not to read it); install that with pip install "jaxplain[data-prepare]", or set '
-            "data_dir or TFDS_DATA_DIR to where it is."
+            f"(not to read it); install that with {install('data-prepare')}, or set data_dir or "
+            "TFDS_DATA_DIR to where it is."
         )
     name = f"{dataset}:{version}" if version else dataset
     builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")

@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
-from flax import nnx
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from jaxplain import data, viz
-from jaxplain.digits import run
 from jaxplain.digits.images import CLASSES, SIZE, ClutteredDigits
+from jaxplain.digits.networks import small_image
 from jaxplain.explainers.catalogue import METHODS, explainer
 from jaxplain.postprocess import resize
 
 _METHODS = ("mwp", "c-mwp", "grad-cam")
 
 
-def examples(networks: Mapping[str, nnx.Module], count: int = 3) -> Figure:
-    """Test images with several classes: a row a class, and maps of each network beside it.
+def examples(networks: Mapping[str, Any], count: int = 3) -> Figure:
+    """Test images with several classes: one row per class, with maps of each network beside it.
 
     Args:
-      networks: name -> network, as `run.benchmark` returns them.
-      count: of images.
+        networks: name -> network, trained.
+        count: of images.
     """
     chosen = [r for r in ClutteredDigits(40, train=False) if len(set(r.labels.tolist())) > 1]
     rows = [(r, label) for r in chosen[:count] for label in sorted(set(r.labels.tolist()))]
-    pixels = np.stack([run.small_image(record) for record, _ in rows])
+    pixels = np.stack([small_image(record) for record, _ in rows])
     signals = np.eye(len(CLASSES), dtype=np.float32)[[label for _, label in rows]]
     columns = 1 + len(networks) * len(_METHODS)
     figure = Figure(figsize=(1.3 * columns, 1.45 * len(rows)), layout="constrained")

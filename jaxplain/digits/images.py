@@ -12,6 +12,7 @@ import functools
 import numpy as np
 
 from jaxplain import postprocess
+from jaxplain.core.extras import missing
 from jaxplain.data import Record
 
 __all__ = ["CLASSES", "SIZE", "ClutteredDigits"]
@@ -30,22 +31,22 @@ class ClutteredDigits:
     people's digits.
 
     Args:
-      count: how many images there are.
-      train: whether they show the digits for training (two thirds), or the others.
-      side: of the images, in pixels; what they show does not depend on it.
-      seed: of the drawing.
+        count: how many images there are.
+        train: whether they show the digits for training (two thirds), or the others.
+        side: of the images, in pixels; what they show does not depend on it.
+        seed: of the drawing.
 
     Raises:
-      ImportError: scikit-learn or Pillow is not installed.
+        ImportError: scikit-learn or Pillow is not installed.
 
     Example:
-      >>> from jaxplain.digits.images import ClutteredDigits
-      >>> record = ClutteredDigits(10, train=False)[0]
-      >>> record.image.shape, len(record.labels) == len(record.boxes) == len(record.masks)
-      ((320, 320, 3), True)
+        >>> from jaxplain.digits.images import ClutteredDigits
+        >>> record = ClutteredDigits(10, train=False)[0]
+        >>> record.image.shape, len(record.labels) == len(record.boxes) == len(record.masks)
+        ((320, 320, 3), True)
     """
 
-    class_names = CLASSES
+    class_names: tuple[str, ...] = CLASSES
 
     def __init__(self, count: int, *, train: bool, side: int = SIZE, seed: int = 0):
         self.name = "digits in clutter"
@@ -87,7 +88,8 @@ class ClutteredDigits:
         digit = self.images[rng.integers(len(self.images))]
         top, left = rng.integers(0, 5, 2)
         side = rng.uniform(0.08, 0.22)
-        rows, columns, pixels = self._pixels(*rng.uniform(0, 1 - side, 2), side)
+        at = rng.uniform(0, 1 - side, 2)
+        rows, columns, pixels = self._pixels(at[0], at[1], side)
         piece = np.rot90(digit[top : top + 4, left : left + 4], rng.integers(4))
         _paint(canvas[rows, columns], _enlarge(piece, pixels), rng.uniform(90, 180))
 
@@ -103,13 +105,10 @@ def _digits(train: bool) -> tuple[np.ndarray, np.ndarray]:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise ImportError(
-            "The handwritten digits come with the package scikit-learn; install it with "
-            'pip install "jaxplain[benchmark]".'
-        ) from error
-    found = load_digits()
-    chosen = (np.arange(len(found.target)) % 3 != 2) == train
-    return (found.images[chosen] / 16).astype(np.float32), found.target[chosen]
+        raise missing("benchmark", "scikit-learn", "The set of handwritten digits") from error
+    values, labels = load_digits(return_X_y=True)
+    chosen = (np.arange(len(labels)) % 3 != 2) == train
+    return (values[chosen].reshape(-1, 8, 8) / 16).astype(np.float32), labels[chosen]
 
 
 def _enlarge(image: np.ndarray, side: int) -> np.ndarray:

@@ -6,9 +6,13 @@ channels and fewer stages, so that two processor cores train them in minutes.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
+import numpy as np
 from flax import nnx
 
+from jaxplain import data
 from jaxplain.core import tag
 from jaxplain.models import ModelConfig
 from jaxplain.models.config import default_layers
@@ -16,9 +20,21 @@ from jaxplain.models.googlenet import Inception, Unit
 from jaxplain.models.layers import BatchNorm, Conv, WindowDense, global_avg_pool, max_pool
 from jaxplain.models.resnet import LAYOUTS, BasicBlock
 
-__all__ = ["INPUT_SIZE", "NETWORKS", "SmallGoogLeNet", "SmallResNet", "SmallVGG"]
+__all__ = [
+    "INPUT_SIZE",
+    "NETWORKS",
+    "SmallGoogLeNet",
+    "SmallResNet",
+    "SmallVGG",
+    "small_image",
+]
 
 INPUT_SIZE = 32
+
+
+def small_image(record: data.Record) -> np.ndarray:
+    """A record as the networks see it, uint8 ``(h, w, 3)``."""
+    return data.resize_image(record.image, (INPUT_SIZE, INPUT_SIZE))
 
 
 def _config(name: str, excitation: str, last: str, class_names: tuple[str, ...]) -> ModelConfig:
@@ -42,7 +58,7 @@ class SmallVGG(nnx.Module):
         self.config = _config("small VGG", "pool2", "relu3_2", class_names)
         inputs = 3
         self.counts = (1, 2, 2)
-        for stage, (count, channels) in enumerate(zip(self.counts, (16, 32, 64)), 1):
+        for stage, (count, channels) in enumerate(zip(self.counts, (16, 32, 64), strict=True), 1):
             for i in range(1, count + 1):
                 conv = Conv(inputs, channels, 3, padding=1, bias=False, rngs=rngs)
                 setattr(self, f"conv{stage}_{i}", conv)
@@ -72,7 +88,7 @@ class SmallResNet(nnx.Module):
         self.conv1 = Conv(3, 16, 3, padding=1, bias=False, rngs=rngs)
         self.bn1 = BatchNorm(16, rngs=rngs)
         channels = 16
-        for i, (width, repeats) in enumerate(zip((32, 64), (1, 2)), 1):
+        for i, (width, repeats) in enumerate(zip((32, 64), (1, 2), strict=True), 1):
             blocks = []
             for j in range(repeats):
                 stride = 2 if i > 1 and j == 0 else 1
@@ -99,7 +115,7 @@ class SmallGoogLeNet(nnx.Module):
 
     def __init__(self, class_names: tuple[str, ...], *, rngs: nnx.Rngs):
         self.config = _config("small GoogLeNet", "pool2", "inception_3b", class_names)
-        options = dict(norm=True, dtype=None, rngs=rngs)
+        options: dict[str, Any] = dict(norm=True, dtype=None, rngs=rngs)
         self.conv1 = Unit(3, 16, 3, padding=1, **options)
         self.conv2 = Unit(16, 32, 3, padding=1, **options)
         self.inception_3a = Inception(32, (32, 32, 64, 8, 16, 16), 5, **options)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-import json
+import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,29 +19,25 @@ from flax import nnx
 
 import jaxplain
 from jaxplain import data
+from jaxplain.core import Table
 from jaxplain.digits.images import CLASSES, ClutteredDigits
-from jaxplain.digits.networks import INPUT_SIZE, NETWORKS
+from jaxplain.digits.networks import INPUT_SIZE, NETWORKS, small_image
 from jaxplain.evaluation.classification import mean_average_precision
-from jaxplain.evaluation.studies.pointing import PointingMethod, PointingTable, pointing_game
+from jaxplain.evaluation.studies.pointing import CENTRE, Accuracies, PointingMethod, pointing_game
+from jaxplain.evaluation.studies.report import Report, percent
 from jaxplain.explainers.catalogue import METHODS, explainer
 from jaxplain.training.last_layer import LastLayer, last_layer_inputs
 from jaxplain.training.loop import train_network
 
-__all__ = [
-    "FULL",
-    "QUICK",
-    "Size",
-    "Result",
-    "arrays",
-    "benchmark",
-    "new_head",
-    "small_image",
-    "train_small",
-    "write",
-]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["FULL", "QUICK", "Outcome", "Size", "arrays", "benchmark", "new_head", "train_small"]
+
+_log = logging.getLogger(__name__)
 
 #: RISE's 1000 masks take minutes a network; on images of 32 x 32 these say as much.
-_OPTIONS = {"rise": {"samples": 200}}
+_OPTIONS: dict[str, dict[str, Any]] = {"rise": {"samples": 200}}
 #: A network with dense layers on top has to learn each digit at each place.
 _LONGER = {"VGG": 2.5}
 
@@ -50,12 +47,12 @@ class Size:
     """How much is done.
 
     Attributes:
-      train, validation: images to train with, and to choose the epoch by (both of the digits for
-        training).
-      test: images of other digits, for mean average precision.
-      pointing: the first so many test images are asked about.
-      epochs: of training.
-      methods: names of the methods, of the command line's.
+        train, validation: images to train with, and to choose the epoch by (both of the digits for
+            training).
+        test: images of other digits, for mean average precision.
+        pointing: the first so many test images are asked about.
+        epochs: of training.
+        methods: names of the methods, of the command line's.
     """
 
     train: int
@@ -77,84 +74,31 @@ QUICK = Size(
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """What the benchmark came to.
+class Outcome(NamedTuple):
+    """What the benchmark came to for a network.
 
     Attributes:
-      precision: network -> mean average precision on the test images.
-      heads: network -> that of a new output layer on its frozen features, trained as `finetune`
-        does it, and that of scikit-learn's logistic regression on the same features.
-      tables: network -> its `PointingTable`.
-      undefined: network -> {method: why it does not exist there}.
-      seconds: what was done -> how long it took.
+        network: it, trained.
+        precision: mean average precision on the test images.
+        head: that of a new output layer on its frozen features, trained as `finetune` does it, and
+            that of scikit-learn's logistic regression on the same features.
+        pointing: the `Report` of the pointing game.
+        undefined: method -> why it does not exist there.
+        claims: whether what the paper's Table 1 says of the difficult subset holds here.
     """
 
-    precision: dict[str, float]
-    heads: dict[str, tuple[float, float]]
-    tables: dict[str, PointingTable]
-    undefined: dict[str, dict[str, str]]
-    seconds: dict[str, float]
+    network: Any
+    precision: float
+    head: tuple[float, float]
+    pointing: Report[Accuracies]
+    undefined: dict[str, str]
 
-    def claims(self) -> dict[str, dict[str, bool]]:
-        """Network -> whether what the paper's Table 1 says of the difficult subset holds here."""
-        found = {}
-        for name, table in self.tables.items():
-            mean = {m: float(hard.mean) for m, (_, hard) in table.results.items()}
-            found[name] = {
-                "c-MWP above MWP": mean["c-MWP"] > mean["MWP"],
-                "MWP above the centre": mean["MWP"] > mean["Center"],
-            }
-        return found
-
-    def markdown(self) -> str:
-        """Accuracies in per cent, all and difficult questions of each network."""
-        names = list(self.tables)
-        first = next(iter(self.tables.values()))
-        methods = list(dict.fromkeys(m for t in self.tables.values() for m in t.results))
-        lines = [
-            "| method | " + " | ".join(f"{n}, all | difficult" for n in names) + " |",
-            "| --- |" + " ---: | ---: |" * len(names),
-        ]
-        for method in methods:
-            cells = []
-            for table in self.tables.values():
-                means = table.results.get(method)
-                cells += [f"{100 * float(m.mean):.1f}" for m in means] if means else ["-", "-"]
-            lines.append(f"| {method} | " + " | ".join(cells) + " |")
-        everything, hard = first.results["Center"]
-        precision = ", ".join(f"{n} {100 * p:.1f} %" for n, p in self.precision.items())
-        heads = ", ".join(
-            f"{n} {100 * ours:.1f} ({100 * theirs:.1f}) %"
-            for n, (ours, theirs) in self.heads.items()
-        )
-        lines += [
-            "",
-            f"{first.images} images, {int(everything.trials.sum())} questions, "
-            f"{int(hard.trials.sum())} of them difficult; hits on {first.region}. Mean average "
-            f"precision of the networks: {precision}; of new heads on their frozen features "
-            f"(logistic regression on the same): {heads}. Took {sum(self.seconds.values()):.0f} s.",
-        ]
-        for network, claims in self.claims().items():
-            lines += [
-                f"Does not hold for {network} on the difficult subset: {claim}."
-                for claim, holds in claims.items()
-                if not holds
-            ]
-        return "\n".join(lines)
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything as JSON values."""
+    @property
+    def claims(self) -> dict[str, bool]:
+        mean = {name: float(hard.mean) for name, (_, hard) in self.pointing.results.items()}
         return {
-            "mean_average_precision": self.precision,
-            "new_head": {
-                name: {"finetune": ours, "logistic_regression": theirs}
-                for name, (ours, theirs) in self.heads.items()
-            },
-            "pointing": {name: table.to_json() for name, table in self.tables.items()},
-            "undefined": self.undefined,
-            "claims": self.claims(),
-            "seconds": {name: round(s, 1) for name, s in self.seconds.items()},
+            "c-MWP above MWP": mean["c-MWP"] > mean["MWP"],
+            "MWP above the centre": mean["MWP"] > mean[CENTRE],
         }
 
 
@@ -162,54 +106,107 @@ def benchmark(
     size: Size = FULL,
     *,
     checkpoint: str | os.PathLike[str] | None = None,
-    say: Callable[[str], None] = lambda line: None,
-) -> tuple[Result, dict[str, nnx.Module]]:
-    """Runs the benchmark: returns its result, and the trained networks.
+    progress: Callable[[int, int], None] | None = None,
+) -> Report[dict[str, Outcome]]:
+    """Runs the benchmark.
 
     Args:
-      size: how much is done.
-      checkpoint: a folder for training's checkpoints, from which a second run goes on.
-      say: is told what is going on.
+        size: how much is done.
+        checkpoint: a folder for training's checkpoints, from which a second run goes on.
+        progress: called with how many are done, and of how many: for each network first the epochs
+            of its training, then the images of the pointing game.
+
+    Returns:
+        A `Report` whose results are network -> `Outcome`.
 
     Raises:
-      ImportError: a package of ``jaxplain[benchmark]`` is missing.
+        ImportError: a package of ``jaxplain[benchmark]`` is missing.
     """
-    precision, heads, tables, undefined, seconds, trained = {}, {}, {}, {}, {}, {}
+    results: dict[str, Outcome] = {}
+    seconds: dict[str, float] = {}
 
-    def timed(what: str, function: Callable[[], Any]) -> Any:
-        say(f"{what} ...")
+    @contextlib.contextmanager
+    def timed(what: str) -> Iterator[None]:
+        _log.info("%s ...", what)
         start = time.perf_counter()
-        result = function()
+        yield
         seconds[what] = time.perf_counter() - start
-        return result
 
-    fitted = timed("drawing the images", lambda: arrays(size.train + size.validation, train=True))
-    tested = timed("drawing the test images", lambda: arrays(size.test, train=False))
+    with timed("drawing the images"):
+        fitted = arrays(size.train + size.validation, train=True)
+    with timed("drawing the test images"):
+        tested = arrays(size.test, train=False)
     source = ClutteredDigits(size.pointing, train=False)
     for name in NETWORKS:
         folder = None if checkpoint is None else Path(checkpoint) / name
-        network = timed(
-            f"training {name}",
-            functools.partial(
-                train_small,
-                name,
-                fitted,
-                size,
-                checkpoint=folder,
-                progress=lambda epoch, loss: say(f"  epoch {epoch}: validation loss {loss:.4f}"),
-            ),
-        )
-        trained[name] = network
+        with timed(f"training {name}"):
+            network, loss = train_small(name, fitted, size, checkpoint=folder, progress=progress)
         scores = nnx.jit(lambda network, x: network(x))(network, _inputs(network, tested[0]))
-        precision[name] = float(mean_average_precision(scores, tested[1] > 0))
-        say(f"  mean average precision {100 * precision[name]:.1f} %")
-        heads[name] = timed(
-            f"new head for {name}", functools.partial(new_head, network, fitted, tested, size)
+        precision = float(mean_average_precision(scores, tested[1] > 0))
+        _log.info(
+            "%s: validation loss %.4f, mean average precision %.1f %%", name, loss, 100 * precision
         )
-        tables[name], undefined[name] = timed(
-            f"pointing {name}", functools.partial(_point, network, source, size.methods)
-        )
-    return Result(precision, heads, tables, undefined, seconds), trained
+        with timed(f"new head for {name}"):
+            head = new_head(network, fitted, tested, size)
+        with timed(f"pointing {name}"):
+            played, undefined = _point(network, source, size.methods, progress)
+        results[name] = Outcome(network, precision, head, played, undefined)
+    return _report(results, seconds)
+
+
+def _report(results: dict[str, Outcome], seconds: dict[str, float]) -> Report[dict[str, Outcome]]:
+    """Accuracies in per cent, on all and on difficult questions of each network."""
+    games = [found.pointing for found in results.values()]
+    heads = [head for name in results for head in (f"{name}, all", "difficult")]
+    rows = []
+    for method in dict.fromkeys(name for game in games for name in game.results):
+        cells: list[str] = []
+        for game in games:
+            means = game.results.get(method)
+            cells += [percent(m.mean) for m in means] if means else ["-", "-"]
+        rows.append((method, *cells))
+    everything, hard = games[0].results[CENTRE]
+    precision = ", ".join(f"{n} {100 * r.precision:.1f} %" for n, r in results.items())
+    new = ", ".join(
+        f"{n} {100 * r.head[0]:.1f} ({100 * r.head[1]:.1f}) %" for n, r in results.items()
+    )
+    return Report(
+        "digits in clutter",
+        "Pointing game on digits in clutter",
+        [("", Table(rows, ["method", *heads], right=heads))],
+        [
+            f"{games[0].details['images']} images, {int(everything.trials.sum())} questions, "
+            f"{int(hard.trials.sum())} of them difficult; hits on {games[0].details['region']}. "
+            f"Mean average precision of the networks: {precision}; of new heads on their frozen "
+            f"features (logistic regression on the same): {new}. Took "
+            f"{sum(seconds.values()):.0f} s.",
+            *(
+                f"Does not hold for {name} on the difficult subset: {claim}."
+                for name, found in results.items()
+                for claim, holds in found.claims.items()
+                if not holds
+            ),
+        ],
+        results,
+        {
+            "mean_average_precision": {name: r.precision for name, r in results.items()},
+            "new_head": {
+                name: dict(zip(("finetune", "logistic_regression"), r.head, strict=True))
+                for name, r in results.items()
+            },
+            "pointing": {name: r.pointing.to_json() for name, r in results.items()},
+            "undefined": {name: r.undefined for name, r in results.items()},
+            "claims": {name: r.claims for name, r in results.items()},
+            "seconds": {name: round(s, 1) for name, s in seconds.items()},
+        },
+        _draw,
+    )
+
+
+def _draw(report: Report[dict[str, Outcome]]) -> Figure:
+    from jaxplain.digits import drawing
+
+    return drawing.examples({name: found.network for name, found in report.results.items()})
 
 
 def arrays(count: int, *, train: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -223,19 +220,17 @@ def arrays(count: int, *, train: bool) -> tuple[np.ndarray, np.ndarray]:
     return pixels, targets
 
 
-def small_image(record: data.Record) -> np.ndarray:
-    """A record as the networks see it, uint8 ``(h, w, 3)``."""
-    return data.resize_image(record.image, (INPUT_SIZE, INPUT_SIZE))
-
-
-def _inputs(network: nnx.Module, pixels: np.ndarray) -> jax.Array:
+def _inputs(network: Any, pixels: Any) -> jax.Array:
     return jnp.asarray(data.normalise(pixels, network.config))
 
 
 def train_small(
     name: str, images: tuple[np.ndarray, np.ndarray], size: Size, **options: Any
-) -> nnx.Module:
-    """A small network, trained on the first ``size.train`` images; ``options`` of `train`."""
+) -> tuple[Any, float]:
+    """A small network, trained on the first ``size.train`` images, and its validation loss.
+
+    ``options`` are those of `jaxplain.training.loop.train`.
+    """
     import optax
 
     network = NETWORKS[name](CLASSES, rngs=nnx.Rngs(0))
@@ -244,7 +239,7 @@ def train_small(
     batch = 32
     epochs = round(size.epochs * _LONGER.get(name, 1))
     steps = epochs * max(size.train // batch, 1)
-    train_network(
+    result = train_network(
         network,
         (inputs[: size.train], targets[: size.train]),
         (inputs[size.train :], targets[size.train :]),
@@ -255,7 +250,7 @@ def train_small(
         patience=epochs,
         **options,
     )
-    return network
+    return network, float(result.validation.min())
 
 
 def new_head(
@@ -268,7 +263,7 @@ def new_head(
     from sklearn.linear_model import LogisticRegression
 
     features, unseen = (
-        np.asarray(last_layer_inputs(network, _inputs(network, pixels), batch=100))
+        np.asarray(last_layer_inputs(network, _inputs(network, pixels), batch_size=100))
         for pixels, _ in (fitted, tested)
     )
     targets = fitted[1]
@@ -293,12 +288,16 @@ def new_head(
         axis=1,
     )
     present = tested[1] > 0
-    return tuple(float(mean_average_precision(s, present)) for s in (layer(unseen), theirs))
+    ours, reference = (mean_average_precision(s, present) for s in (layer(unseen), theirs))
+    return float(ours), float(reference)
 
 
 def _point(
-    network: nnx.Module, source: ClutteredDigits, methods: Sequence[str]
-) -> tuple[PointingTable, dict[str, str]]:
+    network: Any,
+    source: ClutteredDigits,
+    methods: Sequence[str],
+    progress: Callable[[int, int], None] | None,
+) -> tuple[Report[Accuracies], dict[str, str]]:
     """The pointing game with the methods that are defined, and why the others are not."""
     players, undefined = {}, {}
     example = jnp.zeros((1, INPUT_SIZE, INPUT_SIZE, 3))
@@ -311,21 +310,13 @@ def _point(
             undefined[METHODS[name].title] = str(error)
             continue
         players[METHODS[name].title] = PointingMethod(explain, METHODS[name].blurred)
-    table = pointing_game(
+    report = pointing_game(
         source,
         small_image,
         functools.partial(_inputs, network),
         np.eye(len(CLASSES), dtype=np.float32),
         players,
         batch_size=16,
+        progress=progress,
     )
-    return table, undefined
-
-
-def write(folder: str | os.PathLike[str], title: str, result: Result) -> None:
-    """Writes ``benchmark.json`` and ``benchmark.md``."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(result.to_json(), indent=1, allow_nan=False)
-    (folder / "benchmark.json").write_text(f"{text}\n", "utf-8")
-    (folder / "benchmark.md").write_text(f"# {title}\n\n{result.markdown()}\n", "utf-8")
+    return report, undefined

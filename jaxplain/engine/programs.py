@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import eval_jaxpr
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxplain.core.numerics import class_scores
@@ -22,7 +23,7 @@ class Programs:
     A program is compiled ahead of its calls, so that no call can compile.
 
     Attributes:
-      compiled: how many there are; spans: (start, end) of what tracing and compiling took.
+        compiled: how many there are; spans: (start, end) of what tracing and compiling took.
     """
 
     def __init__(
@@ -33,7 +34,7 @@ class Programs:
         classes: np.ndarray | None,
         signals: np.ndarray | None,
         batch_size: int,
-        devices: Sequence[jax.Device],
+        devices: Sequence[Any],
     ):
         self.fn, self.methods, self.to_input = fn, methods, to_input
         self.classes, self.signals, self.batch_size = classes, signals, batch_size
@@ -99,7 +100,7 @@ class Programs:
         tree = jax.tree.structure(like)
 
         def program(weights: list, pixels: jax.Array, labels: jax.Array) -> Any:
-            leaves = jax.core.eval_jaxpr(closed.jaxpr, weights, pixels, labels)
+            leaves = eval_jaxpr(closed.jaxpr, weights, pixels, labels)
             return jax.tree.unflatten(tree, leaves)
 
         jitted = jax.jit(
@@ -121,7 +122,7 @@ class Programs:
         if self.signals is not None:
             targets = jnp.asarray(self.signals)[labels]
         elif self.classes is not None:
-            self._check_classes(jax.eval_shape(self.fn, x).shape[-1])
+            self._check_classes(self.classes, jax.eval_shape(self.fn, x).shape[-1])
             targets = labels
         else:
             labels = targets = class_scores(self.fn(x)).argmax(-1).astype(jnp.int32)
@@ -137,8 +138,8 @@ class Programs:
             named[name] = values.astype(jnp.float32)
         return labels, named
 
-    def _check_classes(self, outputs: int) -> None:
-        wrong = [int(c) for c in self.classes if not 0 <= c < outputs]
+    def _check_classes(self, classes: np.ndarray, outputs: int) -> None:
+        wrong = [int(c) for c in classes if not 0 <= c < outputs]
         if wrong:
             raise ValueError(
                 f"class {wrong[0]} is out of range: the network has the classes 0 to {outputs - 1}."

@@ -30,6 +30,8 @@ from types import MappingProxyType
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
+from jax.typing import ArrayLike
 
 from jaxplain.core.numerics import safe_divide
 
@@ -40,7 +42,7 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 
 
 def fixation_map(
-    fixations: jax.Array, shape: tuple[int, int], *, sigma: float = 20.0, size: int = 80
+    fixations: ArrayLike, shape: tuple[int, int], *, sigma: float = 20.0, size: int = 80
 ) -> jax.Array:
     """The map of attention that eye tracking gives (Ebrahimpour et al. 2019, section 2).
 
@@ -50,19 +52,19 @@ def fixation_map(
     MATLAB's ``conv2(..., "same")`` it then lies half a pixel towards the origin.
 
     Args:
-      fixations: ``(..., n, 3)``: row, column and duration of each, all observers together. Those
-        outside the image and those of no duration count nothing, so that shorter lists can be
-        filled up with zeros.
-      shape: height and width of the image.
-      sigma: standard deviation in pixels, > 0; the paper's is 20.
-      size: side of the kernel in pixels, >= 1; the paper's is 80.
+        fixations: ``(..., n, 3)``: row, column and duration of each, all observers together. Those
+            outside the image and those of no duration count nothing, so that shorter lists can be
+            filled up with zeros.
+        shape: height and width of the image.
+        sigma: standard deviation in pixels, > 0; the paper's is 20.
+        size: side of the kernel in pixels, >= 1; the paper's is 80.
 
     Returns:
-      Maps ``(..., H, W)``, non-negative; zeros where there is no fixation.
+        Maps ``(..., H, W)``, non-negative; zeros where there is no fixation.
 
     Raises:
-      TypeError: ``fixations`` is not of a float dtype.
-      ValueError: another shape, or ``sigma`` or ``size`` out of range.
+        TypeError: ``fixations`` is not of a float dtype.
+        ValueError: another shape, or ``sigma`` or ``size`` out of range.
 
     >>> import jax.numpy as jnp
     >>> points = jnp.array([[5.0, 5.0, 200.0], [5.0, 5.0, 100.0], [1.0, 8.0, 150.0]])
@@ -120,7 +122,7 @@ def centre_map(shape: tuple[int, int], *, sigma: float = 0.25) -> jax.Array:
     return rows[:, None] * columns
 
 
-def mae(saliency: jax.Array, truth: jax.Array) -> jax.Array:
+def mae(saliency: ArrayLike, truth: ArrayLike) -> jax.Array:
     """Mean absolute error (Ebrahimpour et al. 2019, Eq. 15): ``mean |S - G|``.
 
     It depends on the scales of both: bring them to [0, 1], for example by
@@ -134,19 +136,19 @@ def mae(saliency: jax.Array, truth: jax.Array) -> jax.Array:
     return jnp.abs(saliency - truth).mean(_SPACE)
 
 
-def nss(saliency: jax.Array, fixations: jax.Array) -> jax.Array:
+def nss(saliency: ArrayLike, fixations: ArrayLike) -> jax.Array:
     """Normalised scanpath saliency (Peters et al. 2005): the standardised map at the fixations.
 
     The mean over fixations of ``(S - mean(S)) / std(S)``, with the population's standard deviation;
     0 for a constant map.
 
     Args:
-      saliency: ``(..., H, W)``, signed.
-      fixations: ``(..., H, W)``, how often each pixel was looked at; or a density, which gives
-        the expected score of a fixation drawn from it.
+        saliency: ``(..., H, W)``, signed.
+        fixations: ``(..., H, W)``, how often each pixel was looked at; or a density, which gives
+            the expected score of a fixation drawn from it.
 
     Raises:
-      ValueError: no fixation (outside `jit`; 0 inside), or shapes that do not fit.
+        ValueError: no fixation (outside `jit`; 0 inside), or shapes that do not fit.
 
     >>> import jax.numpy as jnp
     >>> nss(jnp.array([[0.0, 2.0]]), jnp.array([[0.0, 3.0]])).item()
@@ -158,7 +160,7 @@ def nss(saliency: jax.Array, fixations: jax.Array) -> jax.Array:
     return safe_divide((_standardised(saliency) * fixations).sum(_SPACE), total)
 
 
-def auc_judd(saliency: jax.Array, fixations: jax.Array) -> jax.Array:
+def auc_judd(saliency: ArrayLike, fixations: ArrayLike) -> jax.Array:
     """Area under the ROC curve after Judd et al. (2009), the map as a classifier of fixated pixels.
 
     Thresholds are the map's values at the fixated pixels; hits are the share of those at or above
@@ -167,12 +169,12 @@ def auc_judd(saliency: jax.Array, fixations: jax.Array) -> jax.Array:
     what the authors' random jitter gives.
 
     Args:
-      saliency: ``(..., H, W)``.
-      fixations: ``(..., H, W)``, fixated where positive.
+        saliency: ``(..., H, W)``.
+        fixations: ``(..., H, W)``, fixated where positive.
 
     Raises:
-      ValueError: no pixel or every pixel is fixated (outside `jit`; 0.5 inside), or shapes that do
-        not fit.
+        ValueError: no pixel or every pixel is fixated (outside `jit`; 0.5 inside), or shapes that
+            do not fit.
 
     >>> import jax.numpy as jnp
     >>> auc_judd(jnp.array([[0.1, 0.4, 0.3, 0.2]]), jnp.array([[0.0, 1.0, 0.0, 0.0]])).item()
@@ -180,7 +182,7 @@ def auc_judd(saliency: jax.Array, fixations: jax.Array) -> jax.Array:
     """
     saliency, fixations = _check(saliency, fixations)
     _need_some(fixations)
-    if not isinstance(fixations, jax.core.Tracer) and bool((fixations > 0).all(_SPACE).any()):
+    if not isinstance(fixations, Tracer) and bool((fixations > 0).all(_SPACE).any()):
         raise ValueError(
             "every pixel is fixated; auc_judd needs fixations as points: threshold a density first"
         )
@@ -208,7 +210,7 @@ def _auc_judd(saliency: jax.Array, fixated: jax.Array) -> jax.Array:
     return jnp.where((hits[-1] > 0) & (others[-1] > 0), area, 0.5)
 
 
-def cc(saliency: jax.Array, truth: jax.Array) -> jax.Array:
+def cc(saliency: ArrayLike, truth: ArrayLike) -> jax.Array:
     """Pearson's correlation of two maps over the pixels; 0 where one is constant.
 
     >>> import jax.numpy as jnp
@@ -219,7 +221,7 @@ def cc(saliency: jax.Array, truth: jax.Array) -> jax.Array:
     return (_standardised(saliency) * _standardised(truth)).mean(_SPACE)
 
 
-def sim(saliency: jax.Array, truth: jax.Array) -> jax.Array:
+def sim(saliency: ArrayLike, truth: ArrayLike) -> jax.Array:
     """Similarity, the intersection of two histograms: ``sum min(P, Q)``, 0 to 1.
 
     Each map is shifted to a minimum of 0 and divided by its sum, as in the MIT saliency benchmark's
@@ -234,7 +236,7 @@ def sim(saliency: jax.Array, truth: jax.Array) -> jax.Array:
     return jnp.minimum(p, q).sum(_SPACE)
 
 
-def kl(saliency: jax.Array, truth: jax.Array, *, eps: float = 2.0**-52) -> jax.Array:
+def kl(saliency: ArrayLike, truth: ArrayLike, *, eps: float = 2.0**-52) -> jax.Array:
     """Kullback-Leibler divergence of the map from the human one, in nats.
 
     ``sum Q log(eps + Q / (P + eps))`` with P the map and Q the truth, each divided by its sum, as
@@ -243,7 +245,7 @@ def kl(saliency: jax.Array, truth: jax.Array, *, eps: float = 2.0**-52) -> jax.A
     much that costs.
 
     Raises:
-      ValueError: ``eps`` is not positive, or shapes that do not fit.
+        ValueError: ``eps`` is not positive, or shapes that do not fit.
 
     >>> import jax.numpy as jnp
     >>> round(kl(jnp.array([[1.0, 1.0]]), jnp.array([[1.0, 0.0]])).item(), 4)
@@ -280,11 +282,12 @@ def _check(saliency, truth) -> tuple[jax.Array, jax.Array]:
     if not jnp.issubdtype(saliency.dtype, jnp.floating):
         raise TypeError(f"the map must be a float array, not {saliency.dtype}")
     dtype = jnp.promote_types(saliency.dtype, jnp.float32)
-    return jnp.broadcast_arrays(saliency.astype(dtype), truth.astype(dtype))
+    saliency, truth = jnp.broadcast_arrays(saliency.astype(dtype), truth.astype(dtype))
+    return saliency, truth
 
 
 def _need_some(fixations: jax.Array) -> None:
-    if not isinstance(fixations, jax.core.Tracer) and not bool((fixations > 0).any(_SPACE).all()):
+    if not isinstance(fixations, Tracer) and not bool((fixations > 0).any(_SPACE).all()):
         raise ValueError("a map has no fixation; at least one pixel must be positive")
 
 

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from jaxplain.evaluation.localisation import box_iou
 
@@ -34,18 +35,19 @@ __all__ = [
 GAMMAS = np.arange(5, dtype=np.float32) / 4
 
 
-def phrase_map(word_maps: jax.Array, known: jax.Array | None = None) -> jax.Array:
+def phrase_map(word_maps: ArrayLike, known: ArrayLike | None = None) -> jax.Array:
     """The mean of the maps of a phrase's words: ``(..., words, H, W)`` to ``(..., H, W)``.
 
     Args:
-      word_maps: a map each word.
-      known: bool ``(..., words)``: words that the network knows; the others are skipped. A map of
-        zeros where it knows none.
+        word_maps: a map each word.
+        known: bool ``(..., words)``: words that the network knows; the others are skipped. A map of
+            zeros where it knows none.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> phrase_map(jnp.array([[[1.0]], [[3.0]], [[9.0]]]), jnp.array([True, True, False])).item()
-      2.0
+        >>> import jax.numpy as jnp
+        >>> maps = jnp.array([[[1.0]], [[3.0]], [[9.0]]])
+        >>> phrase_map(maps, jnp.array([True, True, False])).item()
+        2.0
     """
     word_maps = jnp.asarray(word_maps)
     if known is None:
@@ -55,25 +57,25 @@ def phrase_map(word_maps: jax.Array, known: jax.Array | None = None) -> jax.Arra
     return total / jnp.maximum(weights.sum(-1), 1)[..., None, None]
 
 
-def score_segments(maps: jax.Array, segments: jax.Array, gamma: float) -> jax.Array:
+def score_segments(maps: ArrayLike, segments: ArrayLike, gamma: float) -> jax.Array:
     """f(R) = S_R / A_R^gamma for proposals that are masks (section 6.3.1).
 
     S_R is the sum of the map in R, A_R the number of its pixels. Empty segments score minus
     infinity.
 
     Args:
-      maps: ``(..., H, W)``.
-      segments: bool ``(..., N, H, W)``.
-      gamma: 0 favours large regions, 1 small ones.
+        maps: ``(..., H, W)``.
+        segments: bool ``(..., N, H, W)``.
+        gamma: 0 favours large regions, 1 small ones.
 
     Returns:
-      ``(..., N)``.
+        ``(..., N)``.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> segments = jnp.array([[[True, True]], [[False, True]]])
-      >>> score_segments(jnp.array([[1.0, 3.0]]), segments, 1.0).tolist()
-      [2.0, 3.0]
+        >>> import jax.numpy as jnp
+        >>> segments = jnp.array([[[True, True]], [[False, True]]])
+        >>> score_segments(jnp.array([[1.0, 3.0]]), segments, 1.0).tolist()
+        [2.0, 3.0]
     """
     maps = jnp.asarray(maps)
     segments = jnp.asarray(segments, bool).astype(maps.dtype)
@@ -87,24 +89,24 @@ def score_segments(maps: jax.Array, segments: jax.Array, gamma: float) -> jax.Ar
     return _score(sums, flat.sum(-1), gamma)
 
 
-def score_boxes(maps: jax.Array, boxes: jax.Array, gamma: float) -> jax.Array:
+def score_boxes(maps: ArrayLike, boxes: ArrayLike, gamma: float) -> jax.Array:
     """f(R) = S_R / A_R^gamma for proposals that are boxes; as `score_segments` of their pixels.
 
     The pixels of a box are those whose centre lies in it, and in the map.
 
     Args:
-      maps: ``(..., H, W)``.
-      boxes: ``(..., N, 4)``.
-      gamma: as in `score_segments`.
+        maps: ``(..., H, W)``.
+        boxes: ``(..., N, 4)``.
+        gamma: as in `score_segments`.
 
     Returns:
-      ``(..., N)``.
+        ``(..., N)``.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> boxes = jnp.array([[0.0, 0, 2, 1], [1, 0, 2, 1]])
-      >>> score_boxes(jnp.array([[1.0, 3.0]]), boxes, 1.0).tolist()
-      [2.0, 3.0]
+        >>> import jax.numpy as jnp
+        >>> boxes = jnp.array([[0.0, 0, 2, 1], [1, 0, 2, 1]])
+        >>> score_boxes(jnp.array([[1.0, 3.0]]), boxes, 1.0).tolist()
+        [2.0, 3.0]
     """
     maps, boxes = jnp.asarray(maps), jnp.asarray(boxes)
     height, width = maps.shape[-2:]
@@ -121,30 +123,30 @@ def score_boxes(maps: jax.Array, boxes: jax.Array, gamma: float) -> jax.Array:
     return _score(sums, rows.sum(-1) * columns.sum(-1), gamma)
 
 
-def is_small(boxes: jax.Array, image_area: jax.Array, valid: jax.Array | None = None) -> jax.Array:
+def is_small(boxes: ArrayLike, image_area: ArrayLike, valid: ArrayLike | None = None) -> jax.Array:
     """The small instances of Table 6: the boxes ``(..., N, 4)`` cover less than 1/4 of the image.
 
     Of several boxes it is the area of the one box around them all, as the recall is measured.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> bool(is_small(jnp.array([[0.0, 0, 10, 10]]), 401))
-      True
+        >>> import jax.numpy as jnp
+        >>> bool(is_small(jnp.array([[0.0, 0, 10, 10]]), 401))
+        True
     """
     whole = union_box(boxes, valid)
     area = (whole[..., 2] - whole[..., 0]) * (whole[..., 3] - whole[..., 1])
     return 4 * area < jnp.asarray(image_area)
 
 
-def union_box(boxes: jax.Array, valid: jax.Array | None = None) -> jax.Array:
+def union_box(boxes: ArrayLike, valid: ArrayLike | None = None) -> jax.Array:
     """The one box ``(..., 4)`` around boxes ``(..., N, 4)``; (0, 0, 0, 0) where none is valid.
 
     Plummer et al. 2015 compare with it where a phrase means several boxes.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> union_box(jnp.array([[0.0, 5, 2, 6], [1, 0, 9, 1]])).tolist()
-      [0.0, 0.0, 9.0, 6.0]
+        >>> import jax.numpy as jnp
+        >>> union_box(jnp.array([[0.0, 5, 2, 6], [1, 0, 9, 1]])).tolist()
+        [0.0, 0.0, 9.0, 6.0]
     """
     boxes = jnp.asarray(boxes)
     valid = jnp.ones(boxes.shape[:-1], bool) if valid is None else jnp.asarray(valid, bool)
@@ -155,12 +157,12 @@ def union_box(boxes: jax.Array, valid: jax.Array | None = None) -> jax.Array:
 
 
 def recall_at(
-    boxes: jax.Array,
-    scores: jax.Array,
-    truth: jax.Array,
+    boxes: ArrayLike,
+    scores: ArrayLike,
+    truth: ArrayLike,
     ks: Sequence[int] = (1, 5, 10),
     *,
-    valid: jax.Array | None = None,
+    valid: ArrayLike | None = None,
     iou: float = 0.5,
 ) -> jax.Array:
     """Whether one of the k best boxes overlaps with the true one, for each k: bool ``(len(ks),)``.
@@ -168,18 +170,18 @@ def recall_at(
     Recall is its mean over phrases.
 
     Args:
-      boxes: proposals ``(N, 4)``.
-      scores: ``(N,)``; the first one of equal scores ranks first.
-      truth: ``(4,)``, the box that the phrase means (`union_box` of several).
-      ks: how many boxes may be proposed.
-      valid: bool ``(N,)``: proposals that are there, such as those that `nms` left; None for all.
-      iou: what counts as overlapping.
+        boxes: proposals ``(N, 4)``.
+        scores: ``(N,)``; the first one of equal scores ranks first.
+        truth: ``(4,)``, the box that the phrase means (`union_box` of several).
+        ks: how many boxes may be proposed.
+        valid: bool ``(N,)``: proposals that are there, such as those that `nms` left; None for all.
+        iou: what counts as overlapping.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> boxes, truth = jnp.array([[0.0, 0, 9, 9], [5, 5, 9, 9]]), jnp.array([5.0, 5, 9, 9])
-      >>> recall_at(boxes, jnp.array([0.9, 0.1]), truth, (1, 2)).tolist()
-      [False, True]
+        >>> import jax.numpy as jnp
+        >>> boxes, truth = jnp.array([[0.0, 0, 9, 9], [5, 5, 9, 9]]), jnp.array([5.0, 5, 9, 9])
+        >>> recall_at(boxes, jnp.array([0.9, 0.1]), truth, (1, 2)).tolist()
+        [False, True]
     """
     boxes, scores = jnp.asarray(boxes), jnp.asarray(scores)
     valid = jnp.ones(scores.shape, bool) if valid is None else jnp.asarray(valid, bool)
@@ -189,12 +191,12 @@ def recall_at(
 
 
 def match(
-    boxes: jax.Array,
-    scores: jax.Array,
-    truth: jax.Array,
+    boxes: ArrayLike,
+    scores: ArrayLike,
+    truth: ArrayLike,
     *,
-    valid: jax.Array | None = None,
-    truth_valid: jax.Array | None = None,
+    valid: ArrayLike | None = None,
+    truth_valid: ArrayLike | None = None,
     iou: float = 0.5,
 ) -> jax.Array:
     """Which detections of one image are right: PASCAL VOC's rule, bool ``(N,)``.
@@ -203,17 +205,17 @@ def match(
     most; it is right if their IoU is at least ``iou`` and no better detection has taken that box.
 
     Args:
-      boxes: ``(N, 4)``.
-      scores: ``(N,)``; the first one of equal scores ranks first.
-      truth: ``(M, 4)``, M >= 1.
-      valid, truth_valid: bool ``(N,)`` and ``(M,)``: which are there; None for all.
-      iou: what counts as overlapping.
+        boxes: ``(N, 4)``.
+        scores: ``(N,)``; the first one of equal scores ranks first.
+        truth: ``(M, 4)``, M >= 1.
+        valid, truth_valid: bool ``(N,)`` and ``(M,)``: which are there; None for all.
+        iou: what counts as overlapping.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> boxes = jnp.array([[0.0, 0, 9, 9], [0, 0, 9, 8], [20, 0, 29, 9]])
-      >>> match(boxes, jnp.array([0.5, 0.9, 0.1]), jnp.array([[0.0, 0, 9, 9]])).tolist()
-      [False, True, False]
+        >>> import jax.numpy as jnp
+        >>> boxes = jnp.array([[0.0, 0, 9, 9], [0, 0, 9, 8], [20, 0, 29, 9]])
+        >>> match(boxes, jnp.array([0.5, 0.9, 0.1]), jnp.array([[0.0, 0, 9, 9]])).tolist()
+        [False, True, False]
     """
     boxes, scores, truth = jnp.asarray(boxes), jnp.asarray(scores), jnp.asarray(truth)
     valid = jnp.ones(boxes.shape[0], bool) if valid is None else jnp.asarray(valid, bool)
@@ -234,11 +236,11 @@ def match(
 
 
 def average_precision(
-    scores: jax.Array,
-    right: jax.Array,
-    positives: jax.Array,
+    scores: ArrayLike,
+    right: ArrayLike,
+    positives: ArrayLike,
     *,
-    valid: jax.Array | None = None,
+    valid: ArrayLike | None = None,
     eleven_points: bool = False,
 ) -> jax.Array:
     """Average precision of ranked detections.
@@ -247,19 +249,19 @@ def average_precision(
     averaged at the recalls 0, 0.1, ..., 1 (before).
 
     Args:
-      scores: ``(N,)``, of all images together; the first one of equal scores ranks first.
-      right: bool ``(N,)``, from `match`.
-      positives: how many there are to be found.
-      valid: bool ``(N,)``: detections that are there; None for all.
-      eleven_points: the older form.
+        scores: ``(N,)``, of all images together; the first one of equal scores ranks first.
+        right: bool ``(N,)``, from `match`.
+        positives: how many there are to be found.
+        valid: bool ``(N,)``: detections that are there; None for all.
+        eleven_points: the older form.
 
     Returns:
-      float32 scalar; NaN where there is nothing to be found.
+        float32 scalar; NaN where there is nothing to be found.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> average_precision(jnp.array([0.9, 0.8, 0.7]), jnp.array([True, False, True]), 2).item()
-      0.8333333730697632
+        >>> import jax.numpy as jnp
+        >>> average_precision(jnp.array([0.9, 0.8, 0.7]), jnp.array([True, False, True]), 2).item()
+        0.8333333730697632
     """
     scores, right = jnp.asarray(scores), jnp.asarray(right, bool)
     valid = jnp.ones(scores.shape, bool) if valid is None else jnp.asarray(valid, bool)

@@ -9,45 +9,46 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 __all__ = ["hog", "hog_similarity", "rank_correlation", "ssim"]
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
-def rank_correlation(a: jax.Array, b: jax.Array) -> jax.Array:
+def rank_correlation(a: ArrayLike, b: ArrayLike) -> jax.Array:
     """Spearman's rank correlation of maps ``(..., H, W)``; equal values share their mean rank.
 
     0 where a map is constant. Adebayo et al. use it with and without absolute values: pass
     ``abs(map)`` for the former.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> a, b = jnp.array([[1.0, 2.0, 30.0]]), jnp.array([[5.0, 6.0, 7.0]])
-      >>> round(rank_correlation(a, b).item(), 5), round(rank_correlation(a, -b).item(), 5)
-      (1.0, -1.0)
+        >>> import jax.numpy as jnp
+        >>> a, b = jnp.array([[1.0, 2.0, 30.0]]), jnp.array([[5.0, 6.0, 7.0]])
+        >>> round(rank_correlation(a, b).item(), 5), round(rank_correlation(a, -b).item(), 5)
+        (1.0, -1.0)
     """
     a, b = _check(a, b)
     return _correlation(*(_ranks(v.reshape(*v.shape[:-2], -1)) for v in (a, b)))
 
 
-def ssim(a: jax.Array, b: jax.Array, data_range: float = 1.0) -> jax.Array:
+def ssim(a: ArrayLike, b: ArrayLike, data_range: float = 1.0) -> jax.Array:
     """Structural similarity (Wang et al. 2004) of maps ``(..., H, W)``, at least 11 x 11 pixels.
 
     Gaussian windows of 11 x 11 pixels and a standard deviation of 1.5, K1 = 0.01, K2 = 0.03; the
     mean over the windows that lie in the map.
 
     Args:
-      a, b: the maps; bring them to one scale before, for example by
-        `jaxplain.postprocess.normalise_max`.
-      data_range: the largest minus the smallest possible value: 1 for maps in [0, 1], 2 for [-1,
-        1].
+        a, b: the maps; bring them to one scale before, for example by
+            `jaxplain.postprocess.normalise_max`.
+        data_range: the largest minus the smallest possible value: 1 for maps in [0, 1], 2 for [-1,
+            1].
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> a = jnp.arange(256.0).reshape(16, 16) / 256
-      >>> round(ssim(a, a).item(), 4), round(ssim(a, 1 - a).item(), 4) < 0.5
-      (1.0, True)
+        >>> import jax.numpy as jnp
+        >>> a = jnp.arange(256.0).reshape(16, 16) / 256
+        >>> round(ssim(a, a).item(), 4), round(ssim(a, 1 - a).item(), 4) < 0.5
+        (1.0, True)
     """
     a, b = _check(a, b)
     if min(a.shape[-2:]) < 11:
@@ -60,7 +61,7 @@ def ssim(a: jax.Array, b: jax.Array, data_range: float = 1.0) -> jax.Array:
     return (top / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))).mean((-2, -1))
 
 
-def hog(maps: jax.Array, *, orientations: int = 9, cell: int = 16, block: int = 3) -> jax.Array:
+def hog(maps: ArrayLike, *, orientations: int = 9, cell: int = 16, block: int = 3) -> jax.Array:
     """Histograms of oriented gradients (Dalal and Triggs 2005): ``(..., H, W)`` to ``(..., F)``.
 
     Central differences (0 at the border), unsigned orientations without interpolation, cells of
@@ -68,7 +69,7 @@ def hog(maps: jax.Array, *, orientations: int = 9, cell: int = 16, block: int = 
     L2-Hys: as scikit-image's ``hog`` with its defaults.
 
     Raises:
-      ValueError: the map is smaller than a block.
+        ValueError: the map is smaller than a block.
     """
     maps = jnp.asarray(maps)
     rows, columns = (n // cell for n in maps.shape[-2:])
@@ -95,14 +96,14 @@ def hog(maps: jax.Array, *, orientations: int = 9, cell: int = 16, block: int = 
     return blocks.reshape(*blocks.shape[:-3], -1)
 
 
-def hog_similarity(a: jax.Array, b: jax.Array, **options: int) -> jax.Array:
+def hog_similarity(a: ArrayLike, b: ArrayLike, **options: int) -> jax.Array:
     """Pearson's correlation of the `hog` features of two maps; 0 where a map is constant.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> a = jnp.zeros((48, 48)).at[20:30, 10:40].set(1.0)
-      >>> round(hog_similarity(a, 2 * a).item(), 3), round(hog_similarity(a, a.T).item(), 1)
-      (1.0, -0.1)
+        >>> import jax.numpy as jnp
+        >>> a = jnp.zeros((48, 48)).at[20:30, 10:40].set(1.0)
+        >>> round(hog_similarity(a, 2 * a).item(), 3), round(hog_similarity(a, a.T).item(), 1)
+        (1.0, -0.1)
     """
     a, b = _check(a, b)
     return _correlation(hog(a, **options), hog(b, **options))
@@ -142,7 +143,7 @@ def _correlation(a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.where(varied, (a * b).sum(-1) / jnp.where(varied, power, 1), 0)
 
 
-def _check(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _check(a: ArrayLike, b: ArrayLike) -> tuple[jax.Array, jax.Array]:
     a, b = jnp.asarray(a), jnp.asarray(b)
     if a.ndim < 2 or a.shape != b.shape:
         raise ValueError(f"two maps must have one shape (..., H, W), not {a.shape} and {b.shape}")

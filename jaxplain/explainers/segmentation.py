@@ -1,7 +1,7 @@
 """Objects found without boxes to learn from: a saliency map seeds a graph cut of the picture.
 
 The protocol of Simonyan et al. (2014) and Cao et al. (2015, section 4.2), for any saliency map. It
-runs on the host, in NumPy and OpenCV (``pip install "jaxplain[localise]"``).
+runs on the host, in NumPy and OpenCV (the extra ``localise``).
 
 References: Cao et al., *Look and think twice: capturing top-down visual attention with feedback
 convolutional neural networks*, ICCV 2015. Boykov and Jolly, *Interactive graph cuts for optimal
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxplain import postprocess
+from jaxplain.core.extras import missing
 from jaxplain.explainers._types import Images, Network, Targets
 from jaxplain.explainers.feedback import feedback
 
@@ -174,8 +175,5 @@ def _opencv() -> Any:
     try:
         import cv2
     except ImportError as error:
-        raise ImportError(
-            "localisation segments with OpenCV, which is not installed: "
-            'pip install "jaxplain[localise]"'
-        ) from error
+        raise missing("localise", "opencv-python-headless", "Segmentation with OpenCV") from error
     return cv2

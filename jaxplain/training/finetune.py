@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -17,16 +18,18 @@ from jaxplain.training.last_layer import LastLayer, last_layer_inputs
 
 __all__ = ["Finetuned", "finetune", "views", "with_head"]
 
+_log = logging.getLogger(__name__)
+
 
 class Finetuned(NamedTuple):
     """What `finetune` returns.
 
     Attributes:
-      network: the network with the new output layer and the data set's class names; save it with
-        `jaxplain.models.save_pretrained`.
-      losses: ``(epochs, 2)``, on the training and the validation set, see `LastLayer`.
-      mean_average_precision: on the validation set.
-      failures: (id, reason) of the images that could not be read.
+        network: the network with the new output layer and the data set's class names; save it with
+            `jaxplain.models.save_pretrained`.
+        losses: ``(epochs, 2)``, on the training and the validation set, see `LastLayer`.
+        mean_average_precision: on the validation set.
+        failures: (id, reason) of the images that could not be read.
     """
 
     network: nnx.Module
@@ -36,7 +39,7 @@ class Finetuned(NamedTuple):
 
 
 def finetune(
-    network: nnx.Module,
+    network: Any,
     train: data.Source,
     validation: data.Source,
     *,
@@ -51,7 +54,7 @@ def finetune(
     seed: int = 0,
     checkpoint: str | os.PathLike[str] | None = None,
     workers: int = 0,
-    progress: Callable[[str, int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Finetuned:
     """Replaces a network's output layer by one for another data set, and trains that layer alone.
 
@@ -60,45 +63,38 @@ def finetune(
     them by stochastic gradient descent until the validation loss stops falling.
 
     Args:
-      network: of `jaxplain.models`, ending in a dense layer on ``(B, F)``.
-      train, validation: data sets with the same classes.
-      loss: ``sigmoid`` for several classes to an image, ``softmax`` for one.
-      flips, crops: which views a training image has besides the whole one.
-      learning_rate, momentum, batch_size: of the descent.
-      epochs, patience: at most so many epochs, and how many of them without a lower validation
-        loss; the weights of the lowest are kept.
-      seed: of the order.
-      checkpoint: a folder from which a training that was stopped goes on, to the same weights bit
-        for bit; None keeps nothing.
-      workers: processes that read images; 0 for threads.
-      progress: called with what is being done, and how many images or epochs are done.
+        network: of `jaxplain.models`, ending in a dense layer on ``(B, F)``.
+        train, validation: data sets with the same classes.
+        loss: ``sigmoid`` for several classes to an image, ``softmax`` for one.
+        flips, crops: which views a training image has besides the whole one.
+        learning_rate, momentum, batch_size: of the descent.
+        epochs, patience: at most so many epochs, and how many of them without a lower validation
+            loss; the weights of the lowest are kept.
+        seed: of the order.
+        checkpoint: a folder from which a training that was stopped goes on, to the same weights bit
+            for bit; None keeps nothing.
+        workers: processes that read images; 0 for threads.
+        progress: called with how many are done, and of how many: the training images, then the
+            validation images, then the epochs (it may stop before the last one).
 
     Raises:
-      ValueError: the classes of the data sets differ, or an image without exactly one class under
-        ``softmax``, or a network that does not fit.
-      weights_convert.CheckpointError: the checkpoint is of another training, or damaged.
-      ImportError: optax or grain is not installed.
+        ValueError: the classes of the data sets differ, or an image without exactly one class under
+            ``softmax``, or a network that does not fit.
+        weights_convert.CheckpointError: the checkpoint is of another training, or damaged.
+        ImportError: optax or grain is not installed.
     """
     names = tuple(train.class_names)
     if tuple(validation.class_names) != names:
         raise ValueError("the training and validation data have different classes")
-    say = progress or (lambda what, done: None)
     failures: list[tuple[str, str]] = []
-    sets = [
-        _features(
-            network,
-            source,
-            _Views(network.config, flips and own, crops and own),
-            loss == "softmax",
-            workers,
-            failures,
-            lambda done, w=what: say(w, done),
+    sets = []
+    for what, source, own in (("training", train, True), ("validation", validation, False)):
+        _log.info("computing the features of the %s images", what)
+        prepare = _Views(network.config, flips and own, crops and own)
+        sets.append(
+            _features(network, source, prepare, loss == "softmax", workers, failures, progress)
         )
-        for what, source, own in (
-            ("training images", train, True),
-            ("validation images", validation, False),
-        )
-    ]
+    _log.info("training the new output layer")
     layer = LastLayer.fit(
         *sets,
         classes=len(names),
@@ -110,7 +106,7 @@ def finetune(
         patience=patience,
         seed=seed,
         checkpoint=checkpoint,
-        progress=lambda epoch, _: say("epochs", epoch),
+        progress=progress,
     )
     features, targets = sets[1]
     precision = float(mean_average_precision(layer(features), targets > 0))
@@ -125,19 +121,19 @@ def views(image: np.ndarray, config: Any, *, flips: bool, crops: bool) -> np.nda
     mirrored as well.
 
     Args:
-      image: uint8 ``(H, W, 3)``.
-      config: of the network.
+        image: uint8 ``(H, W, 3)``.
+        config: of the network.
 
     Returns:
-      uint8 ``(V, size, size, 3)``, the central view first.
+        uint8 ``(V, size, size, 3)``, the central view first.
 
     Example:
-      >>> import numpy as np
-      >>> from jaxplain.training.finetune import views
-      >>> from jaxplain.models import ModelConfig
-      >>> config = ModelConfig("net", 28, (0.0,), (1.0,), crop_fraction=0.875)
-      >>> views(np.zeros((20, 40, 3), np.uint8), config, flips=True, crops=True).shape
-      (10, 28, 28, 3)
+        >>> import numpy as np
+        >>> from jaxplain.training.finetune import views
+        >>> from jaxplain.models import ModelConfig
+        >>> config = ModelConfig("net", 28, (0.0,), (1.0,), crop_fraction=0.875)
+        >>> views(np.zeros((20, 40, 3), np.uint8), config, flips=True, crops=True).shape
+        (10, 28, 28, 3)
     """
     size = config.input_size
     side = max(round(size / config.crop_fraction), size)
@@ -155,16 +151,16 @@ def views(image: np.ndarray, config: Any, *, flips: bool, crops: bool) -> np.nda
     return np.stack(parts)
 
 
-def with_head(network: nnx.Module, layer: LastLayer, class_names: Sequence[str]) -> nnx.Module:
+def with_head(network: Any, layer: LastLayer, class_names: Sequence[str]) -> nnx.Module:
     """A copy of a network whose last dense layer is another one.
 
     Args:
-      network: ends in an `nnx.Linear`, and has a ``config``.
-      layer: kernel ``(F, K)`` and bias ``(K,)``.
-      class_names: K names.
+        network: ends in an `nnx.Linear`, and has a ``config``.
+        layer: kernel ``(F, K)`` and bias ``(K,)``.
+        class_names: K names.
 
     Raises:
-      ValueError: it is not clear which `nnx.Linear` is the last one.
+        ValueError: it is not clear which `nnx.Linear` is the last one.
     """
     network = nnx.clone(network)
     outputs = network.config.outputs
@@ -210,7 +206,7 @@ def _features(
     exclusive: bool,
     workers: int,
     failures: list[tuple[str, str]],
-    progress: Callable[[int], None],
+    progress: Callable[[int, int], None] | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """What enters the last layer for each view of each image, and the classes it should see."""
     features, targets = [], []
@@ -219,7 +215,9 @@ def _features(
         features.append(
             np.asarray(
                 last_layer_inputs(
-                    network, data.normalise(jax.numpy.asarray(pixels), prepare.config), batch=16
+                    network,
+                    data.normalise(jax.numpy.asarray(pixels), prepare.config),
+                    batch_size=16,
                 )
             )
         )
@@ -232,7 +230,8 @@ def _features(
                     "use the loss sigmoid"
                 )
             targets += [row] * len(item.pixels)
-        progress(done)
+        if progress is not None:
+            progress(done, len(source))
     if not features:
         raise ValueError(f"no image of {source.name} could be read")
     return np.concatenate(features), np.stack(targets)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from jaxplain.core import Model, trace
 from jaxplain.training import loop
@@ -16,16 +17,16 @@ from jaxplain.training import loop
 __all__ = ["LastLayer", "confusion_matrix", "last_layer_inputs"]
 
 
-def last_layer_inputs(fn: Callable, x: Any, *, batch: int = 16) -> jax.Array:
+def last_layer_inputs(fn: Callable, x: Any, *, batch_size: int = 16) -> jax.Array:
     """The values that enter a network's last dense layer: ``(N, F)`` of images ``(N, H, W, C)``.
 
     Args:
-      fn: images to scores; found in its trace, what follows the layer's input is not computed.
-      x: float images.
-      batch: how many go through the network at once.
+        fn: images to scores; found in its trace, what follows the layer's input is not computed.
+        x: float images.
+        batch_size: how many go through the network at once.
 
     Raises:
-      ValueError: the network does not end in a dense layer on ``(B, F)``.
+        ValueError: the network does not end in a dense layer on ``(B, F)``.
 
     >>> w = jnp.ones((2, 5))
     >>> fn = lambda x: jnp.concatenate([x.mean((1, 2)), x.max((1, 2))], -1) @ w
@@ -33,7 +34,7 @@ def last_layer_inputs(fn: Callable, x: Any, *, batch: int = 16) -> jax.Array:
     [[1.5, 3.0]]
     """
     x = jnp.asarray(x)
-    batch = min(batch, len(x))
+    batch = min(batch_size, len(x))
     parts = []
     for start in range(0, len(x), batch):
         rows = np.minimum(np.arange(start, start + batch), len(x) - 1)  # one shape, one program
@@ -70,16 +71,16 @@ class LastLayer(NamedTuple):
     """A dense classifier on features; call it with ``(N, F)`` for logits ``(N, K)``.
 
     Attributes:
-      kernel, bias: ``(F, K)`` and ``(K,)``.
-      losses: ``(epochs, 2)``, a row an epoch: the loss on the training set during it, and on the
-        validation set before it.
+        kernel, bias: ``(F, K)`` and ``(K,)``.
+        losses: ``(epochs, 2)``, one row per epoch: the loss on the training set during it, and
+            on the validation set before it.
     """
 
     kernel: jax.Array
     bias: jax.Array
     losses: np.ndarray
 
-    def __call__(self, features: jax.Array) -> jax.Array:
+    def __call__(self, features: ArrayLike) -> jax.Array:
         return jnp.asarray(features, self.kernel.dtype) @ self.kernel + self.bias
 
     @classmethod
@@ -102,19 +103,19 @@ class LastLayer(NamedTuple):
         kernel and bias returned act on the features as they are. Deterministic.
 
         Args:
-          train, validation: features ``(N, F)``, and labels ``(N,)``, 0 to K - 1, or targets
-            ``(N, K)`` of 0 to 1.
-          classes: K.
-          loss: ``softmax`` for exclusive classes, ``sigmoid`` for several to an image.
-          learning_rate, momentum: of stochastic gradient descent.
-          epochs: at most so many.
-          patience: stops after so many epochs without a lower validation loss; the weights of the
-            lowest are kept.
-          options: of `jaxplain.training.loop.train`: ``batch_size`` (all at once by default), ``seed``,
-            ``checkpoint``, ``progress``.
+            train, validation: features ``(N, F)``, and labels ``(N,)``, 0 to K - 1, or targets
+                ``(N, K)`` of 0 to 1.
+            classes: K.
+            loss: ``softmax`` for exclusive classes, ``sigmoid`` for several to an image.
+            learning_rate, momentum: of stochastic gradient descent.
+            epochs: at most so many.
+            patience: stops after so many epochs without a lower validation loss; the weights of the
+                lowest are kept.
+            options: of `jaxplain.training.loop.train`: ``batch_size`` (all at once by default),
+                ``seed``, ``checkpoint``, ``progress``.
 
         Raises:
-          ValueError: labels out of range, or shapes that do not fit.
+            ValueError: labels out of range, or shapes that do not fit.
         """
         import optax  # only training needs it
 

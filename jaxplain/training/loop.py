@@ -8,6 +8,7 @@ any moment and goes on from the last finished epoch, to the same weights bit for
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -19,12 +20,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxplain.core.extras import missing
 from jaxplain.weights_convert import CheckpointError, store
 
 if TYPE_CHECKING:
     import optax
 
 __all__ = ["LOSSES", "Training", "train", "train_network"]
+
+_log = logging.getLogger(__name__)
 
 #: softmax: exclusive classes; sigmoid: each class by itself, for several to an image.
 LOSSES = ("softmax", "sigmoid")
@@ -34,9 +38,9 @@ class Training(NamedTuple):
     """What `train` returns.
 
     Attributes:
-      parameters, statistics: of the lowest validation loss.
-      training: float32 ``(epochs,)``: the mean loss of each epoch's batches.
-      validation: float32 ``(epochs + 1,)``: the loss before each epoch, and after the last.
+        parameters, statistics: of the lowest validation loss.
+        training: float32 ``(epochs,)``: the mean loss of each epoch's batches.
+        validation: float32 ``(epochs + 1,)``: the loss before each epoch, and after the last.
     """
 
     parameters: Any
@@ -66,39 +70,39 @@ def train(
     patience: int = 5,
     seed: int = 0,
     checkpoint: str | os.PathLike[str] | None = None,
-    progress: Callable[[int, float], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Training:
     """Trains until the validation loss stops falling.
 
     Args:
-      forward: ``(parameters, statistics, inputs, training)`` to logits ``(B, K)`` and statistics.
-      parameters: the pytree that is trained.
-      statistics: a pytree that ``forward`` alone changes, such as those of batch normalisation.
-      data, validation: inputs ``(N, ...)`` and targets ``(N, K)``, of 0 to 1.
-      loss: one of `LOSSES`, the mean over the batch (and over classes, for sigmoid).
-      optimiser: of `optax`.
-      batch_size: None for all at once. What an epoch leaves over comes up in the next.
-      epochs: at most so many.
-      patience: stops after so many epochs without a lower validation loss.
-      seed: of the order.
-      checkpoint: a folder, made if need be, that holds the state after the last epoch; training
-        goes on from there. None keeps nothing.
-      progress: called with the number of epochs and the validation loss.
+        forward: ``(parameters, statistics, inputs, training)`` to logits ``(B, K)`` and statistics.
+        parameters: the pytree that is trained.
+        statistics: a pytree that ``forward`` alone changes, such as those of batch normalisation.
+        data, validation: inputs ``(N, ...)`` and targets ``(N, K)``, of 0 to 1.
+        loss: one of `LOSSES`, the mean over the batch (and over classes, for sigmoid).
+        optimiser: of `optax`.
+        batch_size: None for all at once. What an epoch leaves over comes up in the next.
+        epochs: at most so many.
+        patience: stops after so many epochs without a lower validation loss.
+        seed: of the order.
+        checkpoint: a folder, made if need be, that holds the state after the last epoch; training
+            goes on from there. None keeps nothing.
+        progress: called with the number of epochs that are done, and ``epochs``.
 
     Raises:
-      ValueError: shapes that do not fit, or an unknown loss.
-      weights_convert.CheckpointError: the checkpoint is of another training, or damaged.
+        ValueError: shapes that do not fit, or an unknown loss.
+        weights_convert.CheckpointError: the checkpoint is of another training, or damaged.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> import optax
-      >>> from jaxplain.training.loop import train
-      >>> line = lambda w, statistics, x, training: (x * w, statistics)
-      >>> data = (jnp.array([[-1.0], [1.0]]), jnp.array([[0.0], [1.0]]))
-      >>> fit = train(line, jnp.zeros(()), (), data, data, loss="sigmoid", optimiser=optax.sgd(1.0),
-      ...             epochs=3)
-      >>> [round(float(loss), 2) for loss in fit.validation]
-      [0.69, 0.47, 0.35, 0.27]
+        >>> import jax.numpy as jnp
+        >>> import optax
+        >>> from jaxplain.training.loop import train
+        >>> line = lambda w, statistics, x, training: (x * w, statistics)
+        >>> data = (jnp.array([[-1.0], [1.0]]), jnp.array([[0.0], [1.0]]))
+        >>> fit = train(line, jnp.zeros(()), (), data, data, loss="sigmoid",
+        ...             optimiser=optax.sgd(1.0), epochs=3)
+        >>> [round(float(loss), 2) for loss in fit.validation]
+        [0.69, 0.47, 0.35, 0.27]
     """
     cost = _loss(loss)
     (x, targets), (held_x, held_targets) = (_checked(*pair) for pair in (data, validation))
@@ -139,8 +143,9 @@ def train(
             history["validation"].append(held_out)
             if keeper is not None:
                 keeper.save(state, history)
+            _log.debug("epoch %d: validation loss %.4f", len(history["training"]), held_out)
             if progress is not None:
-                progress(len(history["training"]), held_out)
+                progress(len(history["training"]), epochs)
         lowest = int(np.argmin(history["validation"]))
         epoch = len(history["training"])
         if epoch >= epochs or epoch - lowest >= patience:
@@ -162,9 +167,9 @@ def train_network(
     Batch normalisation uses the batch's statistics while training, and updates the stored ones.
 
     Args:
-      network: images ``(B, H, W, C)`` to logits ``(B, K)``.
-      data, validation: images as the network sees them, and targets ``(N, K)``.
-      options: of `train`.
+        network: images ``(B, H, W, C)`` to logits ``(B, K)``.
+        data, validation: images as the network sees them, and targets ``(N, K)``.
+        options: of `train`.
     """
     network.train()
     live, parameters, statistics = nnx.split(network, nnx.Param, ...)
@@ -185,9 +190,7 @@ def _loss(name: str) -> Callable[[jax.Array, jax.Array], jax.Array]:
     try:
         import optax
     except ImportError as error:
-        raise ImportError(
-            'Training needs the package optax; install it with pip install "jaxplain[finetune]".'
-        ) from error
+        raise missing("finetune", "optax", "Training") from error
     if name not in LOSSES:
         raise ValueError(f"loss must be one of {', '.join(LOSSES)}, not {name!r}")
     function = (

@@ -1,18 +1,24 @@
-"""Bar charts of scores, as in Fig. 9 of Ebrahimpour et al. (2019)."""
+"""The charts of the protocols: bars, curves and dots, one series per method."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+
+_MARKERS = "osD^v<>x.Pp*hH8d"
 
 
 def score_bars(
     values: Mapping[str, Sequence[float]], label: str, *, highlight: Sequence[str] = ()
 ) -> Figure:
     """Horizontal bars of the mean over images of each method, with its standard error.
+
+    As in Fig. 9 of Ebrahimpour et al. (2019).
 
     Args:
         values: method -> the scores of the images; drawn in this order, the first on top.
@@ -38,8 +44,7 @@ def score_bars(
     means = [v.mean() for v in rows.values()]
     errors = [v.std(ddof=1) / np.sqrt(v.size) if v.size > 1 else 0.0 for v in rows.values()]
     longest = max(map(len, rows))
-    figure = Figure(figsize=(4.5 + 0.085 * longest, 0.7 + 0.28 * len(rows)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(4.5 + 0.085 * longest, 0.7 + 0.28 * len(rows))
     axes = figure.add_subplot()
     colours = ["#b8b8b8" if name in highlight else "#4477aa" for name in rows]
     axes.barh(
@@ -53,4 +58,131 @@ def score_bars(
     axes.set_xlabel(label)
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def group_bars(
+    values: Mapping[str, Sequence[float]], groups: Sequence[str], label: str, title: str
+) -> Figure:
+    """Groups of upright bars, one bar per series in each group.
+
+    Args:
+        values: series -> its value in every group.
+        groups: what stands under each group.
+        label: what the values are.
+        title: over the chart.
+
+    >>> len(group_bars({"CAM": [1.0, 2.0], "LRP": [3.0, 4.0]}, ["dogs", "cats"], "%", "").axes)
+    1
+    """
+    figure = _figure(max(8, 2 + 1.2 * len(groups)), 4)
+    axes = figure.add_subplot()
+    width = 0.8 / len(values)
+    for k, (name, heights) in enumerate(values.items()):
+        left = np.arange(len(groups)) + (k - (len(values) - 1) / 2) * width
+        axes.bar(left, heights, width, label=name)
+    axes.set_xticks(range(len(groups)), groups)
+    axes.set_ylabel(label)
+    axes.set_title(title)
+    figure.legend(loc="outside right upper")
+    return figure
+
+
+def row_dots(
+    values: Mapping[str, Sequence[float]], rows: Sequence[str], label: str, title: str
+) -> Figure:
+    """One line per row, the first on top, with one dot per series on it.
+
+    Args:
+        values: series -> its value in every row.
+        rows: their names.
+        label: what the values are.
+        title: over the chart.
+
+    >>> len(row_dots({"CAM": [1.0, 2.0], "LRP": [3.0, 4.0]}, ["dogs", "cats"], "%", "").axes)
+    1
+    """
+    figure = _figure(8, 1.5 + 0.25 * len(rows))
+    axes = figure.add_subplot()
+    for k, (name, found) in enumerate(values.items()):
+        marker = _MARKERS[k % len(_MARKERS)]
+        axes.plot(found, range(len(rows)), marker, linestyle="", label=name, alpha=0.8)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.invert_yaxis()
+    axes.grid(axis="y", alpha=0.3)
+    axes.set_xlabel(label)
+    axes.set_title(title)
+    figure.legend(loc="outside right upper")
+    return figure
+
+
+class Panel(NamedTuple):
+    """One of the diagrams of `curves`.
+
+    Attributes:
+        title: over it.
+        x: where the points are.
+        series: name -> the values at those points.
+        xlabel, ylabel: what the axes are.
+    """
+
+    title: str
+    x: ArrayLike
+    series: Mapping[str, ArrayLike]
+    xlabel: str = ""
+    ylabel: str = ""
+
+
+def curves(
+    panels: Sequence[Sequence[Panel]],
+    title: str,
+    *,
+    baseline: str | None = None,
+    markers: bool = False,
+    ticks: Sequence[str] | None = None,
+) -> Figure:
+    """Rows of diagrams with one curve per series; what a series is called stands beside them.
+
+    Args:
+        panels: the rows; all have the same series.
+        title: over them.
+        baseline: the series that is dashed and grey.
+        markers: whether points are marked.
+        ticks: names of the points along x, under the last row; then all diagrams have one scale.
+
+    >>> panel = Panel("deletion", [0, 1], {"CAM": [1.0, 0.0], "noise": [1.0, 0.5]})
+    >>> len(curves([[panel, panel]], "Faithfulness", baseline="noise").axes)
+    2
+    """
+    columns, shared = len(panels[0]), ticks is not None
+    figure = _figure(max(4 * columns, 8), 0.6 + 3.3 * len(panels))
+    grid = figure.subplots(len(panels), columns, squeeze=False, sharex=shared, sharey=shared)
+    for line, row in zip(grid, panels, strict=True):
+        for axes, panel in zip(line, row, strict=True):
+            for k, (name, values) in enumerate(panel.series.items()):
+                style = {"color": "#888888", "linestyle": "--"} if name == baseline else {}
+                if markers:
+                    style |= {"marker": _MARKERS[k % len(_MARKERS)]}
+                axes.plot(panel.x, values, label=name, markersize=3.5, linewidth=1.2, **style)
+            axes.set_title(panel.title, fontsize=10)
+            axes.set_xlabel(panel.xlabel)
+            axes.set_ylabel(panel.ylabel)
+            axes.grid(alpha=0.3)
+            if ticks is not None:
+                axes.axhline(0, color="#888888", linewidth=0.7)
+    if ticks is not None:
+        for axes in grid[-1]:
+            axes.set_xticks(range(len(ticks)), ticks, rotation=90, fontsize=8)
+    if grid.size == 1 and not panels[0][0].title:
+        grid[0, 0].set_title(title)  # over the diagram, not over what stands beside it
+    else:
+        figure.suptitle(title)
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside right upper", fontsize=9)
+    return figure
+
+
+def _figure(width: float, height: float) -> Figure:
+    """A figure that belongs to no pyplot state."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
     return figure

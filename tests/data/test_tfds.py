@@ -106,7 +106,7 @@ def test_tfds_says_what_is_missing(tfds_voc, tmp_path):
         data.TFDS("mnist", "test")
     if not any((Path(p) / "tensorflow").is_dir() for p in sys.path):
         with pytest.raises(
-            ImportError, match=r"TensorFlow to prepare it .*jaxplain\[data-prepare\]"
+            ImportError, match=r"TensorFlow to prepare it .*pip install .*\[data-prepare\]"
         ):
             data.TFDS("coco/2017", "validation", tmp_path)
         with pytest.raises(ImportError, match="voc/2007 is not prepared"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,3 +60,24 @@ def test_networks_have_the_layers_that_they_name(name):
     below = shapes[network.config.layer("excitation")].shape
     above = shapes[network.config.layer("last")].shape
     assert below[1] >= above[1] >= 4  # an intermediate layer, as pool4 is
+
+
+def test_the_benchmark_command(tmp_path, monkeypatch, capsys):
+    """Everything that the command does, on a few images and one of the networks."""
+    from jaxplain import cli
+    from jaxplain.digits import run
+
+    one = dict(list(NETWORKS.items())[1:2])
+    monkeypatch.setattr(run, "NETWORKS", one)
+    monkeypatch.setattr(run, "QUICK", run.Size(64, 16, 16, 4, 1, ("gradient", "mwp", "c-mwp")))
+    assert cli.main(["benchmark", "--quick", "--output", str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    (name,) = one
+    assert f"| method | {name}, all | difficult |" in out and "| c-MWP |" in out
+    assert "Pointing game on digits in clutter: quick form" in out
+    assert f"jaxplain: training {name} ..." in err and "4 of 4 done (100 %)" in err
+    written = json.loads((tmp_path / "benchmark.json").read_text())
+    assert set(written["pointing"][name]["methods"]) == {"Center", "Gradient", "MWP", "c-MWP"}
+    assert set(written["new_head"][name]) == {"finetune", "logistic_regression"}
+    assert written["claims"][name].keys() == {"c-MWP above MWP", "MWP above the centre"}
+    assert (tmp_path / "benchmark.png").stat().st_size > 10000

@@ -3,7 +3,6 @@
 import errno
 import filecmp
 import functools
-import io
 import json
 import os
 import re
@@ -21,7 +20,6 @@ from PIL import Image
 
 import jaxplain
 from jaxplain import cli, data, models
-from jaxplain.cli.progress import Progress
 from jaxplain.data import maps_writer
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -394,24 +392,3 @@ def test_the_command(tmp_path, capsys, tiny):
     unlabelled = [a for a in asked if a not in ("--class", "Cat", "7")]
     assert cli.main([*unlabelled, "--class", "labels"]) == 2
     assert "photos has no labels" in capsys.readouterr().err
-
-
-def test_progress_is_a_bar_on_a_terminal_and_a_line_now_and_then_elsewhere(monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr("time.monotonic", lambda: now[0])
-    shown = {}
-    for live in (True, False):
-        stream = io.StringIO()
-        stream.isatty = lambda live=live: live
-        progress = Progress("images", stream)
-        for done in range(10, 101, 10):
-            now[0] += 5
-            progress(done, 100)
-        shown[live] = stream.getvalue()
-    assert shown[True].count("\r") == 10 and shown[True].count("\n") == 1
-    assert "[##########..........] 50 of 100 images (50 %), 2 a second, 25 s left" in shown[True]
-    lines = shown[False].splitlines()
-    assert lines == [
-        "60 of 100 images (60 %), 2 a second, 20 s left",
-        "100 of 100 images (100 %), 2 a second, 0 s left",
-    ]

@@ -103,7 +103,7 @@ def test_feedback_localise_finds_the_cued_object():
 
 def test_without_opencv(monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(ImportError, match=r"OpenCV.*jaxplain\[localise\]"):
+    with pytest.raises(ImportError, match=r"OpenCV.*pip install .*\[localise\]"):
         segmentation.graph_cut(blob(), picture())
     with pytest.raises(ImportError, match="OpenCV"):
         jaxplain.feedback_localise(None, None, pixels=None)

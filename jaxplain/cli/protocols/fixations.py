@@ -4,32 +4,36 @@ from __future__ import annotations
 
 import argparse
 import functools
-import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jaxplain.cli.protocols import common
+from jaxplain.cli import datasets
+from jaxplain.cli.progress import Bar
+from jaxplain.cli.protocols.common import Protocol
 from jaxplain.explainers.catalogue import METHODS, explainer
+
+if TYPE_CHECKING:
+    from jaxplain.evaluation.studies.report import Report
 
 _CENTRE, _EMPTY = "centre baseline", "empty map"
 
 
-def _run(arguments: argparse.Namespace) -> common.Result:
+def _run(arguments: argparse.Namespace, progress: Bar) -> Report[Any]:
     from jaxplain.evaluation.studies import fixations
 
-    source, indices = common.open_data(arguments, images=arguments.images)
-    network = common.load_network(arguments)
+    source, indices = datasets.open_data(arguments, images=arguments.images)
+    network = datasets.load_network(arguments)
     x, truth, points, failures = load(source, indices, network.config, arguments.workers)
-    study = fixations.compare_with_fixations(
+    report = fixations.compare_with_fixations(
         _methods(network, arguments),
         x,
         truth,
         points,
-        batch=arguments.batch_size,
-        progress=sys.stderr.isatty(),
+        batch_size=arguments.batch_size,
+        baselines=(_CENTRE, _EMPTY),
+        progress=progress,
     )
-    title = f"Human fixations: {network.config.name}, {len(x)} images"
-    return common.Result(title, study._replace(failures=failures), lambda: _draw(study, title))
+    return report.about(f"{network.config.name}, {len(x)} images", failures)
 
 
 def _methods(network: Any, arguments: argparse.Namespace) -> dict[str, Callable]:
@@ -81,7 +85,7 @@ def load(source: Any, indices: range, config: Any, workers: int = 0) -> tuple:
 
     size = (config.input_size, config.input_size)
     pixels, truth, points, failures = [], [], [], []
-    prepare = common.Stretched(config)
+    prepare = datasets.Stretched(config)
     for item in data.load(source, prepare, indices=indices, workers=workers):
         if item.error is not None:
             failures.append((item.error.record, item.error.reason))
@@ -111,14 +115,6 @@ def _count(points: Any, size: tuple[int, int]) -> Any:
     return counts
 
 
-def _draw(study: Any, title: str) -> Any:
-    """Fig. 9: the mean absolute error of every method, baselines in grey."""
-    from jaxplain.viz.charts import score_bars
-
-    errors = {row.method: study.per_image[row.method]["mae"] for row in study.table}
-    return score_bars(errors, f"mean absolute error; {title}", highlight=[_CENTRE, _EMPTY])
-
-
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images",
@@ -128,7 +124,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-PROTOCOL = common.Protocol(
+PROTOCOL = Protocol(
     name="fixations",
     help="maps against human fixations (Ebrahimpour et al. 2019, Fig. 9)",
     description="Do maps mark what people look at? The network sees each photograph whole, "
@@ -147,5 +143,6 @@ PROTOCOL = common.Protocol(
     run=_run,
     options=_options,
     data="folder of fixation maps (grey pictures), or of lists of fixations",
+    unit="batches",
     extra=("pfv", "dense-attention"),
 )

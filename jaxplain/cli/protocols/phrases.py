@@ -6,29 +6,35 @@ import argparse
 import functools
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jaxplain.cli.protocols import common
+from jaxplain.cli import datasets
+from jaxplain.cli.options import add_aspect, add_held_out
+from jaxplain.cli.progress import Bar
+from jaxplain.cli.protocols.common import Protocol
 from jaxplain.explainers.catalogue import METHODS
 
+if TYPE_CHECKING:
+    from jaxplain.evaluation.studies.report import Report
 
-def _run(arguments: argparse.Namespace) -> common.Result:
+
+def _run(arguments: argparse.Namespace, progress: Bar) -> Report[Any]:
     from jaxplain import data
     from jaxplain.data.words import Words
     from jaxplain.evaluation.studies import phrases as study
     from jaxplain.evaluation.studies.localisation import held_out_images
 
-    source, indices = common.open_data(arguments, images=arguments.images)
+    source, indices = datasets.open_data(arguments, images=arguments.images)
     table = None if arguments.words is None else _table(arguments.words)
-    network = common.load_network(arguments, fully_convolutional=True)
+    network = datasets.load_network(arguments, fully_convolutional=True)
     config = network.config
     words = Words(config.class_names, table)
-    explainers = common.explainers(arguments, network, fully_convolutional=True)
+    explainers = datasets.explainers(arguments, network, fully_convolutional=True)
     methods = {METHODS[name].title: explain for name, explain in explainers.items()}
     held_out = max(1, len(indices) // 10) if arguments.held_out is None else arguments.held_out
-    found = study.phrase_study(
+    report = study.phrase_study(
         source,
-        common.Aspect(arguments, config),
+        datasets.Aspect(arguments, config),
         lambda pixels: data.normalise(pixels, config),
         words,
         methods,
@@ -38,10 +44,9 @@ def _run(arguments: argparse.Namespace) -> common.Result:
         else functools.partial(_proposed, arguments.proposals),
         indices=indices,
         workers=arguments.workers,
-        progress=common.progress(len(indices)),
+        progress=progress,
     )
-    title = f"Phrase localisation: {config.name} on {source.name}"
-    return common.Result(title, found, lambda: _draw(found, title))
+    return report.about(f"{config.name} on {source.name}")
 
 
 def _table(path: Path) -> dict[str, list[int | str]]:
@@ -73,31 +78,9 @@ def _proposed(folder: Path, record: Any) -> Any:
         else:
             boxes = np.loadtxt(path, delimiter="," if suffix == ".csv" else None, ndmin=2)
         if boxes.ndim != 2 or boxes.shape[1] != 4 or not np.isfinite(boxes).all():
-            raise ValueError(f"{path} must have a line a box: left, top, right, bottom")
+            raise ValueError(f"{path} must have one line per box: left, top, right, bottom")
         return boxes
     raise ValueError(f"{folder} has no proposals for the image {record.id} (.npy, .csv or .txt)")
-
-
-def _draw(table: Any, title: str) -> Any:
-    """Recall at 5 of every group of phrases: the paper's Table 7 as bars."""
-    import numpy as np
-    from matplotlib.figure import Figure
-
-    names = list(table.results)
-    groups = list(next(iter(table.results.values()))[1].group_recall)
-    figure = Figure(figsize=(2 + 1.2 * len(groups), 4), layout="constrained")
-    axes = figure.add_subplot()
-    width = 0.8 / len(names)
-    for k, name in enumerate(names):
-        values = [100 * v for v in table.results[name][1].group_recall.values()]
-        axes.bar(
-            np.arange(len(groups)) + (k - (len(names) - 1) / 2) * width, values, width, label=name
-        )
-    axes.set_xticks(range(len(groups)), groups)
-    axes.set_ylabel("recall at 5 (%)")
-    axes.set_title(title)
-    figure.legend(loc="outside right upper")
-    return figure
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
@@ -114,19 +97,14 @@ def _options(parser: argparse.ArgumentParser) -> None:
         "--proposals",
         type=Path,
         metavar="FOLDER",
-        help="a file of boxes an image (.npy, .csv or .txt: left, top, right, bottom in 0-based, "
-        "half-open pixels); default: 289 sliding windows",
+        help="one file of boxes per image (.npy, .csv or .txt: left, top, right, bottom in "
+        "0-based, half-open pixels); default: 289 sliding windows",
     )
-    add(
-        "--held-out",
-        type=int,
-        metavar="N",
-        help="images, drawn at random, on which gamma is chosen; default: a tenth",
-    )
-    common.add_aspect(parser, short=300)
+    add_held_out(parser, "gamma")
+    add_aspect(parser, short=300)
 
 
-PROTOCOL = common.Protocol(
+PROTOCOL = Protocol(
     name="phrases",
     help="phrase localisation on Flickr30k Entities (Zhang et al. 2018, section 6.3)",
     description="Are the boxes that a phrase of a caption means among the best that its map "

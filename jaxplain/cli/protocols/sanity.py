@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jaxplain.cli.protocols import common
+from jaxplain.cli import datasets
+from jaxplain.cli.progress import Bar
+from jaxplain.cli.protocols.common import Protocol
 from jaxplain.explainers.catalogue import METHODS, explainer
 
+if TYPE_CHECKING:
+    from jaxplain.evaluation.studies.report import Report
 
-def _run(arguments: argparse.Namespace) -> common.Result:
+
+def _run(arguments: argparse.Namespace, progress: Bar) -> Report[Any]:
     import jax
 
     from jaxplain.evaluation.studies import sanity as study
 
-    source, indices = common.open_data(arguments)
-    network = common.load_network(arguments)
-    x, failures = common.read_images(source, indices, network.config, arguments)
+    source, indices = datasets.open_data(arguments)
+    network = datasets.load_network(arguments)
+    x, failures = datasets.read_images(source, indices, network.config, arguments)
     methods = {
         METHODS[name].title: functools.partial(
             _evidence, explainer(name, network.config, arguments.layer), METHODS[name].style
@@ -28,18 +32,16 @@ def _run(arguments: argparse.Namespace) -> common.Result:
     }
     layers = arguments.layers and [name.strip() for name in arguments.layers.split(",")]
     layers = layers or study.top_modules(network, x[:1])
-    found = study.randomisation_study(
+    report = study.randomisation_study(
         network,
         x,
         methods,
         jax.random.key(arguments.seed),
         layers=layers,
         batch_size=arguments.batch_size,
-        progress=common.progress(len(layers) * len(study.MODES), "randomised networks"),
+        progress=progress,
     )
-    title = f"Parameter randomisation: {network.config.name} on {source.name}"
-    table = dataclasses.replace(found, failures=failures)
-    return common.Result(title, table, lambda: _draw(table, title))
+    return report.about(f"{network.config.name} on {source.name}", failures)
 
 
 def _evidence(explain: Callable, style: str, network: Any, x: Any, classes: Any) -> Any:
@@ -48,38 +50,6 @@ def _evidence(explain: Callable, style: str, network: Any, x: Any, classes: Any)
 
     maps = explain(network, x, classes)
     return jnp.maximum(maps, 0) if style == "heat" else jnp.abs(maps)
-
-
-def _draw(table: Any, title: str) -> Any:
-    """Similarity over the layers, from the top of the network down; a row of panels a mode."""
-    from matplotlib.figure import Figure
-
-    names = {"rank_correlation": "rank correlation", "ssim": "SSIM", "hog": "HOG similarity"}
-    rows = len(table.similarity)
-    figure = Figure(figsize=(12, 0.6 + 3.2 * rows), layout="constrained")
-    grid = figure.subplots(rows, len(names), squeeze=False, sharex=True, sharey=True)
-    markers = "osD^v<>x.Pp*hH8d"
-    for line, (mode, methods) in zip(grid, table.similarity.items(), strict=True):
-        for axes, (measure, label) in zip(line, names.items(), strict=True):
-            for k, (name, found) in enumerate(methods.items()):
-                axes.plot(
-                    [1.0, *found[measure].mean(1)],
-                    f"{markers[k % len(markers)]}-",
-                    markersize=3.5,
-                    linewidth=1.2,
-                    label=name,
-                )
-            axes.set_title(f"{label}, {mode}", fontsize=10)
-            axes.axhline(0, color="#888888", linewidth=0.7)
-            axes.grid(alpha=0.3)
-    for axes in grid[-1]:
-        axes.set_xticks(
-            range(len(table.layers) + 1), ["(trained)", *table.layers], rotation=90, fontsize=8
-        )
-    figure.suptitle(title)
-    handles, labels = grid[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", fontsize=9)
-    return figure
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
@@ -92,7 +62,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
 
 
-PROTOCOL = common.Protocol(
+PROTOCOL = Protocol(
     name="sanity",
     help="do maps depend on the parameters? (Adebayo et al. 2018)",
     description="Parameter randomisation: how alike are a method's maps for the trained network "
@@ -102,4 +72,5 @@ PROTOCOL = common.Protocol(
     run=_run,
     options=_options,
     limit=16,
+    unit="randomised networks",
 )

@@ -9,7 +9,6 @@ nothing comes to.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -19,16 +18,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxplain import postprocess
-from jaxplain.core import Graph, trace
+from jaxplain.core import Graph, Table, trace
 from jaxplain.core.model import Model
 from jaxplain.core.numerics import class_scores
 from jaxplain.evaluation.studies.questions import predicted
+from jaxplain.evaluation.studies.report import Report, mean_and_error
 
 __all__ = [
     "CURVES",
     "RANDOM",
     "Curve",
-    "FaithfulnessStudy",
     "deletion",
     "faithfulness_study",
     "insertion",
@@ -46,17 +45,17 @@ class Curve(NamedTuple):
     """How a score changes with the part of the image that was changed; S steps.
 
     Attributes:
-      scores: ``(B, S + 1)``, the first before any change.
-      fractions: ``(S + 1,)``: the part of the pixels that was changed, from 0.
-      area: ``(B,)``: the area under the curve (trapezoids), divided by its width.
-      drop: ``(B,)``: the mean of ``scores[0] - scores[k]`` over k = 0 ... S; for pixel-flipping the
-        AOPC of Samek et al. 2017 (Eq. 12), before its mean over images.
+        scores: ``(B, S + 1)``, the first before any change.
+        fractions: ``(S + 1,)``: the part of the pixels that was changed, from 0.
+        area: ``(B,)``: the area under the curve (trapezoids), divided by its width.
+        drop: ``(B,)``: the mean of ``scores[0] - scores[k]`` over k = 0 ... S; for pixel-flipping
+            the AOPC of Samek et al. 2017 (Eq. 12), before its mean over images.
     """
 
-    scores: jax.Array
-    fractions: jax.Array
-    area: jax.Array
-    drop: jax.Array
+    scores: jax.Array | np.ndarray
+    fractions: jax.Array | np.ndarray
+    area: jax.Array | np.ndarray
+    drop: jax.Array | np.ndarray
 
 
 def deletion(
@@ -75,33 +74,32 @@ def deletion(
     The smaller the area under the curve, the better.
 
     Args:
-      fn: images ``(B, H, W, C)`` to logits ``(B, N)`` or a score map ``(B, H', W', N)``, of which
-        the
-        mean over space is taken: a callable or an NNX module.
-      x: float images ``(B, H, W, C)``.
-      maps: ``(B, H, W)``; of equal values the first in row order counts as more important.
-      targets: None for the top class, an int, or ints ``(B,)``.
-      steps: into how many equal parts the pixels are divided.
-      baseline: what pixels become: a number, or an array that broadcasts to the images. 0 is the
-        mean colour where the preprocessing subtracts it.
-      score: ``"probability"`` (softmax) or ``"logit"``.
-      chunk: how many changed copies of the batch go through the network at once.
+        fn: images ``(B, H, W, C)`` to logits ``(B, N)`` or a score map ``(B, H', W', N)``, of which
+            the mean over space is taken: a callable or an NNX module.
+        x: float images ``(B, H, W, C)``.
+        maps: ``(B, H, W)``; of equal values the first in row order counts as more important.
+        targets: None for the top class, an int, or ints ``(B,)``.
+        steps: into how many equal parts the pixels are divided.
+        baseline: what pixels become: a number, or an array that broadcasts to the images. 0 is the
+            mean colour where the preprocessing subtracts it.
+        score: ``"probability"`` (softmax) or ``"logit"``.
+        chunk: how many changed copies of the batch go through the network at once.
 
     Returns:
-      A ``Curve``, in float32.
+        A ``Curve``, in float32.
 
     Raises:
-      ValueError: shapes that do not fit, steps out of range, unknown score.
+        ValueError: shapes that do not fit, steps out of range, unknown score.
 
     Reference: Petsiuk et al., *RISE: randomized input sampling for explanation*, BMVC 2018.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> def fn(x):
-      ...     return x.sum((1, 2))
-      >>> x = jnp.array([1.0, 2.0, 5.0, 0.0]).reshape(1, 2, 2, 1)
-      >>> deletion(fn, x, x[..., 0], 0, steps=4, score="logit").scores.tolist()
-      [[8.0, 3.0, 1.0, 0.0, 0.0]]
+        >>> import jax.numpy as jnp
+        >>> def fn(x):
+        ...     return x.sum((1, 2))
+        >>> x = jnp.array([1.0, 2.0, 5.0, 0.0]).reshape(1, 2, 2, 1)
+        >>> deletion(fn, x, x[..., 0], 0, steps=4, score="logit").scores.tolist()
+        [[8.0, 3.0, 1.0, 0.0, 0.0]]
     """
     return _curve(fn, x, maps, targets, x, baseline, steps, None, 1, score, chunk)
 
@@ -124,12 +122,12 @@ def insertion(
     longer side, as in the authors' code.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> def fn(x):
-      ...     return x.sum((1, 2))
-      >>> x = jnp.array([1.0, 2.0, 5.0, 0.0]).reshape(1, 2, 2, 1)
-      >>> insertion(fn, x, x[..., 0], 0, steps=4, baseline=0.0, score="logit").scores.tolist()
-      [[0.0, 5.0, 7.0, 8.0, 8.0]]
+        >>> import jax.numpy as jnp
+        >>> def fn(x):
+        ...     return x.sum((1, 2))
+        >>> x = jnp.array([1.0, 2.0, 5.0, 0.0]).reshape(1, 2, 2, 1)
+        >>> insertion(fn, x, x[..., 0], 0, steps=4, baseline=0.0, score="logit").scores.tolist()
+        [[0.0, 5.0, 7.0, 8.0, 8.0]]
     """
     if baseline is None:
         planes = jnp.moveaxis(jnp.asarray(x), -1, 1)
@@ -156,23 +154,23 @@ def pixel_flipping(
     replaced. The larger ``drop``, the better.
 
     Args:
-      fn, x, maps, targets, score, chunk: as for `deletion`.
-      patch: side of the squares; 1 flips single pixels, 9 is Samek et al.'s.
-      steps: how many squares are flipped one after another.
-      baseline: what they become; Samek et al. draw colours:
-        ``jax.random.uniform(key, x.shape, minval=x.min(), maxval=x.max())``.
+        fn, x, maps, targets, score, chunk: as for `deletion`.
+        patch: side of the squares; 1 flips single pixels, 9 is Samek et al.'s.
+        steps: how many squares are flipped one after another.
+        baseline: what they become; Samek et al. draw colours: ``jax.random.uniform(key, x.shape,
+            minval=x.min(), maxval=x.max())``.
 
     Reference: Bach et al., PLOS ONE 10(7), 2015; Samek et al., *Evaluating the visualization of
     what a deep neural network has learned*, IEEE TNNLS 2017.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> def fn(x):
-      ...     return x.sum((1, 2))
-      >>> x = jnp.array([1.0, 2.0, 5.0, 0.0]).reshape(1, 2, 2, 1)
-      >>> curve = pixel_flipping(fn, x, x[..., 0], 0, patch=1, steps=2)
-      >>> curve.scores.tolist(), curve.drop.tolist()
-      ([[8.0, 3.0, 1.0]], [4.0])
+        >>> import jax.numpy as jnp
+        >>> def fn(x):
+        ...     return x.sum((1, 2))
+        >>> x = jnp.array([1.0, 2.0, 5.0, 0.0]).reshape(1, 2, 2, 1)
+        >>> curve = pixel_flipping(fn, x, x[..., 0], 0, patch=1, steps=2)
+        >>> curve.scores.tolist(), curve.drop.tolist()
+        ([[8.0, 3.0, 1.0]], [4.0])
     """
     if patch < 1:
         raise ValueError(f"patch must be a positive number of pixels, not {patch}")
@@ -187,63 +185,6 @@ def pixel_flipping(
 _MEASURE = {"insertion": insertion, "deletion": deletion, "pixel_flipping": pixel_flipping}
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class FaithfulnessStudy:
-    """What the measurements came to.
-
-    Attributes:
-      images: how many.
-      fractions: curve -> ``(S + 1,)``, the part of the pixels that was changed.
-      scores: curve -> method -> ``(images, S + 1)``.
-      values: curve -> method -> ``(images,)``: area under the curve, or AOPC of pixel-flipping.
-      failures: (id, reason) of images that could not be read; the caller's.
-    """
-
-    images: int
-    fractions: Mapping[str, np.ndarray]
-    scores: Mapping[str, Mapping[str, np.ndarray]]
-    values: Mapping[str, Mapping[str, np.ndarray]]
-    failures: tuple[tuple[str, str], ...] = ()
-
-    def markdown(self) -> str:
-        """A row a method: means over images, with their standard errors."""
-        lines = [
-            "| method | insertion, higher is better | deletion, lower | pixel-flipping, higher |",
-            "| --- | ---: | ---: | ---: |",
-        ]
-        for name in self.values["insertion"]:
-            cells = (_mean(self.values[curve][name]) for curve in CURVES)
-            lines.append(f"| {name} | {' | '.join(cells)} |")
-        lines += [
-            "",
-            f"{self.images} images; mean and standard error. Insertion and deletion: "
-            "area under the probability; pixel-flipping: mean drop of the logit "
-            "(AOPC).",
-        ]
-        return "\n".join(lines)
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything as JSON values; the curves are means over images."""
-        return {
-            "protocol": "faithfulness",
-            "images": self.images,
-            "failures": [list(f) for f in self.failures],
-            "curves": {
-                curve: {
-                    "fractions": self.fractions[curve].tolist(),
-                    "methods": {
-                        name: {
-                            "scores": self.scores[curve][name].mean(0).tolist(),
-                            CURVES[curve]: self.values[curve][name].tolist(),
-                        }
-                        for name in self.values[curve]
-                    },
-                }
-                for curve in CURVES
-            },
-        }
-
-
 def faithfulness_study(
     fn: Callable,
     x: jax.Array,
@@ -253,25 +194,26 @@ def faithfulness_study(
     patch: int = 9,
     flips: int = 100,
     batch_size: int = 8,
-    progress: Callable[[int], None] | None = None,
-) -> FaithfulnessStudy:
+    progress: Callable[[int, int], None] | None = None,
+) -> Report[dict[str, dict[str, Curve]]]:
     """Measures insertion, deletion and pixel-flipping, for the class that the network predicts.
 
     Args:
-      fn: images to logits.
-      x: images ``(N, H, W, C)``, 0 being the mean colour.
-      methods: name -> images and classes ``(B,)`` to maps ``(B, h, w)``; they are resized
-        bilinearly, and ranked as they are: negative evidence last.
-      steps: of insertion and deletion; patch, flips: of pixel-flipping (squares of ``patch``
-        pixels, ``flips`` of them).
-      batch_size: images at once.
-      progress: called with the number of batches done.
+        fn: images to logits.
+        x: images ``(N, H, W, C)``, 0 being the mean colour.
+        methods: name -> images and classes ``(B,)`` to maps ``(B, h, w)``; they are resized
+            bilinearly, and ranked as they are: negative evidence last.
+        steps: of insertion and deletion; patch, flips: of pixel-flipping (squares of ``patch``
+            pixels, ``flips`` of them).
+        batch_size: images at once.
+        progress: called with the number of batches that are done, and of all.
 
     Returns:
-      A `FaithfulnessStudy`; the first method is ``RANDOM``.
+        A `Report` whose results are curve -> method -> `Curve`, in NumPy and over all images; the
+        first method is ``RANDOM``.
 
     Raises:
-      ValueError: no method, no image, or steps out of range.
+        ValueError: no method, no image, or steps out of range.
     """
     x = jnp.asarray(x)
     if not methods or not len(x):
@@ -282,10 +224,9 @@ def faithfulness_study(
         "pixel_flipping": {"patch": patch, "steps": flips},
     }
     names = (RANDOM, *methods)
-    scores: dict = {curve: {name: [] for name in names} for curve in CURVES}
-    values: dict = {curve: {name: [] for name in names} for curve in CURVES}
-    fractions: dict = {}
-    for number, start in enumerate(range(0, len(x), batch_size), 1):
+    parts: dict = {curve: {name: [] for name in names} for curve in CURVES}
+    starts = range(0, len(x), batch_size)
+    for done, start in enumerate(starts, 1):
         rows = np.minimum(np.arange(start, start + batch_size), len(x) - 1)
         images, count = x[rows], min(batch_size, len(x) - start)
         classes = predicted(fn, images)
@@ -294,24 +235,84 @@ def faithfulness_study(
                 maps = jax.random.uniform(jax.random.key(start), images.shape[:3])
             else:
                 maps = methods[name](images, classes).astype(jnp.float32)
-                maps = postprocess.resize(maps, images.shape[1:3])
+                maps = postprocess.resize(maps, (images.shape[1], images.shape[2]))
             for curve, own in options.items():
-                got = _MEASURE[curve](fn, images, maps, classes, **own)
-                fractions[curve] = np.asarray(got.fractions)
-                scores[curve][name].append(np.asarray(got.scores)[:count])
-                values[curve][name].append(np.asarray(getattr(got, CURVES[curve]))[:count])
+                got = jax.device_get(_MEASURE[curve](fn, images, maps, classes, **own))
+                parts[curve][name].append((got, count))
         if progress is not None:
-            progress(number)
-    return FaithfulnessStudy(len(x), fractions, _joined(scores), _joined(values))
+            progress(done, len(starts))
+    return _report(
+        {
+            curve: {name: _joined(found) for name, found in own.items()}
+            for curve, own in parts.items()
+        }
+    )
 
 
-def _joined(found: dict) -> dict:
-    return {c: {name: np.concatenate(v) for name, v in own.items()} for c, own in found.items()}
+def _joined(parts: list[tuple[Curve, int]]) -> Curve:
+    """The curves of all images; of each batch only so many as are not there to fill it up."""
+    scores, area, drop = (
+        np.concatenate([getattr(got, field)[:count] for got, count in parts])
+        for field in ("scores", "area", "drop")
+    )
+    return Curve(scores, parts[0][0].fractions, area, drop)
 
 
-def _mean(values: np.ndarray) -> str:
-    error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
-    return f"{values.mean():.3f} ± {error:.3f}"
+def _report(results: dict[str, dict[str, Curve]]) -> Report[dict[str, dict[str, Curve]]]:
+    values = {
+        curve: {name: np.asarray(getattr(found, CURVES[curve])) for name, found in own.items()}
+        for curve, own in results.items()
+    }
+    heads = ["insertion, higher is better", "deletion, lower", "pixel-flipping, higher"]
+    rows = [
+        (name, *(mean_and_error(values[curve][name]) for curve in CURVES))
+        for name in values["insertion"]
+    ]
+    images = len(values["insertion"][RANDOM])
+    return Report(
+        "faithfulness",
+        "Insertion, deletion and pixel-flipping",
+        [("", Table(rows, ["method", *heads], right=heads))],
+        [
+            f"{images} images; mean and standard error. Insertion and deletion: area under the "
+            "probability; pixel-flipping: mean drop of the logit (AOPC)."
+        ],
+        results,
+        {
+            "images": images,
+            "curves": {
+                curve: {
+                    "fractions": own[RANDOM].fractions,
+                    "methods": {
+                        name: {
+                            "scores": found.scores.mean(0),
+                            CURVES[curve]: values[curve][name],
+                        }
+                        for name, found in own.items()
+                    },
+                }
+                for curve, own in results.items()
+            },
+        },
+        _draw,
+    )
+
+
+def _draw(report: Report[dict[str, dict[str, Curve]]]) -> Any:
+    """The three mean curves of every method."""
+    from jaxplain.viz import charts
+
+    panels = [
+        charts.Panel(
+            curve.replace("_", "-"),
+            100 * own[RANDOM].fractions,
+            {name: found.scores.mean(0) for name, found in own.items()},
+            "changed (%)",
+            "logit" if curve == "pixel_flipping" else "probability",
+        )
+        for curve, own in report.results.items()
+    ]
+    return charts.curves([panels], report.title, baseline=RANDOM)
 
 
 def _curve(fn, x, maps, targets, first, last, steps, counts, patch, score, chunk) -> Curve:

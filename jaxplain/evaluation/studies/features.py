@@ -9,6 +9,7 @@ Foreground is where an image's activation map is above its mean; the paper leave
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -16,14 +17,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxplain.core import Table
 from jaxplain.core.numerics import safe_divide
-from jaxplain.core.transforms import Table
+from jaxplain.evaluation.studies.report import Report
 from jaxplain.training.last_layer import LastLayer, confusion_matrix, last_layer_inputs
 
 __all__ = [
     "ColourRow",
-    "MisclassificationReport",
-    "TransferReport",
+    "Misclassification",
+    "Transfer",
     "TransferRow",
     "colour_histogram",
     "colour_shares",
@@ -49,12 +51,12 @@ def colour_histogram(colours: jax.Array, mask: jax.Array, *, bins: int = 16) -> 
     """The distribution of each colour channel over the masked pixels of each image.
 
     Args:
-      colours: ``(B, H, W, k)`` in [0, 1], such as `pfv`'s.
-      mask: bool ``(B, H, W)``, such as `foreground`.
-      bins: intervals of equal width.
+        colours: ``(B, H, W, k)`` in [0, 1], such as `pfv`'s.
+        mask: bool ``(B, H, W)``, such as `foreground`.
+        bins: intervals of equal width.
 
     Returns:
-      ``(B, k, bins)`` with sums of one; zeros for an image without masked pixels.
+        ``(B, k, bins)`` with sums of one; zeros for an image without masked pixels.
 
     >>> colours = jnp.array([0.1, 0.9, 0.2, 0.2]).reshape(1, 2, 2, 1)
     >>> colour_histogram(colours, jnp.array([[[True, True], [False, False]]]), bins=4).tolist()
@@ -96,21 +98,19 @@ class ColourRow(NamedTuple):
     to_mistaken: float
 
 
-class MisclassificationReport(NamedTuple):
-    """Which features the failed image has too little or too much of; see the function.
+class Misclassification(NamedTuple):
+    """Which features the failed image has too little or too much of.
 
     Attributes:
-      table: a `ColourRow` an image, the failed one first.
-      features: `PrincipalFeatures` of the batch: the failed image, the true class, the mistaken.
-      missing: the component whose share is furthest below that of the true class.
-      misleading: the component whose share is furthest above.
-      deviations: ``(k,)``, the failed image's shares less the true class's mean.
-      where_missing: ``(n, H, W)``, that component's colour in the foreground of the true class's
-        images: where the failed image ought to have it.
-      where_misleading: ``(H, W)``, that component's colour in the failed image's foreground.
+        features: `PrincipalFeatures` of the batch: the failed image, the true class, the mistaken.
+        missing: the component whose share is furthest below that of the true class.
+        misleading: the component whose share is furthest above.
+        deviations: ``(k,)``, the failed image's shares less the true class's mean.
+        where_missing: ``(n, H, W)``, that component's colour in the foreground of the true class's
+            images: where the failed image ought to have it.
+        where_misleading: ``(H, W)``, that component's colour in the failed image's foreground.
     """
 
-    table: Table
     features: Any
     missing: int
     misleading: int
@@ -126,21 +126,24 @@ def misclassification_report(
     mistaken_class: jax.Array,
     *,
     bins: int = 16,
-) -> MisclassificationReport:
+) -> Report[Misclassification]:
     """Compares a misclassified image with correct ones of both classes (section 5.1).
 
     The paper takes three images of each class. All are visualised in one batch, so that colours
     mean the same, and compared by the distribution of colours in the foreground.
 
     Args:
-      visualise: images to `PrincipalFeatures`, as ``functools.partial(jaxplain.pfv, network)``.
-      failed: the image ``(H, W, C)``.
-      true_class: correctly classified images of its class, ``(n, H, W, C)``.
-      mistaken_class: correctly classified images of the class it was taken for, ``(m, H, W, C)``.
-      bins: of the histograms whose distances the table gives.
+        visualise: images to `PrincipalFeatures`, as ``functools.partial(jaxplain.pfv, network)``.
+        failed: the image ``(H, W, C)``.
+        true_class: correctly classified images of its class, ``(n, H, W, C)``.
+        mistaken_class: correctly classified images of the class it was taken for, ``(m, H, W, C)``.
+        bins: of the histograms whose distances the table gives.
+
+    Returns:
+        A `Report`; its table has a `ColourRow` per image, the failed one first.
 
     Raises:
-      ValueError: shapes that do not fit.
+        ValueError: shapes that do not fit.
     """
     failed, right, wrong = (jnp.asarray(v) for v in (failed, true_class, mistaken_class))
     shape = failed.shape
@@ -171,14 +174,43 @@ def misclassification_report(
     deviations = shares[0] - shares[of_true].mean(0)
     missing, misleading = int(deviations.argmin()), int(deviations.argmax())
     seen = np.asarray(features.colours, np.float32) * np.asarray(mask)[..., None]
-    return MisclassificationReport(
-        Table(rows),
+    results = Misclassification(
         features,
         missing,
         misleading,
         deviations,
         seen[of_true][..., missing],
         seen[0][..., misleading],
+    )
+    return Report(
+        "misclassification",
+        "A misclassified image by its principal features",
+        [("", Table(rows))],
+        [
+            f"Missing: component {missing + 1}; misleading: component {misleading + 1}. Distances "
+            "of colours to the mean of each class."
+        ],
+        results,
+        {
+            "missing": missing,
+            "misleading": misleading,
+            "deviations": deviations,
+            "images": {row.image: row._asdict() for row in rows},
+        },
+        functools.partial(_draw_shares, rows=rows),
+    )
+
+
+def _draw_shares(report: Report[Misclassification], rows: Sequence[ColourRow]) -> Any:
+    """The share of each component in each image, the bars of Fig. 5."""
+    from jaxplain.viz import charts
+
+    series = zip(*(row.shares for row in rows), strict=True)
+    return charts.group_bars(
+        {f"component {k}": shares for k, shares in enumerate(series, 1)},
+        [row.image for row in rows],
+        "share of the colours",
+        report.title,
     )
 
 
@@ -192,23 +224,21 @@ class TransferRow(NamedTuple):
     nearest_colours: str
 
 
-class TransferReport(NamedTuple):
+class Transfer(NamedTuple):
     """What the features promise for a new data set, and what training a last layer gave.
 
     Attributes:
-      table: a `TransferRow` a class.
-      features: the `PrincipalFeatures` of one image a class, in the order of the classes.
-      response: ``(K,)``, each image's mean activation map over the largest of them; the paper
-        expects classes of weak response to do badly.
-      colour_distance: ``(K, K)``, between the colours of the classes' foregrounds; the paper
-        expects classes of similar colours to be confused.
-      confusion: ``(K, K)`` counts on the validation set, a row a true class.
-      classifier: the trained `LastLayer`.
-      agreement: rank correlation, over pairs of classes, of similarity in colour with the share
-        confused; NaN where nothing is confused.
+        features: the `PrincipalFeatures` of one image per class, in the order of the classes.
+        response: ``(K,)``, each image's mean activation map over the largest of them; the paper
+            expects classes of weak response to do badly.
+        colour_distance: ``(K, K)``, between the colours of the classes' foregrounds; the paper
+            expects classes of similar colours to be confused.
+        confusion: ``(K, K)`` counts on the validation set, one row per true class.
+        classifier: the trained `LastLayer`.
+        agreement: rank correlation, over pairs of classes, of similarity in colour with the share
+            confused; NaN where nothing is confused.
     """
 
-    table: Table
     features: Any
     response: np.ndarray
     colour_distance: np.ndarray
@@ -224,25 +254,29 @@ def transfer_report(
     validation: tuple[Any, Any],
     *,
     class_names: Sequence[str],
-    batch: int = 16,
+    batch_size: int = 16,
     **training: Any,
-) -> TransferReport:
+) -> Report[Transfer]:
     """Will this network's features tell the classes of a new data set apart (section 5.2)?
 
-    Visualises one training image a class (its first) in one batch; then trains a new last layer on
-    the unchanged features below it until the validation loss stops falling, and counts confusions.
+    Visualises one training image per class (its first) in one batch; then trains a new last layer
+    on the unchanged features below it until the validation loss stops falling, and counts
+    confusions.
 
     Args:
-      fn: the network, whose last dense layer is replaced.
-      visualise: images to `PrincipalFeatures`, as ``functools.partial(jaxplain.pfv, fn)``.
-      train, validation: images ``(N, H, W, C)`` and labels ``(N,)``, 0 to K - 1; every class must
-        occur in ``train``.
-      class_names: the K classes.
-      batch: images at once through the network.
-      training: options of `LastLayer.fit`.
+        fn: the network, whose last dense layer is replaced.
+        visualise: images to `PrincipalFeatures`, as ``functools.partial(jaxplain.pfv, fn)``.
+        train, validation: images ``(N, H, W, C)`` and labels ``(N,)``, 0 to K - 1; every class must
+            occur in ``train``.
+        class_names: the K classes.
+        batch_size: images at once through the network.
+        training: options of `LastLayer.fit`.
+
+    Returns:
+        A `Report`; its table has a `TransferRow` per class.
 
     Raises:
-      ValueError: shapes or labels that do not fit, or a network without a last dense layer.
+        ValueError: shapes or labels that do not fit, or a network without a last dense layer.
     """
     count = len(class_names)
     images, labels = jnp.asarray(train[0]), np.asarray(train[1])
@@ -257,7 +291,7 @@ def transfer_report(
     response = np.asarray(features.weights, np.float32).mean((1, 2))
     response = response / max(response.max(), np.finfo(np.float32).tiny)
 
-    inputs = [(last_layer_inputs(fn, x, batch=batch), y) for x, y in (train, validation)]
+    inputs = [(last_layer_inputs(fn, x, batch_size=batch_size), y) for x, y in (train, validation)]
     classifier = LastLayer.fit(*inputs, classes=count, **training)
     predicted = classifier(inputs[1][0]).argmax(-1)
     confusion = confusion_matrix(inputs[1][1], predicted, count)
@@ -276,8 +310,35 @@ def transfer_report(
     ]
     pairs = np.triu_indices(count, 1)
     agreement = _rank_correlation(-distance[pairs], (share + share.T)[pairs])
-    return TransferReport(
-        Table(rows), features, response, distance, confusion, classifier, agreement
+    results = Transfer(features, response, distance, confusion, classifier, agreement)
+    return Report(
+        "transfer",
+        "Classes of a new data set by their principal features",
+        [("", Table(rows))],
+        [
+            "Rank correlation of similarity in colour with the share confused: "
+            f"{'-' if np.isnan(agreement) else f'{agreement:.2f}'}."
+        ],
+        results,
+        {
+            "agreement": agreement,
+            "classes": {row.name: row._asdict() for row in rows},
+            "colour_distance": distance,
+            "confusion": confusion,
+        },
+        functools.partial(_draw_classes, rows=rows),
+    )
+
+
+def _draw_classes(report: Report[Transfer], rows: Sequence[TransferRow]) -> Any:
+    """The accuracy on each class beside what its features promise."""
+    from jaxplain.viz import charts
+
+    return charts.group_bars(
+        {"accuracy": [row.accuracy for row in rows], "response": [row.response for row in rows]},
+        [row.name for row in rows],
+        "accuracy; response of the features",
+        report.title,
     )
 
 
@@ -297,7 +358,7 @@ def untrained_similarity(trained: Any, untrained: Any) -> jax.Array:
     the network and not just the image falls well below 1 when the weights are random.
 
     Args:
-      trained, untrained: `PrincipalFeatures` of the same images from both networks.
+        trained, untrained: `PrincipalFeatures` of the same images from both networks.
 
     >>> from types import SimpleNamespace
     >>> v = jnp.arange(12.0).reshape(1, 2, 3, 2) ** 2

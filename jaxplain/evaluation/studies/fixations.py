@@ -7,8 +7,7 @@ maximum, and scored. Methods are functions from images to maps: explainers come 
 from __future__ import annotations
 
 import functools
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,10 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxplain import postprocess
-from jaxplain.core.transforms import Table
+from jaxplain.core import Table
 from jaxplain.evaluation import fixations as scores
+from jaxplain.evaluation.studies.report import Report
 
-__all__ = ["FixationStudy", "Row", "compare_with_fixations", "fixated_pixels"]
+__all__ = ["Row", "compare_with_fixations", "fixated_pixels"]
 
 
 class Row(NamedTuple):
@@ -34,41 +34,8 @@ class Row(NamedTuple):
     kl: float
 
 
-class FixationStudy(NamedTuple):
-    """What the comparison gives.
-
-    Attributes:
-      table: a `Row` a method, the smallest mean absolute error first; prints as a table.
-      per_image: method -> score -> ``(N,)``, in the order of the images.
-      failures: (id, reason) of images that could not be read; the caller's.
-    """
-
-    table: Table
-    per_image: dict[str, dict[str, np.ndarray]]
-    failures: tuple[tuple[str, str], ...] = ()
-
-    def markdown(self) -> str:
-        """The means over images, a row a method."""
-        names = [field.replace("_", "-").upper() for field in Row._fields[1:]]
-        lines = [f"| method | {' | '.join(names)} |", f"| --- |{' ---: |' * len(names)}"]
-        for name, *values in self.table:
-            lines.append(f"| {name} | {' | '.join(f'{v:.3f}' for v in values)} |")
-        return "\n".join(lines)
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything as JSON values."""
-        methods = {
-            row.method: {
-                "mean": dict(zip(Row._fields[1:], row[1:], strict=True)),
-                "per_image": {k: v.tolist() for k, v in self.per_image[row.method].items()},
-            }
-            for row in self.table
-        }
-        return {
-            "protocol": "human fixations",
-            "failures": [list(f) for f in self.failures],
-            "methods": methods,
-        }
+#: Method -> score -> its value for each image, ``(N,)``.
+PerImage = dict[str, dict[str, np.ndarray]]
 
 
 def fixated_pixels(truth: jax.Array, share: float = 0.2) -> jax.Array:
@@ -96,48 +63,51 @@ def compare_with_fixations(
     truth: Any,
     fixations: Any = None,
     *,
-    batch: int = 8,
-    progress: bool | None = None,
-) -> FixationStudy:
+    batch_size: int = 8,
+    baselines: Sequence[str] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> Report[PerImage]:
     """Scores the maps of several methods by where people looked.
 
     MAE, CC, SIM and KL compare with the human density. NSS is its expectation for fixations drawn
     from that density, and AUC-Judd takes `fixated_pixels` of it, unless ``fixations`` are given.
 
     Args:
-      methods: name -> function from images ``(B, H, W, C)`` to maps ``(B, h, w)``, only the
-        positive part of which counts, or to a dict of several such maps, which are then
-        scored under its keys. It is jitted here.
-      x: images ``(N, H, W, C)`` as the network expects them.
-      truth: human densities ``(N, h', w')`` of the images, non-negative (`fixation_map`); all is
-        scored at this size, maps being resized to it bilinearly.
-      fixations: ``(N, h', w')``, how often each pixel was looked at; None where only densities
-        are known.
-      batch: images at once; the last batch is filled up, so that each method compiles once.
-      progress: whether to show progress on stderr; None for where stderr is a terminal.
+        methods: name -> function from images ``(B, H, W, C)`` to maps ``(B, h, w)``, only the
+            positive part of which counts, or to a dict of several such maps, which are then scored
+            under its keys. It is jitted here.
+        x: images ``(N, H, W, C)`` as the network expects them.
+        truth: human densities ``(N, h', w')`` of the images, non-negative (`fixation_map`); all is
+            scored at this size, maps being resized to it bilinearly.
+        fixations: ``(N, h', w')``, how often each pixel was looked at; None where only densities
+            are known.
+        batch_size: images at once; the last batch is filled up, so that each method compiles once.
+        baselines: names of methods that the figure draws in grey.
+        progress: called with the number of batches that are done, and of all methods together.
 
     Returns:
-      A `FixationStudy`.
+        A `Report` whose results are method -> score -> ``(N,)``, in the order of the images; its
+        table has a `Row` per method, the smallest mean absolute error first.
 
     Raises:
-      ValueError: no method, shapes that do not fit, a truth that is zero everywhere or a map that
-        is not finite, naming the method.
+        ValueError: no method, shapes that do not fit, a truth that is zero everywhere or a map that
+            is not finite, naming the method.
 
     >>> truth = scores.centre_map((4, 4))[None]
     >>> methods = {"flat": lambda x: x[..., 0] * 0, "exact": lambda x: x[..., 0]}
-    >>> study = compare_with_fixations(methods, truth[..., None], truth, progress=False)
-    >>> [(row.method, round(row.mae, 3), round(row.cc, 3)) for row in study.table]
+    >>> report = compare_with_fixations(methods, truth[..., None], truth)
+    >>> [(row.method, round(row.mae, 3), round(row.cc, 3)) for row in report.table]
     [('exact', 0.0, 1.0), ('flat', 0.468, 0.0)]
     """
     x, truth = jnp.asarray(x), jnp.asarray(truth, jnp.float32)
     fixations = None if fixations is None else jnp.asarray(fixations, jnp.float32)
-    _check(methods, x, truth, fixations, batch)
-    progress = sys.stderr.isatty() if progress is None else progress
-    shape, batch = truth.shape[1:], min(batch, len(x))
-    per_image, steps = {}, len(range(0, len(x), batch))
-    for i, (name, method) in enumerate(methods.items()):
+    _check(methods, x, truth, fixations, batch_size)
+    shape, batch = truth.shape[1:], min(batch_size, len(x))
+    parts: dict[str, dict[str, list[np.ndarray]]] = {}
+    starts, done = range(0, len(x), batch), 0
+    for name, method in methods.items():
         method = jax.jit(method)
-        for step, start in enumerate(range(0, len(x), batch)):
+        for start in starts:
             rows = np.minimum(np.arange(start, start + batch), len(x) - 1)
             maps = method(x[rows])
             points = None if fixations is None else fixations[rows]
@@ -148,22 +118,55 @@ def compare_with_fixations(
                 if not got.pop("finite").all():
                     raise ValueError(f"{key} gave a map that is not finite")
                 for score, v in got.items():
-                    found = per_image.setdefault(key, {}).setdefault(score, [])
+                    found = parts.setdefault(key, {}).setdefault(score, [])
                     found.append(v[: len(x) - start])
-            if progress:
-                _show(name, i * steps + step + 1, len(methods) * steps)
+            done += 1
+            if progress is not None:
+                progress(done, len(methods) * len(starts))
     per_image = {
-        key: {score: np.concatenate(parts) for score, parts in found.items()}
-        for key, found in per_image.items()
+        key: {score: np.concatenate(values) for score, values in found.items()}
+        for key, found in parts.items()
     }
+    return _report(per_image, baselines)
+
+
+def _report(per_image: PerImage, baselines: Sequence[str]) -> Report[PerImage]:
     rows = [
         Row(name, *(float(values[f].mean()) for f in Row._fields[1:]))
         for name, values in per_image.items()
     ]
-    return FixationStudy(Table(sorted(rows, key=lambda row: row.mae)), per_image)
+    rows.sort(key=lambda row: row.mae)
+    heads = [field.replace("_", "-").upper() for field in Row._fields[1:]]
+
+    def draw(report: Report[PerImage]) -> Any:
+        """Fig. 9: the mean absolute error of every method, baselines in grey."""
+        from jaxplain.viz import charts
+
+        errors = {row.method: per_image[row.method]["mae"].tolist() for row in rows}
+        return charts.score_bars(
+            errors, f"mean absolute error; {report.title}", highlight=list(baselines)
+        )
+
+    return Report(
+        "human fixations",
+        "Human fixations",
+        [("", Table(rows, ["method", *heads], form=".3f"))],
+        [],
+        per_image,
+        {
+            "methods": {
+                row.method: {
+                    "mean": dict(zip(Row._fields[1:], row[1:], strict=True)),
+                    "per_image": per_image[row.method],
+                }
+                for row in rows
+            }
+        },
+        draw,
+    )
 
 
-def _check(methods, x, truth, fixations, batch) -> None:
+def _check(methods, x, truth, fixations, batch_size) -> None:
     if not methods:
         raise ValueError("methods is empty; give at least one")
     if x.ndim != 4 or truth.ndim != 3 or not 0 < len(x) == len(truth):
@@ -177,8 +180,8 @@ def _check(methods, x, truth, fixations, batch) -> None:
         )
     if not bool((truth >= 0).all() & truth.any((1, 2)).all()):
         raise ValueError("each human map must be non-negative and positive somewhere")
-    if not isinstance(batch, int) or batch < 1:
-        raise ValueError(f"batch must be a positive int, not {batch!r}")
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size must be a positive int, not {batch_size!r}")
 
 
 @functools.partial(jax.jit, static_argnums=3)
@@ -195,9 +198,3 @@ def _score(maps, truth, fixations, shape) -> dict[str, jax.Array]:
         "auc_judd": scores.auc_judd(maps, pixels),
         "finite": finite,
     }
-
-
-def _show(name: str, done: int, total: int) -> None:
-    bar = "#" * round(20 * done / total)
-    end = "\n" if done == total else ""
-    print(f"\r[{bar:20}] {done}/{total} {name:30.30}", end=end, file=sys.stderr, flush=True)

@@ -20,14 +20,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxplain import postprocess
+from jaxplain.core import Table
 from jaxplain.evaluation import localisation
-from jaxplain.evaluation.studies.questions import Explainer, Questions, boxes_of, percent
+from jaxplain.evaluation.studies.questions import Explainer, Questions, boxes_of
+from jaxplain.evaluation.studies.report import Report, percent
 from jaxplain.explainers import segmentation
 
 __all__ = [
     "WHOLE",
     "Found",
-    "LocalisationTable",
     "dominant_objects",
     "graph_cut_objects",
     "held_out_images",
@@ -42,10 +43,10 @@ class Found:
     """What a method came to.
 
     Attributes:
-      hits, trials: of the images that were tested.
-      alpha: the threshold, where there is one.
-      held_out: hits on the held-out images, one each alpha; and how many trials these were.
-      empty: maps without anything to start a graph cut from, which count as misses.
+        hits, trials: of the images that were tested.
+        alpha: the threshold, where there is one.
+        held_out: hits on the held-out images, one each alpha; and how many trials these were.
+        empty: maps without anything to start a graph cut from, which count as misses.
     """
 
     hits: int
@@ -59,72 +60,15 @@ class Found:
         return 1 - self.hits / self.trials
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class LocalisationTable:
-    """The table of a localisation protocol.
-
-    Attributes:
-      protocol: its name.
-      iou: what counts as localised.
-      images, failures, not_asked: as in `Questions`.
-      results: method -> `Found`; the first one is ``WHOLE``.
-    """
-
-    protocol: str
-    iou: float
-    images: int
-    failures: tuple[tuple[str, str], ...]
-    not_asked: Mapping[str, int]
-    results: Mapping[str, Found]
-
-    def markdown(self) -> str:
-        """A row a method: the error in per cent (Table 5, Zhang et al.; Table 3, Cao et al.)."""
-        alphas = any(r.alpha is not None for r in self.results.values())
-        lines = [
-            f"| method |{' alpha |' * alphas} error | localised |",
-            f"| --- |{' ---: |' * alphas} ---: | ---: |",
-        ]
-        for name, r in self.results.items():
-            alpha = f" {'-' if r.alpha is None else f'{r.alpha:.1f}'} |" if alphas else ""
-            lines.append(f"| {name} |{alpha} {percent(r.error)} | {r.hits} of {r.trials} |")
-        held = next((r.held_out[1] for r in self.results.values() if r.held_out), 0)
-        lines += ["", f"{self.images} images; localised: IoU of at least {self.iou}."]
-        if held:
-            lines[-1] += f" Alpha was chosen on {held} other questions."
-        empty = {name: r.empty for name, r in self.results.items() if r.empty}
-        if empty:
-            lines[-1] += (
-                " Maps without a maximum to start from: "
-                + ", ".join(f"{name} {count}" for name, count in empty.items())
-                + "."
-            )
-        return "\n".join(lines)
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything as JSON values."""
-        methods = {
-            name: dataclasses.asdict(r) | {"error": r.error} for name, r in self.results.items()
-        }
-        return {
-            "protocol": self.protocol,
-            "iou": self.iou,
-            "images": self.images,
-            "failures": [list(f) for f in self.failures],
-            "not_asked": dict(self.not_asked),
-            "alphas": localisation.ALPHAS.tolist(),
-            "methods": methods,
-        }
-
-
 def held_out_images(count: int, held_out: int, seed: int = 0) -> frozenset[int]:
     """Which of ``count`` images are held out: ``held_out`` of them, drawn at random.
 
     Raises:
-      ValueError: none would be held out, or none left.
+        ValueError: none would be held out, or none left.
 
     Example:
-      >>> sorted(held_out_images(10, 3))
-      [2, 4, 6]
+        >>> sorted(held_out_images(10, 3))
+        [2, 4, 6]
     """
     if not 0 < held_out < count:
         raise ValueError(f"of {count} images, 1 to {count - 1} can be held out, not {held_out}")
@@ -138,19 +82,23 @@ def dominant_objects(
     held_out: Iterable[int],
     *,
     iou: float = 0.5,
-) -> LocalisationTable:
+) -> Report[dict[str, Found]]:
     """Localises dominant objects by thresholding (Zhang et al. 2018, section 6.2).
 
     Args:
-      asked: the questions, with images of one square shape.
-      to_input: pixels ``(B, h, w, 3)`` to the network's input, see `data.normalise`.
-      methods: name -> method; the positive part of its maps counts, bicubically resized.
-      held_out: the images (numbers in the source) on which each method's alpha is chosen, that of
-        the lowest error (the smallest of several); the others are the test.
-      iou: the overlap with one of the true boxes that is asked for.
+        asked: the questions, with images of one square shape.
+        to_input: pixels ``(B, h, w, 3)`` to the network's input, see `data.normalise`.
+        methods: name -> method; the positive part of its maps counts, bicubically resized.
+        held_out: the images (numbers in the source) on which each method's alpha is chosen, that of
+            the lowest error (the smallest of several); the others are the test.
+        iou: the overlap with one of the true boxes that is asked for.
+
+    Returns:
+        A `Report` whose results are method -> `Found`; the first method is ``WHOLE``.
 
     Raises:
-      ValueError: records without boxes; no question among the held-out images, or among the others.
+        ValueError: records without boxes; no question among the held-out images, or among the
+            others.
     """
     held_out = frozenset(held_out)
     hits: dict[str, list[np.ndarray]] = {name: [] for name in (WHOLE, *methods)}
@@ -180,7 +128,15 @@ def dominant_objects(
         tested = good[~held][:, int(np.searchsorted(localisation.ALPHAS, alpha))]
         chosen_on = tuple(int(n) for n in good[held].sum(0)), int(held.sum())
         results[name] = Found(int(tested.sum()), len(tested), alpha, chosen_on)
-    return _table("dominant objects", iou, asked, results)
+    return _report(
+        "dominant objects",
+        "Localisation of dominant objects",
+        iou,
+        asked,
+        results,
+        f" Alpha was chosen on {int(held.sum())} other questions.",
+        _draw_alphas,
+    )
 
 
 def graph_cut_objects(
@@ -190,23 +146,24 @@ def graph_cut_objects(
     *,
     iou: float = 0.5,
     **options: Any,
-) -> LocalisationTable:
+) -> Report[dict[str, Found]]:
     """Localises objects by a graph cut that a map seeds (Cao et al. 2015, section 4.2).
 
     Args:
-      asked, to_input, methods, iou: as for `dominant_objects`.
-      **options: ``foreground``, ``background``, ``iterations`` of `jaxplain.explainers.segmentation.graph_cut`.
+        asked, to_input, methods, iou: as for `dominant_objects`.
+        **options: ``foreground``, ``background``, ``iterations`` of
+            `jaxplain.explainers.segmentation.graph_cut`.
 
     Raises:
-      ValueError: records without boxes, or a map that is not finite. ImportError: OpenCV is not
-        installed.
+        ValueError: records without boxes, or a map that is not finite. ImportError: OpenCV is not
+            installed.
     """
     hits: dict[str, list[bool]] = {name: [] for name in (WHOLE, *methods)}
     empty = dict.fromkeys(methods, 0)
     for group, x, truth, valid in _asked(asked, to_input):
         count, shape = len(group.questions), x.shape[1:3]
         pictures = np.asarray(group.pixels)
-        boxes = {WHOLE: np.tile(np.float32([0, 0, shape[1], shape[0]]), (len(x), 1))}
+        boxes = {WHOLE: np.tile(np.array([0, 0, shape[1], shape[0]], np.float32), (len(x), 1))}
         for name, explain in methods.items():
             maps = np.asarray(_enlarged(explain(x, group.signals), shape))
             if not np.isfinite(maps).all():
@@ -225,7 +182,16 @@ def graph_cut_objects(
     results = {
         name: Found(sum(good), len(good), empty=empty.get(name, 0)) for name, good in hits.items()
     }
-    return _table("graph-cut localisation", iou, asked, results)
+    nothing = ", ".join(f"{name} {found.empty}" for name, found in results.items() if found.empty)
+    return _report(
+        "graph-cut localisation",
+        "Localisation by graph cut",
+        iou,
+        asked,
+        results,
+        f" Maps without a maximum to start from: {nothing}." if nothing else "",
+        _draw_errors,
+    )
 
 
 def _asked(asked: Questions, to_input: Callable) -> Iterator[tuple]:
@@ -238,7 +204,7 @@ def _asked(asked: Questions, to_input: Callable) -> Iterator[tuple]:
         valid = np.zeros((len(own), count), bool)
         for i, (boxes, question) in enumerate(zip(own, group.full, strict=True)):
             height, width = question.item.record.size
-            scale = np.float32([x.shape[2] / width, x.shape[1] / height] * 2)
+            scale = np.array([x.shape[2] / width, x.shape[1] / height] * 2, np.float32)
             truth[i, : len(boxes)], valid[i, : len(boxes)] = boxes * scale, True
         yield group, x, jnp.asarray(truth), jnp.asarray(valid)
 
@@ -255,12 +221,75 @@ def _thresholded(maps, truth, valid, shape, iou) -> jax.Array:
     return localisation.is_localised(boxes, truth[:, None], valid[:, None], iou)
 
 
-def _table(protocol: str, iou: float, asked: Questions, results: dict) -> LocalisationTable:
-    return LocalisationTable(
+def _report(
+    protocol: str,
+    title: str,
+    iou: float,
+    asked: Questions,
+    results: dict[str, Found],
+    note: str,
+    draw: Callable[[Report[dict[str, Found]]], Any],
+) -> Report[dict[str, Found]]:
+    """The error in per cent (Table 5 of Zhang et al., Table 3 of Cao et al.)."""
+    rows = [
+        (
+            name,
+            "-" if found.alpha is None else f"{found.alpha:.1f}",
+            percent(found.error),
+            f"{found.hits} of {found.trials}",
+        )
+        for name, found in results.items()
+    ]
+    heads = ["alpha", "error", "localised"]
+    if all(found.alpha is None for found in results.values()):
+        heads, rows = heads[1:], [(name, *cells) for name, _, *cells in rows]
+    return Report(
         protocol,
-        iou,
-        asked.images,
-        tuple(asked.failures),
-        dict(sorted(asked.not_asked.items())),
+        title,
+        [("", Table(rows, ["method", *heads], right=heads))],
+        [f"{asked.images} images; localised: IoU of at least {iou}.{note}"],
         results,
+        {
+            "iou": iou,
+            "images": asked.images,
+            "not_asked": dict(sorted(asked.not_asked.items())),
+            "alphas": localisation.ALPHAS,
+            "methods": {
+                name: dataclasses.asdict(found) | {"error": found.error}
+                for name, found in results.items()
+            },
+        },
+        draw,
+        tuple(asked.failures),
     )
+
+
+def _draw_alphas(report: Report[dict[str, Found]]) -> Any:
+    """The held-out error over alpha, from which each method's alpha is chosen."""
+    from jaxplain.viz import charts
+
+    series = {}
+    for name, found in report.results.items():
+        if found.held_out is not None:
+            hits, trials = found.held_out
+            label = f"{name} (alpha {found.alpha:.1f}, test error {100 * found.error:.1f} %)"
+            series[label] = [100 * (1 - h / trials) for h in hits]
+    panel = charts.Panel(
+        "",
+        localisation.ALPHAS.tolist(),
+        series,
+        "alpha: the threshold, in means of the map",
+        "error on the held-out images (%)",
+    )
+    return charts.curves([[panel]], report.title, markers=True)
+
+
+def _draw_errors(report: Report[dict[str, Found]]) -> Any:
+    """The error of each method with its standard error, the whole image in grey."""
+    from jaxplain.viz import charts
+
+    misses = {
+        name: [0.0] * found.hits + [1.0] * (found.trials - found.hits)
+        for name, found in report.results.items()
+    }
+    return charts.score_bars(misses, f"error; {report.title}", highlight=[WHOLE])

@@ -9,18 +9,19 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxplain import data, postprocess
+from jaxplain.core import Table
 from jaxplain.data.words import Words
 from jaxplain.evaluation import localisation, phrases
-from jaxplain.evaluation.studies.questions import percent
+from jaxplain.evaluation.studies.report import Report, percent
 
-__all__ = ["KS", "UNIFORM", "PhraseTable", "Scores", "phrase_study", "sliding_boxes"]
+__all__ = ["KS", "UNIFORM", "Localised", "Scores", "phrase_study", "sliding_boxes"]
 
 #: How many boxes may be proposed for a phrase.
 KS = (1, 5, 10)
@@ -34,9 +35,9 @@ class Scores:
     """What a method came to on a set of phrases; NaN where there is none.
 
     Attributes:
-      recall: at 1, 5 and 10.
-      group_ap, phrase_ap: average precision, its mean over groups and over different phrases.
-      group_recall: group -> recall at 5 (Table 7).
+        recall: at 1, 5 and 10.
+        group_ap, phrase_ap: average precision, its mean over groups and over different phrases.
+        group_recall: group -> recall at 5 (Table 7).
     """
 
     recall: tuple[float, ...]
@@ -45,77 +46,22 @@ class Scores:
     group_recall: Mapping[str, float]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class PhraseTable:
-    """The table of phrase localisation.
+class Localised(NamedTuple):
+    """What a method came to.
 
     Attributes:
-      images, failures: how many were read, and (id, reason) of those that could not be.
-      asked, small: how many phrases were localised, and how many of them are small instances.
-      unknown: how many were left out because the network knows none of their words.
-      held_out: on how many other phrases gamma was chosen.
-      results: method -> (gamma, all, small instances).
+        gamma: that was chosen for it.
+        everything, small: its scores on all phrases, and on small instances.
     """
 
-    images: int
-    failures: tuple[tuple[str, str], ...]
-    asked: int
-    small: int
-    unknown: int
-    held_out: int
-    results: Mapping[str, tuple[float, Scores, Scores]]
-
-    def markdown(self) -> str:
-        """The paper's Tables 6 (all / small instances) and 7."""
-        heads = ["gamma", *(f"R@{k}" for k in KS), "mAP (group)", "mAP (phrase)"]
-        lines = [f"| method | {' | '.join(heads)} |", f"| --- |{' ---: |' * len(heads)}"]
-        for name, (gamma, *both) in self.results.items():
-            pairs = zip(*((*s.recall, s.group_ap, s.phrase_ap) for s in both), strict=True)
-            cells = [f"{percent(a)} / {percent(b)}" for a, b in pairs]
-            lines.append(f"| {name} | {gamma:.2f} | {' | '.join(cells)} |")
-        groups = list(next(iter(self.results.values()))[1].group_recall)
-        lines += [
-            "",
-            f"| recall at 5 | {' | '.join(groups)} | mean |",
-            f"| --- |{' ---: |' * (len(groups) + 1)}",
-        ]
-        for name, (_, everything, _) in self.results.items():
-            values = list(everything.group_recall.values())
-            cells = map(percent, [*values, float(np.mean(values))])
-            lines.append(f"| {name} | {' | '.join(cells)} |")
-        lines += [
-            "",
-            f"{self.images} images; {self.asked} phrases, {self.small} of them small "
-            f"instances; {self.unknown} more have no word that the network knows. Per cent; "
-            f"all / small instances. Gamma was chosen on {self.held_out} other "
-            "phrases.",
-        ]
-        return "\n".join(lines)
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything as JSON values; null where there was no phrase."""
-        methods = {
-            name: {"gamma": gamma, "all": dataclasses.asdict(a), "small": dataclasses.asdict(s)}
-            for name, (gamma, a, s) in self.results.items()
-        }
-        return _finite(
-            {
-                "protocol": "phrase localisation",
-                "images": self.images,
-                "failures": [list(f) for f in self.failures],
-                "phrases": self.asked,
-                "small": self.small,
-                "unknown": self.unknown,
-                "held_out": self.held_out,
-                "recall_at": list(KS),
-                "methods": methods,
-            }
-        )
+    gamma: float
+    everything: Scores
+    small: Scores
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Phrase:
-    """A phrase that was localised; ``answers``: method -> what `_judge` found, a gamma each."""
+    """A phrase that was localised; ``answers``: method -> what `_judge` found, one per gamma."""
 
     text: str
     groups: tuple[str, ...]
@@ -132,10 +78,10 @@ def sliding_boxes(record: data.Record) -> np.ndarray:
     along each side at equal distances.
 
     Example:
-      >>> record = data.Record.make(np.zeros((40, 80, 3), np.uint8), "a")
-      >>> boxes = sliding_boxes(record)
-      >>> boxes.shape, boxes[0].tolist(), boxes[-1].tolist()
-      ((289, 4), [0.0, 0.0, 20.0, 10.0], [0.0, 0.0, 80.0, 40.0])
+        >>> record = data.Record.make(np.zeros((40, 80, 3), np.uint8), "a")
+        >>> boxes = sliding_boxes(record)
+        >>> boxes.shape, boxes[0].tolist(), boxes[-1].tolist()
+        ((289, 4), [0.0, 0.0, 20.0, 10.0], [0.0, 0.0, 80.0, 40.0])
     """
     spans = np.concatenate(
         [
@@ -163,8 +109,8 @@ def phrase_study(
     proposals: Callable[[data.Record], np.ndarray] = sliding_boxes,
     indices: Iterable[int] | None = None,
     workers: int = 0,
-    progress: Callable[[int], None] | None = None,
-) -> PhraseTable:
+    progress: Callable[[int, int], None] | None = None,
+) -> Report[dict[str, Localised]]:
     """Localises the phrases of captions.
 
     A phrase is asked for if it means at least one box and the network knows at least one of its
@@ -174,23 +120,27 @@ def phrase_study(
     taken for the others.
 
     Args:
-      source: records with phrases.
-      prepare, to_input, indices, workers, progress: as for `pointing_game`.
-      words: what the network knows.
-      methods: name -> images ``(1, h, w, 3)`` and signals ``(1, K, N)`` to maps ``(1, K, h', w')``;
-        the positive part of a map counts, bicubically resized.
-      held_out: numbers of the images on which gamma is chosen.
-      proposals: a record to the boxes ``(n, 4)`` that are proposed, in the image's pixels.
+        source: records with phrases.
+        prepare, to_input, indices, workers, progress: as for `pointing_game`.
+        words: what the network knows.
+        methods: name -> images ``(1, h, w, 3)`` and signals ``(1, K, N)`` to maps ``(1, K, h',
+            w')``; the positive part of a map counts, bicubically resized.
+        held_out: numbers of the images on which gamma is chosen.
+        proposals: a record to the boxes ``(n, 4)`` that are proposed, in the image's pixels.
+
+    Returns:
+        A `Report` whose results are method -> `Localised`; the first method is `UNIFORM`.
 
     Raises:
-      ValueError: no phrase that could be asked for among the held-out images or among the others,
-        or an image without proposals.
+        ValueError: no phrase that could be asked for among the held-out images or among the others,
+            or an image without proposals.
     """
     held_out, found = frozenset(held_out), []
     failures: list[tuple[str, str]] = []
     images = unknown = 0
-    chosen = None if indices is None else list(indices)
-    for item in data.load(source, prepare, indices=chosen, workers=workers):
+    chosen = list(range(len(source)) if indices is None else indices)
+    loaded = data.load(source, prepare, indices=chosen, workers=workers)
+    for done, item in enumerate(loaded, 1):
         if item.error is not None:
             failures.append((item.error.record, item.error.reason))
             continue
@@ -204,7 +154,7 @@ def phrase_study(
                 raise ValueError(f"there is no proposal for the image {item.record.id}")
             found += _localise(item, asked, boxes, to_input, words, methods, item.index in held_out)
         if progress is not None:
-            progress(images)
+            progress(done, len(chosen))
     tested = [p for p in found if not p.held]
     if not tested or len(tested) == len(found):
         raise ValueError(
@@ -216,15 +166,69 @@ def phrase_study(
         recalls = [np.stack([a[0] for a in p.answers[name]]) for p in found if p.held]
         g = int(np.mean(recalls, axis=(0, 2)).argmax())
         both = (_scores(part, name, g) for part in (tested, [p for p in tested if p.small]))
-        results[name] = (float(phrases.GAMMAS[g]), *both)
-    return PhraseTable(
-        images,
-        tuple(failures),
-        len(tested),
-        sum(p.small for p in tested),
-        unknown,
-        len(found) - len(tested),
+        results[name] = Localised(float(phrases.GAMMAS[g]), *both)
+    counts = {
+        "images": images,
+        "phrases": len(tested),
+        "small": sum(p.small for p in tested),
+        "unknown": unknown,
+        "held_out": len(found) - len(tested),
+    }
+    return _report(results, counts, tuple(failures))
+
+
+def _report(
+    results: dict[str, Localised], counts: dict[str, int], failures: tuple[tuple[str, str], ...]
+) -> Report[dict[str, Localised]]:
+    """The paper's Tables 6 (all / small instances) and 7."""
+    heads = ["gamma", *(f"R@{k}" for k in KS), "mAP (group)", "mAP (phrase)"]
+    groups = list(results[UNIFORM].everything.group_recall)
+    rows, by_group = [], []
+    for name, (gamma, *both) in results.items():
+        pairs = zip(*((*s.recall, s.group_ap, s.phrase_ap) for s in both), strict=True)
+        rows.append((name, f"{gamma:.2f}", *(f"{percent(a)} / {percent(b)}" for a, b in pairs)))
+        at5 = list(both[0].group_recall.values())
+        by_group.append((name, *map(percent, [*at5, float(np.mean(at5))])))
+    return Report(
+        "phrase localisation",
+        "Phrase localisation",
+        [
+            ("", Table(rows, ["method", *heads], right=heads)),
+            ("", Table(by_group, ["recall at 5", *groups, "mean"], right=[*groups, "mean"])),
+        ],
+        [
+            f"{counts['images']} images; {counts['phrases']} phrases, {counts['small']} of them "
+            f"small instances; {counts['unknown']} more have no word that the network knows. Per "
+            f"cent; all / small instances. Gamma was chosen on {counts['held_out']} other phrases."
+        ],
         results,
+        {
+            **counts,
+            "recall_at": KS,
+            "methods": {
+                name: {
+                    "gamma": found.gamma,
+                    "all": dataclasses.asdict(found.everything),
+                    "small": dataclasses.asdict(found.small),
+                }
+                for name, found in results.items()
+            },
+        },
+        _draw,
+        failures,
+    )
+
+
+def _draw(report: Report[dict[str, Localised]]) -> Any:
+    """Recall at 5 of every group of phrases: the paper's Table 7 as bars."""
+    from jaxplain.viz import charts
+
+    recalls = {name: found.everything.group_recall for name, found in report.results.items()}
+    return charts.group_bars(
+        {name: [100 * v for v in recall.values()] for name, recall in recalls.items()},
+        list(recalls[UNIFORM]),
+        "recall at 5 (%)",
+        report.title,
     )
 
 
@@ -247,7 +251,7 @@ def _localise(
     for row, mine in zip(shares, own, strict=False):
         row[[every.index(word) for word in mine]] = 1 / len(mine)
     (height, width), shape = item.record.size, item.pixels.shape[:2]
-    scale = np.float32([shape[1] / width, shape[0] / height] * 2)
+    scale = np.array([shape[1] / width, shape[0] / height] * 2, np.float32)
     padded = np.zeros((_up(len(boxes), 64), 4), np.float32)
     padded[: len(boxes)] = boxes * scale
     there = np.arange(len(padded)) < len(boxes)
@@ -331,11 +335,3 @@ def _average_precision(scores, right, positives, there) -> jax.Array:
 
 def _up(count: int, multiple: int) -> int:
     return -(-count // multiple) * multiple
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(v) for key, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and np.isnan(value) else value

@@ -19,12 +19,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxplain import data
+from jaxplain.core import Table
 from jaxplain.evaluation import pointing
-from jaxplain.evaluation.studies.questions import Explainer, Question, Questions, percent
+from jaxplain.evaluation.studies.questions import Explainer, Question, Questions, boxes_of
+from jaxplain.evaluation.studies.report import Report, percent
 from jaxplain.postprocess import resize_matrix
 
-__all__ = ["BLUR", "PointingMethod", "PointingTable", "pointing_game"]
+__all__ = ["BLUR", "CENTRE", "PointingMethod", "pointing_game"]
 
+#: The baseline that points at the centre.
+CENTRE = "Center"
 #: Standard deviation of the blur of pixel-level maps, in max(H, W) (section 6.1.1).
 BLUR = 0.02
 _PAD = 128  # sizes of original images are rounded up to this, so that few programs are compiled
@@ -35,75 +39,17 @@ class PointingMethod:
     """A method that plays.
 
     Attributes:
-      explain: images ``(B, h, w, 3)`` and signals over the outputs ``(B, N)`` to maps ``(B, h',
-        w')``.
-      blur: whether its maps are blurred by ``BLUR``, as the paper does with Grad, Deconv and LRP.
+        explain: images ``(B, h, w, 3)`` and signals over the outputs ``(B, N)`` to maps ``(B, h',
+            w')``.
+        blur: whether its maps are blurred by ``BLUR``, as the paper does with Grad, Deconv and LRP.
     """
 
     explain: Explainer
     blur: bool = False
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class PointingTable:
-    """What the game came to.
-
-    Attributes:
-      class_names: of the data set.
-      region: ``"masks"`` or ``"boxes"``, what had to be hit.
-      images, failures: how many were read, and (id, reason) of those that could not be.
-      results: method -> (all, difficult); the first one is ``"Center"``.
-      not_asked: class -> how many questions were left out as the network has no output for it.
-    """
-
-    class_names: tuple[str, ...]
-    region: str
-    images: int
-    failures: tuple[tuple[str, str], ...]
-    results: Mapping[str, tuple[pointing.PointingAccuracy, pointing.PointingAccuracy]]
-    not_asked: Mapping[str, int]
-
-    def markdown(self) -> str:
-        """The paper's Table 1: mean accuracy over classes in per cent, and hits / questions."""
-        everything, hard = self.results["Center"]
-        lines = [
-            "| method | all | difficult |",
-            "| --- | ---: | ---: |",
-            *(f"| {name} | {_cell(a)} | {_cell(d)} |" for name, (a, d) in self.results.items()),
-            "",
-            f"{self.images} images; {int(everything.trials.sum())} questions about "
-            f"{int((everything.trials > 0).sum())} classes, {int(hard.trials.sum())} of them "
-            f"difficult ({int((hard.trials > 0).sum())} classes). Mean accuracy over classes in "
-            f"per cent (hits / questions); hits on {self.region}.",
-        ]
-        return "\n".join(lines)
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything as JSON values; accuracies are fractions, null where there was no question."""
-
-        def one(result: pointing.PointingAccuracy) -> dict[str, Any]:
-            return {
-                "mean": _finite(result.mean),
-                "per_class": {
-                    name: {"hits": int(h), "trials": int(t), "accuracy": _finite(p)}
-                    for name, h, t, p in zip(
-                        self.class_names, result.hits, result.trials, result.per_class, strict=True
-                    )
-                    if t
-                },
-            }
-
-        return {
-            "protocol": "pointing game",
-            "tolerance": pointing.TOLERANCE,
-            "region": self.region,
-            "images": self.images,
-            "failures": [list(f) for f in self.failures],
-            "not_asked": dict(self.not_asked),
-            "methods": {
-                name: {"all": one(a), "difficult": one(d)} for name, (a, d) in self.results.items()
-            },
-        }
+#: Method -> its accuracy on all questions, and on the difficult ones.
+Accuracies = dict[str, tuple[pointing.PointingAccuracy, pointing.PointingAccuracy]]
 
 
 def pointing_game(
@@ -116,27 +62,28 @@ def pointing_game(
     batch_size: int = 8,
     indices: Iterable[int] | None = None,
     workers: int = 0,
-    progress: Callable[[int], None] | None = None,
-) -> PointingTable:
+    progress: Callable[[int, int], None] | None = None,
+) -> Report[Accuracies]:
     """Plays the pointing game.
 
     Args:
-      source: records with boxes or masks.
-      prepare: a record to uint8 pixels ``(h, w, 3)`` of one of few shapes, see `data.aspect_shape`.
-      to_input: pixels ``(B, h, w, 3)`` to the network's input, see `data.normalise`.
-      signals: ``(classes, N)``, what a class is to the network's outputs, see `data.cue_signals`.
-        Classes with a row of zeros are not asked for.
-      methods: name -> method.
-      batch_size: questions that are explained at once.
-      indices: which records; None for all.
-      workers: processes that read; 0 for threads.
-      progress: called with the number of images that are done.
+        source: records with boxes or masks.
+        prepare: a record to uint8 pixels ``(h, w, 3)`` of one of few shapes, see
+            `data.aspect_shape`.
+        to_input: pixels ``(B, h, w, 3)`` to the network's input, see `data.normalise`.
+        signals: ``(classes, N)``, what a class is to the network's outputs, see `data.cue_signals`.
+            Classes with a row of zeros are not asked for.
+        methods: name -> method.
+        batch_size: questions that are explained at once.
+        indices: which records; None for all.
+        workers: processes that read; 0 for threads.
+        progress: called with the number of images that are done, and of all.
 
     Returns:
-      A ``PointingTable``, with the baseline that points at the centre.
+        A `Report` whose results are method -> (all, difficult); the first method is `CENTRE`.
 
     Raises:
-      ValueError: records without boxes and masks, or some with masks and some without.
+        ValueError: records without boxes and masks, or some with masks and some without.
     """
     asked = Questions(
         source,
@@ -147,7 +94,7 @@ def pointing_game(
         workers=workers,
         progress=progress,
     )
-    tally = _Tally(["Center", *methods], len(source.class_names))
+    tally = _Tally([CENTRE, *methods], len(source.class_names))
     for group in asked:
         x = to_input(group.pixels)
         regions = _regions(group.full)
@@ -155,17 +102,13 @@ def pointing_game(
         points = [pointing.centre(sizes)]
         for method in methods.values():
             maps = method.explain(x, group.signals)
-            points.append(_points(maps, *_enlarge(maps.shape[-2:], sizes, method.blur)))
+            points.append(
+                _points(maps, *_enlarge((maps.shape[-2], maps.shape[-1]), sizes, method.blur))
+            )
         hits = _hits(jnp.stack(points), *regions)
         tally.add(group.questions, np.asarray(hits)[:, : len(group.questions)], regions[0] is None)
-    return PointingTable(
-        tuple(source.class_names),
-        "masks" if tally.masks else "boxes",
-        asked.images,
-        tuple(asked.failures),
-        tally.results(),
-        dict(sorted(asked.not_asked.items())),
-    )
+    region = "masks" if tally.masks else "boxes"
+    return _report(tuple(source.class_names), region, asked, tally.results())
 
 
 class _Tally:
@@ -186,7 +129,7 @@ class _Tally:
             raise ValueError("some records have masks and others none; use one kind of data set")
         self.masks = masks
 
-    def results(self) -> dict[str, tuple[pointing.PointingAccuracy, pointing.PointingAccuracy]]:
+    def results(self) -> Accuracies:
         labels, hard = np.array(self.labels), np.array(self.hard)
         count = functools.partial(pointing.accuracy, classes=labels, num_classes=self.classes)
         return {
@@ -200,20 +143,22 @@ def _padded(sizes: np.ndarray) -> tuple[int, int]:
     return height, width
 
 
-def _regions(group: list[Question]) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray]:
+def _regions(
+    group: list[Question],
+) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
     """(boxes, which of them count, None), or (None, None, masks); padded to few shapes."""
-    if group[0].mask is not None:
+    own = [q.mask for q in group if q.mask is not None]
+    if own:
         sizes = np.array([q.item.record.size for q in group])
         masks = np.zeros((len(group), *_padded(sizes)), bool)
-        for mask, question in zip(masks, group, strict=True):
-            height, width = question.mask.shape
-            mask[:height, :width] = question.mask
+        for mask, one in zip(masks, own, strict=True):
+            mask[: one.shape[0], : one.shape[1]] = one
         return None, None, masks
-    count = -(-max(len(q.boxes) for q in group) // 8) * 8
+    corners = [boxes_of(q) for q in group]
+    count = -(-max(map(len, corners)) // 8) * 8
     boxes, valid = np.zeros((len(group), count, 4), np.float32), np.zeros((len(group), count), bool)
-    for i, question in enumerate(group):
-        boxes[i, : len(question.boxes)] = question.boxes
-        valid[i, : len(question.boxes)] = True
+    for i, one in enumerate(corners):
+        boxes[i, : len(one)], valid[i, : len(one)] = one, True
     return boxes, valid, None
 
 
@@ -268,9 +213,62 @@ def _hits(points: jax.Array, boxes: Any, valid: Any, masks: Any) -> jax.Array:
     return pointing.on_boxes(points, boxes, valid)
 
 
+def _report(
+    class_names: tuple[str, ...], region: str, asked: Questions, results: Accuracies
+) -> Report[Accuracies]:
+    """The paper's Table 1: mean accuracy over classes in per cent, and hits / questions."""
+    everything, hard = results[CENTRE]
+    rows = [(name, _cell(a), _cell(d)) for name, (a, d) in results.items()]
+
+    def one(result: pointing.PointingAccuracy) -> dict[str, Any]:
+        per_class = {
+            name: {"hits": int(h), "trials": int(t), "accuracy": p}
+            for name, h, t, p in zip(
+                class_names, result.hits, result.trials, result.per_class, strict=True
+            )
+            if t
+        }
+        return {"mean": result.mean, "per_class": per_class}
+
+    def draw(report: Report[Accuracies]) -> Any:
+        """One dot per class and method: the figure of the paper's supplement."""
+        from jaxplain.viz import charts
+
+        there = np.flatnonzero(np.asarray(everything.trials))
+        return charts.row_dots(
+            {
+                f"{name} ({percent(a.mean)})": (100 * np.asarray(a.per_class)[there]).tolist()
+                for name, (a, _) in report.results.items()
+            },
+            [f"{class_names[i]} ({int(everything.trials[i])})" for i in there],
+            "accuracy (%); in brackets: number of questions, mean over classes",
+            report.title,
+        )
+
+    return Report(
+        "pointing game",
+        "Pointing game",
+        [("", Table(rows, ["method", "all", "difficult"], right=["all", "difficult"]))],
+        [
+            f"{asked.images} images; {int(everything.trials.sum())} questions about "
+            f"{int((everything.trials > 0).sum())} classes, {int(hard.trials.sum())} of them "
+            f"difficult ({int((hard.trials > 0).sum())} classes). Mean accuracy over classes in "
+            f"per cent (hits / questions); hits on {region}."
+        ],
+        results,
+        {
+            "tolerance": pointing.TOLERANCE,
+            "region": region,
+            "images": asked.images,
+            "not_asked": dict(sorted(asked.not_asked.items())),
+            "methods": {
+                name: {"all": one(a), "difficult": one(d)} for name, (a, d) in results.items()
+            },
+        },
+        draw,
+        tuple(asked.failures),
+    )
+
+
 def _cell(result: pointing.PointingAccuracy) -> str:
     return f"{percent(result.mean)} ({int(result.hits.sum())} / {int(result.trials.sum())})"
-
-
-def _finite(value: Any) -> float | None:
-    return None if math.isnan(value) else float(value)

@@ -29,7 +29,6 @@ __all__ = [
     "Question",
     "Questions",
     "boxes_of",
-    "percent",
     "predicted",
     "questions",
 ]
@@ -45,17 +44,15 @@ class Question:
     """A class to be found in an image.
 
     Attributes:
-      item: the image.
-      label: the class.
-      difficult: whether it is in the difficult subset.
-      boxes: ``(n, 4)`` of the class's objects; mask: bool ``(H, W)`` of them all. One of them is
-        None.
+        item: the image.
+        label: the class.
+        difficult: whether it is in the difficult subset.
+        mask: bool ``(H, W)`` of the class's objects; None where only their boxes are known.
     """
 
     item: data.Item
     label: int
     difficult: bool
-    boxes: np.ndarray | None
     mask: np.ndarray | None
 
 
@@ -74,13 +71,12 @@ def questions(item: data.Item) -> Iterator[Question]:
         if record.difficult[own].all():
             continue
         if record.masks is not None:
-            masks = record.masks[own]
-            area, boxes, mask = masks.sum(), None, masks.any(0)
+            area, mask = record.masks[own].sum(), record.masks[own].any(0)
         else:
-            boxes, mask = record.boxes[own], None
-            area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1).sum()
+            boxes = np.asarray(record.boxes)[own]
+            area, mask = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1).sum(), None
         hard = bool(pointing.is_difficult(area, math.prod(record.size), len(present)))
-        yield Question(item, int(label), hard, boxes, mask)
+        yield Question(item, int(label), hard, mask)
 
 
 def boxes_of(question: Question) -> np.ndarray:
@@ -97,11 +93,11 @@ class Group:
     """Questions about images of one shape.
 
     Attributes:
-      questions: at most the batch size.
-      full: the same, the last one repeated up to the batch size, so that a small group has no
-        program of its own.
-      pixels: uint8 ``(B, h, w, 3)`` of ``full``.
-      signals: ``(B, N)`` of ``full``.
+        questions: at most the batch size.
+        full: the same, the last one repeated up to the batch size, so that a small group has no
+            program of its own.
+        pixels: uint8 ``(B, h, w, 3)`` of ``full``.
+        signals: ``(B, N)`` of ``full``.
     """
 
     questions: list[Question]
@@ -114,19 +110,19 @@ class Questions:
     """All questions that a data set asks of a network. Iterate once; then see what was left out.
 
     Args:
-      source: records with boxes or masks.
-      prepare: a record to uint8 pixels ``(h, w, 3)`` of one of few shapes.
-      signals: ``(classes, N)``, what a class is to the network's outputs, see `data.cue_signals`.
-        Classes with a row of zeros are not asked for.
-      batch_size: questions in a group.
-      indices: which records; None for all.
-      workers: processes that read; 0 for threads.
-      progress: called with the number of images that are done.
+        source: records with boxes or masks.
+        prepare: a record to uint8 pixels ``(h, w, 3)`` of one of few shapes.
+        signals: ``(classes, N)``, what a class is to the network's outputs, see `data.cue_signals`.
+            Classes with a row of zeros are not asked for.
+        batch_size: questions in a group.
+        indices: which records; None for all.
+        workers: processes that read; 0 for threads.
+        progress: called with the number of images that are done, and of all.
 
     Attributes:
-      images: how many were read.
-      failures: (id, reason) of those that could not be.
-      not_asked: class -> how many questions were left out as the network has no output for it.
+        images: how many were read.
+        failures: (id, reason) of those that could not be.
+        not_asked: class -> how many questions were left out as the network has no output for it.
     """
 
     def __init__(
@@ -138,7 +134,7 @@ class Questions:
         batch_size: int = 8,
         indices: Iterable[int] | None = None,
         workers: int = 0,
-        progress: Callable[[int], None] | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ):
         self.source, self.prepare, self.signals = source, prepare, signals
         self.batch_size, self.workers, self.progress = batch_size, workers, progress
@@ -149,8 +145,9 @@ class Questions:
 
     def __iter__(self) -> Iterator[Group]:
         waiting: dict[tuple[int, ...], list[Question]] = {}
-        count = 0
-        for count, question in enumerate(self._asked(), 1):
+        none = True
+        for question in self._asked():
+            none = False
             shape = question.item.pixels.shape
             waiting.setdefault(shape, []).append(question)
             if len(waiting[shape]) == self.batch_size:
@@ -160,7 +157,7 @@ class Questions:
             self._tell(waiting)
             yield self._group(waiting.pop(shape))
         self._tell(waiting)
-        if not count:
+        if none:
             raise ValueError(
                 "there was no question to ask: no image could be read, or the network has no "
                 "output for any class in them"
@@ -169,7 +166,8 @@ class Questions:
     def _tell(self, waiting: Mapping[Any, list[Question]]) -> None:
         if self.progress is not None:
             unfinished = {q.item.index for group in waiting.values() for q in group}
-            self.progress(self.images + len(self.failures) - len(unfinished))
+            total = len(self.source) if self.indices is None else len(self.indices)
+            self.progress(self.images + len(self.failures) - len(unfinished), total)
 
     def _asked(self) -> Iterator[Question]:
         items = data.load(self.source, self.prepare, indices=self.indices, workers=self.workers)
@@ -211,8 +209,8 @@ def predicted(fn: Callable, x: jax.Array) -> jax.Array:
     """The class of the highest score, ``(B,)``; of a score map its mean. One compiled program.
 
     Example:
-      >>> predicted(lambda x: x.mean((1, 2)), jnp.eye(3)[:2, None, None]).tolist()
-      [0, 1]
+        >>> predicted(lambda x: x.mean((1, 2)), jnp.eye(3)[:2, None, None]).tolist()
+        [0, 1]
     """
     model = trace(fn, x)
     return _predicted(model.graph, model.constants, x)
@@ -221,8 +219,3 @@ def predicted(fn: Callable, x: jax.Array) -> jax.Array:
 @functools.partial(jax.jit, static_argnums=0)
 def _predicted(graph: Graph, constants: list, x: jax.Array) -> jax.Array:
     return class_scores(Model(graph, constants).forward(x)[0]).argmax(-1)
-
-
-def percent(value: Any) -> str:
-    """A fraction in per cent, for a table; '-' for NaN."""
-    return "-" if math.isnan(value) else f"{100 * float(value):.1f}"

@@ -8,7 +8,7 @@ method whose maps stay the same does not explain what the network has learned.
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,14 +18,14 @@ import numpy as np
 from flax import nnx
 
 from jaxplain import postprocess
-from jaxplain.core import trace
+from jaxplain.core import Table, trace
 from jaxplain.evaluation import similarity
 from jaxplain.evaluation.studies.questions import predicted
+from jaxplain.evaluation.studies.report import Report
 
 __all__ = [
     "MEASURES",
     "MODES",
-    "SanityStudy",
     "parameter_layers",
     "randomisation_study",
     "randomisations",
@@ -34,6 +34,8 @@ __all__ = [
 
 MEASURES = ("rank_correlation", "ssim", "hog")
 MODES = ("cascading", "independent")
+#: Mode -> method -> measure -> ``(layers, images)``, the layers from the top down.
+Similarities = dict[str, dict[str, dict[str, np.ndarray]]]
 
 
 def parameter_layers(module: nnx.Module, x: jax.Array) -> list[str]:
@@ -42,15 +44,15 @@ def parameter_layers(module: nnx.Module, x: jax.Array) -> list[str]:
     The order is that in which the network uses them when applied to images ``x``.
 
     Raises:
-      TypeError: it is not an NNX module.
+        TypeError: it is not an NNX module.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> from flax import nnx
-      >>> net = nnx.Sequential(nnx.Conv(3, 4, (3, 3), rngs=nnx.Rngs(0)), lambda x: x.mean((1, 2)),
-      ...                      nnx.Linear(4, 2, rngs=nnx.Rngs(1)))
-      >>> parameter_layers(net, jnp.zeros((1, 8, 8, 3)))
-      ['layers.2', 'layers.0']
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> net = nnx.Sequential(nnx.Conv(3, 4, (3, 3), rngs=nnx.Rngs(0)), lambda x: x.mean((1, 2)),
+        ...                      nnx.Linear(4, 2, rngs=nnx.Rngs(1)))
+        >>> parameter_layers(net, jnp.zeros((1, 8, 8, 3)))
+        ['layers.2', 'layers.0']
     """
     if not isinstance(module, nnx.Module):
         raise TypeError(f"layers are randomised in NNX modules, not in a {type(module).__name__}")
@@ -85,30 +87,30 @@ def randomisations(
     random parameters are the same in both modes.
 
     Args:
-      module: the trained network; it is left as it is.
-      x: images ``(B, H, W, C)``, for the order of the layers.
-      key: of the random numbers.
-      cascading: True randomises each layer on top of the ones before; False each layer alone.
-      layers: paths of submodules, whose parameters (with all below them) are randomised together,
-        in this order; None for `parameter_layers`, from the top down.
+        module: the trained network; it is left as it is.
+        x: images ``(B, H, W, C)``, for the order of the layers.
+        key: of the random numbers.
+        cascading: True randomises each layer on top of the ones before; False each layer alone.
+        layers: paths of submodules, whose parameters (with all below them) are randomised together,
+            in this order; None for `parameter_layers`, from the top down.
 
     Yields:
-      (layer, network).
+        (layer, network).
 
     Raises:
-      TypeError: it is not an NNX module. ValueError: a layer that owns no parameter.
+        TypeError: it is not an NNX module. ValueError: a layer that owns no parameter.
 
     Reference: Adebayo et al., *Sanity checks for saliency maps*, NeurIPS 2018.
 
     Example:
-      >>> import jax, jax.numpy as jnp
-      >>> from flax import nnx
-      >>> net = nnx.Sequential(nnx.Conv(3, 4, (3, 3), rngs=nnx.Rngs(0)), lambda x: x.mean((1, 2)),
-      ...                      nnx.Linear(4, 2, rngs=nnx.Rngs(1)))
-      >>> for layer, other in randomisations(net, jnp.zeros((1, 8, 8, 3)), jax.random.key(0)):
-      ...     print(layer, bool((other.layers[0].kernel[...] == net.layers[0].kernel[...]).all()))
-      layers.2 True
-      layers.0 False
+        >>> import jax, jax.numpy as jnp
+        >>> from flax import nnx
+        >>> net = nnx.Sequential(nnx.Conv(3, 4, (3, 3), rngs=nnx.Rngs(0)), lambda x: x.mean((1, 2)),
+        ...                      nnx.Linear(4, 2, rngs=nnx.Rngs(1)))
+        >>> for layer, other in randomisations(net, jnp.zeros((1, 8, 8, 3)), jax.random.key(0)):
+        ...     print(layer, bool((other.layers[0].kernel[...] == net.layers[0].kernel[...]).all()))
+        layers.2 True
+        layers.0 False
     """
     order = parameter_layers(module, x) if layers is None else list(layers)
     graphdef, state = nnx.split(module)
@@ -129,11 +131,11 @@ def randomisations(
             values = list(trained)
         for i in own:
             # By the parameter's number, so that it does not depend on mode and order.
-            values[i] = _draw(jax.random.fold_in(key, i), trained[i])
+            values[i] = _redrawn(jax.random.fold_in(key, i), trained[i])
         yield layer, nnx.merge(graphdef, jax.tree.unflatten(tree, values))
 
 
-def _draw(key: jax.Array, value: jax.Array) -> jax.Array:
+def _redrawn(key: jax.Array, value: jax.Array) -> jax.Array:
     wide = value.astype(jnp.float32)
     drawn = wide.mean() + wide.std() * jax.random.normal(key, value.shape)
     return drawn.astype(value.dtype)
@@ -153,74 +155,16 @@ def _name(path: Sequence[Any]) -> str:
     return ".".join(map(str, path))
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class SanityStudy:
-    """What the check came to.
-
-    Attributes:
-      layers: from the top down.
-      images: how many maps each value is the mean of.
-      similarity: mode -> method -> measure -> ``(layers, images)``.
-      failures: (id, reason) of images that could not be read; the caller's.
-    """
-
-    layers: tuple[str, ...]
-    images: int
-    similarity: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]]
-    failures: tuple[tuple[str, str], ...] = ()
-
-    def markdown(self) -> str:
-        """A table a mode: the mean over images of each measure.
-
-        For cascading randomisation: with the first (top) layer, half of the layers and all of them
-        random; for independent: the mean over the layers, and the lowest.
-        """
-        last = len(self.layers) - 1
-        parts = []
-        for mode, methods in self.similarity.items():
-            if mode == "cascading":
-                at = dict.fromkeys([0, last // 2, last])
-                heads = [f"down to {self.layers[i]}" for i in at]
-                columns = [lambda v, i=i: v.mean(1)[i] for i in at]
-            else:
-                heads = ["mean over layers", "lowest"]
-                columns = [lambda v: v.mean(), lambda v: v.mean(1).min()]
-            lines = [
-                f"{mode.capitalize()} randomisation: rank correlation / SSIM / HOG",
-                "",
-                f"| method | {' | '.join(heads)} |",
-                f"| --- |{' ---: |' * len(heads)}",
-            ]
-            for name, measures in methods.items():
-                cells = (
-                    " / ".join(f"{float(pick(measures[m])):.2f}" for m in MEASURES)
-                    for pick in columns
-                )
-                lines.append(f"| {name} | {' | '.join(cells)} |")
-            parts.append("\n".join(lines))
-        return "\n\n".join([*parts, f"Mean over {self.images} images; 1 is no change."])
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything as JSON values; the values of the images apart."""
-        return {
-            "protocol": "parameter randomisation",
-            "layers": list(self.layers),
-            "images": self.images,
-            "failures": [list(f) for f in self.failures],
-            "similarity": jax.tree.map(lambda v: v.tolist(), _plain(self.similarity)),
-        }
-
-
 def top_modules(module: nnx.Module, x: jax.Array) -> list[str]:
     """The topmost submodules that hold parameters, the one nearest to the output first.
 
     Coarser than `parameter_layers`: a block counts as one layer, as in the paper's figures.
 
     Example:
-      >>> net = nnx.Sequential(nnx.Conv(3, 4, (3, 3), rngs=nnx.Rngs(0)), lambda x: x.mean((1, 2)),
-      ...                      nnx.Linear(4, 2, rngs=nnx.Rngs(1)))
-      >>> top_modules(net, jnp.zeros((1, 8, 8, 3)))
-      ['layers.2', 'layers.0']
+        >>> net = nnx.Sequential(nnx.Conv(3, 4, (3, 3), rngs=nnx.Rngs(0)), lambda x: x.mean((1, 2)),
+        ...                      nnx.Linear(4, 2, rngs=nnx.Rngs(1)))
+        >>> top_modules(net, jnp.zeros((1, 8, 8, 3)))
+        ['layers.2', 'layers.0']
     """
     names = []
     for path in parameter_layers(module, x):
@@ -240,29 +184,30 @@ def randomisation_study(
     layers: Sequence[str] | None = None,
     modes: Sequence[str] = MODES,
     batch_size: int = 8,
-    progress: Callable[[int], None] | None = None,
-) -> SanityStudy:
+    progress: Callable[[int, int], None] | None = None,
+) -> Report[Similarities]:
     """Compares the maps of a network with those of the same network with random parameters.
 
     Maps are resized to the images bilinearly and divided by their maximum before they are compared
     (SSIM's data range is 1).
 
     Args:
-      module: the trained network, images to logits.
-      x: images ``(N, H, W, C)`` as it expects them.
-      methods: name -> (network, images, classes ``(B,)``) to maps ``(B, h, w)``, evidence positive;
-        of signed maps pass the absolute value or the positive part.
-      key: of the random parameters.
-      layers: what is randomised, in this order; None for `top_modules`.
-      modes: of ``MODES``: each layer on top of those before, or alone.
-      batch_size: images at once.
-      progress: called with the number of randomised networks done.
+        module: the trained network, images to logits.
+        x: images ``(N, H, W, C)`` as it expects them.
+        methods: name -> (network, images, classes ``(B,)``) to maps ``(B, h, w)``, evidence
+            positive; of signed maps pass the absolute value or the positive part.
+        key: of the random parameters.
+        layers: what is randomised, in this order; None for `top_modules`.
+        modes: of ``MODES``: each layer on top of those before, or alone.
+        batch_size: images at once.
+        progress: called with the number of randomised networks that are done, and of all.
 
     Returns:
-      A `SanityStudy`.
+        A `Report` whose results are mode -> method -> measure -> ``(layers, images)``, the layers
+        from the top down.
 
     Raises:
-      ValueError: no method, no image, or an unknown mode or layer. TypeError: no NNX module.
+        ValueError: no method, no image, or an unknown mode or layer. TypeError: no NNX module.
 
     Reference: Adebayo et al., *Sanity checks for saliency maps*, NeurIPS 2018.
     """
@@ -279,7 +224,7 @@ def randomisation_study(
 
     def maps(network: nnx.Module, explain: Callable) -> list[jax.Array]:
         return [
-            _normalised(explain(network, b, c), x.shape[1:3])
+            _normalised(explain(network, b, c), (x.shape[1], x.shape[2]))
             for b, c in zip(batches, classes, strict=True)
         ]
 
@@ -299,11 +244,70 @@ def randomisation_study(
                     values[name][m].append(np.concatenate([row[m] for row in rows])[: len(x)])
             done += 1
             if progress is not None:
-                progress(done)
+                progress(done, len(modes) * len(layers))
         found[mode] = {
             name: {m: np.stack(rows) for m, rows in own.items()} for name, own in values.items()
         }
-    return SanityStudy(tuple(layers), len(x), found)
+    return _report(layers, len(x), found)
+
+
+def _report(layers: list[str], images: int, found: Similarities) -> Report[Similarities]:
+    """One table per mode: the mean over images of each measure.
+
+    For cascading randomisation: with the first (top) layer, half of the layers and all of them
+    random; for independent: the mean over the layers, and the lowest.
+    """
+    last = len(layers) - 1
+    tables = []
+    for mode, methods in found.items():
+        if mode == "cascading":
+            at = list(dict.fromkeys([0, last // 2, last]))
+            heads = [f"down to {layers[i]}" for i in at]
+            pick = functools.partial(_at, layers=at)
+        else:
+            heads, pick = ["mean over layers", "lowest"], _overall
+        rows = []
+        for name, measures in methods.items():
+            columns = zip(*(pick(measures[m]) for m in MEASURES), strict=True)
+            rows.append((name, *(" / ".join(f"{v:.2f}" for v in column) for column in columns)))
+        heading = f"{mode.capitalize()} randomisation: rank correlation / SSIM / HOG"
+        tables.append((heading, Table(rows, ["method", *heads], right=heads)))
+    return Report(
+        "parameter randomisation",
+        "Parameter randomisation",
+        tables,
+        [f"Mean over {images} images; 1 is no change."],
+        found,
+        {"layers": layers, "images": images, "similarity": found},
+        functools.partial(_draw, layers=layers),
+    )
+
+
+def _at(values: np.ndarray, layers: list[int]) -> list[float]:
+    return [float(values.mean(1)[i]) for i in layers]
+
+
+def _overall(values: np.ndarray) -> list[float]:
+    return [float(values.mean()), float(values.mean(1).min())]
+
+
+def _draw(report: Report[Similarities], layers: list[str]) -> Any:
+    """Similarity over the layers, from the top of the network down; one row of panels per mode."""
+    from jaxplain.viz import charts
+
+    names = {"rank_correlation": "rank correlation", "ssim": "SSIM", "hog": "HOG similarity"}
+    panels = [
+        [
+            charts.Panel(
+                f"{label}, {mode}",
+                range(len(layers) + 1),
+                {name: [1.0, *found[measure].mean(1)] for name, found in methods.items()},
+            )
+            for measure, label in names.items()
+        ]
+        for mode, methods in report.results.items()
+    ]
+    return charts.curves(panels, report.title, markers=True, ticks=["(trained)", *layers])
 
 
 @jax.jit
@@ -318,7 +322,3 @@ def _compare(a: jax.Array, b: jax.Array) -> dict[str, jax.Array]:
 def _normalised(maps: jax.Array, shape: tuple[int, int]) -> jax.Array:
     maps = postprocess.resize(maps.astype(jnp.float32), shape)
     return postprocess.normalise_max(postprocess.positive(maps))
-
-
-def _plain(value: Any) -> Any:
-    return {k: _plain(v) for k, v in value.items()} if isinstance(value, Mapping) else value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +36,15 @@ def colour_net(x):
 
 
 VISUALISE = functools.partial(jaxplain.pfv, colour_net)
+
+
+def complete(report, rows):
+    """A report has all its forms, and its title is in the figure."""
+    named = report.about("a network on a data set")
+    assert report.markdown().count("\n| ") == rows + 1  # and the rule
+    assert json.loads(json.dumps(named.to_json(), allow_nan=False))["protocol"] == report.protocol
+    (axes,) = named.figure().axes
+    assert axes.get_title() == named.title
 
 
 # -- colours ----------------------------------------------------------------------------------
@@ -72,11 +82,13 @@ def test_misclassification_report_finds_the_missing_feature():
     first = report.table[0]
     assert first.to_mistaken < 0.2 * first.to_true
     assert all(row.to_true < row.to_mistaken for row in report.table[1:4])
-    assert report.missing != report.misleading
-    assert report.deviations[report.missing] < 0 < report.deviations[report.misleading]
-    assert report.where_missing.shape == (3, 8, 8) and report.where_misleading.shape == (8, 8)
-    inside = report.where_misleading[2:6, 2:6].sum() / report.where_misleading.sum()
+    found = report.results
+    assert found.missing != found.misleading
+    assert found.deviations[found.missing] < 0 < found.deviations[found.misleading]
+    assert found.where_missing.shape == (3, 8, 8) and found.where_misleading.shape == (8, 8)
+    inside = found.where_misleading[2:6, 2:6].sum() / found.where_misleading.sum()
     assert inside > 0.9
+    complete(report, rows=7)
     with pytest.raises(ValueError, match="one image"):
         features.misclassification_report(VISUALISE, failed[None], right, wrong)
 
@@ -98,11 +110,13 @@ def test_transfer_report():
         (x[30:], labels[30:]),
         class_names=["red", "reddish", "blue"],
     )
-    assert report.confusion.sum() == 30 and report.confusion[2, 2] == 10
-    assert report.confusion[0, 1] + report.confusion[1, 0] > 0
+    found = report.results
+    assert found.confusion.sum() == 30 and found.confusion[2, 2] == 10
+    assert found.confusion[0, 1] + found.confusion[1, 0] > 0
     by_name = {row.name: row for row in report.table}
     assert by_name["red"].nearest_colours == "reddish" and by_name["blue"].accuracy == 1.0
-    assert report.agreement > 0.8
+    assert found.agreement > 0.8
+    complete(report, rows=3)
     with pytest.raises(ValueError, match="no training image of blue"):
         features.transfer_report(
             colour_net,
@@ -143,7 +157,7 @@ def test_the_last_layer_learns_and_stops():
 def test_last_layer_inputs_are_what_the_classifier_sees():
     params = {k: jnp.asarray(v, jnp.float32) for k, v in nets.convnet_params(0).items()}
     fn, x = nets.convnet(params), jnp.asarray(nets.images(0, batch=5), jnp.float32)
-    inputs = last_layer_inputs(fn, x, batch=2)
+    inputs = last_layer_inputs(fn, x, batch_size=2)
     assert np.allclose(inputs @ params["dense"] + params["bias3"], fn(x), atol=1e-5)
     with pytest.raises(ValueError, match="does not end in a dense layer"):
         last_layer_inputs(lambda x: nets.conv(x, jnp.ones((1, 1, 3, 2))).mean((1, 2)), x)
@@ -185,7 +199,7 @@ def test_comparison_scores_each_image_alone():
         "noise": lambda x: x[..., 1],
         "both": lambda x: {"exact": 7 * x[..., 0], "coarse": x[:, ::2, ::2, 0]},
     }
-    study = compare_with_fixations(methods, x, truth, batch=2, progress=False)
+    study = compare_with_fixations(methods, x, truth, batch_size=2)
     assert {row.method for row in study.table} == {"exact", "coarse", "noise"}
     assert study.table[0].method == "exact"
     assert study.table[0].mae == pytest.approx(0, abs=1e-6)
@@ -193,7 +207,7 @@ def test_comparison_scores_each_image_alone():
     for i in range(5):
         noise = np.maximum(np.asarray(x[i, ..., 1]), 0)
         noise, density = noise / noise.max(), np.asarray(truth[i] / truth[i].max())
-        found = {k: v[i] for k, v in study.per_image["noise"].items()}
+        found = {k: v[i] for k, v in study.results["noise"].items()}
         assert found["mae"] == pytest.approx(np.abs(noise - density).mean(), rel=1e-5)
         correlation = np.corrcoef(noise.ravel(), density.ravel())[0, 1]
         assert found["cc"] == pytest.approx(correlation, abs=1e-5)
@@ -201,8 +215,8 @@ def test_comparison_scores_each_image_alone():
         area = float(fx.auc_judd(noise, top.astype(float)))
         assert found["auc_judd"] == pytest.approx(area, rel=1e-5)
     points = (truth > 2).astype(jnp.float32).at[:, 0, 0].set(1)
-    given = compare_with_fixations({"noise": methods["noise"]}, x, truth, points, progress=False)
-    assert given.per_image["noise"]["nss"] == pytest.approx(
+    given = compare_with_fixations({"noise": methods["noise"]}, x, truth, points)
+    assert given.results["noise"]["nss"] == pytest.approx(
         np.asarray(fx.nss(jax.nn.relu(x[..., 1]), points)), rel=1e-4
     )
 
@@ -220,8 +234,9 @@ def test_comparison_errors(capsys):
         compare_with_fixations({"bad": lambda x: x[..., 0] / 0}, x, truth)
     with pytest.raises(ValueError, match="bad must give maps"):
         compare_with_fixations({"bad": lambda x: x}, x, truth)
-    compare_with_fixations(good, x, truth, progress=True)
-    assert "1/1 good" in capsys.readouterr().err
+    seen = []
+    compare_with_fixations(good, x, truth, progress=lambda *counts: seen.append(counts))
+    assert seen == [(1, 1)] and capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("listed", [False, True])

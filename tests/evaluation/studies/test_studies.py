@@ -91,7 +91,7 @@ def test_dominant_objects_written_out(records):
     held = localisation.held_out_images(12, 5)
     asked = questions(records)
     table = localisation.dominant_objects(asked, to_input, methods, held)
-    assert asked.images == 12 and set(table.not_asked) == {"blue"}
+    assert asked.images == 12 and set(table.details["not_asked"]) == {"blue"}
     for name, method in methods.items():
         right = {True: [], False: []}
         for i, label, truth in asked_slowly(records):
@@ -258,9 +258,11 @@ def test_phrases_written_out(records):
     gamma, everything, small = table.results["colour"]
     assert gamma == gammas[int(np.argmax(recalls))]
     tested = [p for p in slow[gamma] if not p[0]]
-    assert table.asked == len(tested) and table.small == sum(p[1] for p in tested) > 0
-    assert table.held_out == len(slow[gamma]) - len(tested)
-    assert table.unknown == sum((r.labels == 2).sum() for r in source)  # "blue sky"
+    counts = table.details
+    assert counts["phrases"] == len(tested)
+    assert counts["small"] == sum(p[1] for p in tested) > 0
+    assert counts["held_out"] == len(slow[gamma]) - len(tested)
+    assert counts["unknown"] == sum((r.labels == 2).sum() for r in source)  # "blue sky"
     for scores, own in ((everything, tested), (small, [p for p in tested if p[1]])):
         assert scores.recall == pytest.approx(np.mean([p[4] for p in own], axis=0))
         texts = {p[2] for p in own}
@@ -318,14 +320,14 @@ def test_randomisation_of_maps_that_do_and_do_not_use_the_network(images):
 
     methods = {"edges": lambda network, x, classes: jnp.abs(x[..., 0]), "filtered": filtered}
     study = sanity.randomisation_study(net, images, methods, key, batch_size=2)
-    assert study.layers == ("head", "conv") and study.images == 3
+    assert study.details["layers"] == ["head", "conv"] and study.details["images"] == 3
 
     @jax.jit
     def compare(a, b):
         scaled = [m / m.max((1, 2), keepdims=True) for m in (a, b)]
         return similarity.rank_correlation(a, b), similarity.ssim(*scaled)
 
-    for mode, methods_found in study.similarity.items():
+    for mode, methods_found in study.results.items():
         for values in methods_found["edges"].values():
             np.testing.assert_allclose(values, 1, atol=1e-5)
         classes = net(images).argmax(-1)
@@ -338,7 +340,7 @@ def test_randomisation_of_maps_that_do_and_do_not_use_the_network(images):
             ):
                 got = methods_found["filtered"][measure][i]
                 np.testing.assert_allclose(got, expected, atol=1e-4)
-    assert study.similarity["cascading"]["filtered"]["ssim"][-1].mean() < 0.9
+    assert study.results["cascading"]["filtered"]["ssim"][-1].mean() < 0.9
     text = study.markdown()
     assert "Cascading" in text and "Independent" in text
     assert "| edges | 1.00 / 1.00 / 1.00 |" in text
@@ -368,11 +370,13 @@ def test_faithfulness_is_that_of_each_image(images):
         for i, j in ((0, 1), (2, 2)):  # by twos: the programs that the study has compiled
             two = np.array([i, j])
             expected = run(net, images[two], maps[two], classes[two], **options)
-            got = study.scores[curve]["best"][two]
-            np.testing.assert_allclose(got, expected.scores, atol=1e-5)
+            got = study.results[curve]["best"]
+            np.testing.assert_allclose(got.scores[two], expected.scores, atol=1e-5)
             value = getattr(expected, faithfulness.CURVES[curve])
-            np.testing.assert_allclose(study.values[curve]["best"][two], value, atol=1e-5)
-        assert study.values[curve][faithfulness.RANDOM].shape == (3,)
+            summary = getattr(got, faithfulness.CURVES[curve])
+            np.testing.assert_allclose(summary[two], value, atol=1e-5)
+        random = study.results[curve][faithfulness.RANDOM]
+        assert getattr(random, faithfulness.CURVES[curve]).shape == (3,)
     assert study.markdown().count("±") == 6 and json.dumps(study.to_json())
     with pytest.raises(ValueError, match="at least one method"):
         faithfulness.faithfulness_study(net, images, {})

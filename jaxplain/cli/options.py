@@ -1,0 +1,118 @@
+"""The options that several commands have, each declared once."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from jaxplain.cli.common import CliError
+
+
+class _Positive(argparse.Action):
+    """Refuses numbers that are not positive."""
+
+    def __call__(self, parser, namespace, values: Any, option_string=None) -> None:
+        if not values > 0:
+            raise CliError(f"{option_string} must be positive")
+        setattr(namespace, self.dest, values)
+
+
+def add_number(
+    parser: argparse.ArgumentParser,
+    flag: str,
+    default: float | None,
+    text: str = "",
+    kind: type = int,
+) -> None:
+    """A positive number; its help is ``text`` and the default."""
+    text = f"{text}; default: %(default)s" if text else "default: %(default)s"
+    parser.add_argument(flag, action=_Positive, type=kind, default=default, metavar="N", help=text)
+
+
+def add_model(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    """``--model`` and ``--network``; the model must be named if there is no default."""
+    text = "network, see 'jaxplain models'; or a file of weights"
+    text += "" if default is None else "; default: %(default)s"
+    parser.add_argument(
+        "--model", required=default is None, default=default, metavar="NAME|FILE", help=text
+    )
+    parser.add_argument("--network", metavar="NAME", help="the network that a file is for")
+
+
+def add_data(parser: argparse.ArgumentParser, text: str, split: str | None = None) -> None:
+    """``--data``, of which ``text`` says what it can be, ``--split`` and ``--data-dir``.
+
+    The split must be named where ``split`` says what it is for.
+    """
+    add = parser.add_argument
+    add("--data", required=True, metavar="NAME|FOLDER", help=text)
+    usual = "such as test or val2017; default: the data set's usual one, or all images of a folder"
+    add("--split", required=split is not None, metavar="NAME", help=split or usual)
+    add("--data-dir", metavar="FOLDER", help="where TFDS keeps its data")
+
+
+def add_methods(parser: argparse.ArgumentParser, default: str, text: str = "") -> None:
+    """``--methods`` and ``--layer``."""
+    text = f"; {text}" if text else ""
+    parser.add_argument(
+        "--methods", default=default, metavar="A,B,C", help=f"default: %(default)s{text}"
+    )
+    parser.add_argument(
+        "--layer", metavar="NAME", help="layer of the methods that take one; default: their own"
+    )
+
+
+def add_batch_size(parser: argparse.ArgumentParser, default: int, text: str = "") -> None:
+    """``--batch-size``."""
+    add_number(parser, "--batch-size", default, text or "images at once")
+
+
+def add_limit(parser: argparse.ArgumentParser, default: int | None = None) -> None:
+    """``--limit``."""
+    parser.add_argument(
+        "--limit",
+        action=_Positive,
+        type=int,
+        default=default,
+        metavar="N",
+        help=f"take the first N images only; default: {default or 'all'}",
+    )
+
+
+def add_workers(parser: argparse.ArgumentParser) -> None:
+    """``--workers``."""
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=0,
+        metavar="N",
+        help="processes that read images; default: 0, threads",
+    )
+
+
+def add_held_out(parser: argparse.ArgumentParser, what: str) -> None:
+    """``--held-out``, on which ``what`` is chosen."""
+    parser.add_argument(
+        "--held-out",
+        action=_Positive,
+        type=int,
+        metavar="N",
+        help=f"images, drawn at random, on which {what} is chosen; default: a tenth",
+    )
+
+
+def add_aspect(parser: argparse.ArgumentParser, short: int) -> None:
+    """``--short`` and ``--multiple``, of `datasets.Aspect`."""
+    add_number(parser, "--short", short, "short side of the images")
+    add_number(
+        parser,
+        "--multiple",
+        16,
+        "long sides are rounded to multiples of N pixels (every shape compiles anew)",
+    )
+
+
+def add_output(parser: argparse.ArgumentParser, text: str, **more: Any) -> None:
+    """``--output``, a folder."""
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help=text, **more)

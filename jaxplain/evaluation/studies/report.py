@@ -1,0 +1,138 @@
+"""The one form in which every protocol's result comes: tables, JSON, Markdown and a figure."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import numpy as np
+
+from jaxplain.core import Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Report", "mean_and_error", "percent"]
+
+Results = TypeVar("Results")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Report(Generic[Results]):
+    """What a protocol came to.
+
+    Attributes:
+        protocol: its name.
+        title: stands over the tables; see `about`.
+        tables: what is printed; a heading or "", and a table with one row per method.
+        notes: sentences below the tables.
+        results: everything behind the tables, in the protocol's own form, for further work.
+        details: everything as plain values, for JSON; arrays become lists, and NaN null.
+        draw: makes the figure of a report.
+        failures: (id, reason) of images that could not be read.
+
+    Example:
+        >>> table = Table([("CAM", 0.5)], ["method", "error"])
+        >>> report = Report("game", "Game", [("", table)], ["3 images."], {"CAM": 0.5},
+        ...                 {"images": 3}, lambda report: None)
+        >>> print(report.about("a network on a data set").markdown())
+        | method | error |
+        | --- | ---: |
+        | CAM | 0.5 |
+        <BLANKLINE>
+        3 images.
+        >>> report.to_json()
+        {'protocol': 'game', 'images': 3, 'failures': []}
+    """
+
+    protocol: str
+    title: str
+    tables: Sequence[tuple[str, Table[Any]]]
+    notes: Sequence[str]
+    results: Results
+    details: Mapping[str, Any]
+    draw: Callable[[Report[Results]], Figure]
+    failures: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def table(self) -> Table[Any]:
+        """The first table, of most protocols the only one."""
+        return self.tables[0][1]
+
+    def about(
+        self, subject: str, failures: tuple[tuple[str, str], ...] | None = None
+    ) -> Report[Results]:
+        """The same, its title naming a network and a data set; with the caller's failures."""
+        failures = self.failures if failures is None else failures
+        return dataclasses.replace(self, title=f"{self.title}: {subject}", failures=failures)
+
+    def markdown(self) -> str:
+        """The tables and the notes."""
+        parts = []
+        for heading, table in self.tables:
+            parts += [heading, table.markdown()] if heading else [table.markdown()]
+        return "\n\n".join([*parts, "\n".join(self.notes)] if self.notes else parts)
+
+    __str__ = markdown
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as JSON values; null where there is no number."""
+        failures = [list(failure) for failure in self.failures]
+        return {"protocol": self.protocol, **_plain(self.details), "failures": failures}
+
+    def figure(self) -> Figure:
+        """The protocol's figure; write it with `jaxplain.viz.save`.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+        """
+        return self.draw(self)
+
+    def write(
+        self, folder: str | os.PathLike[str], name: str, more: Mapping[str, Any] | None = None
+    ) -> None:
+        """Writes ``name.json`` and ``name.md``; ``more`` are further values of the JSON file."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        said = {"title": self.title, **_plain(more or {}), **self.to_json()}
+        text = json.dumps(said, indent=1, allow_nan=False)
+        (folder / f"{name}.json").write_text(f"{text}\n", "utf-8")
+        (folder / f"{name}.md").write_text(f"# {self.title}\n\n{self.markdown()}\n", "utf-8")
+
+
+def percent(value: Any) -> str:
+    """A fraction in per cent, for a table; '-' for NaN.
+
+    >>> percent(0.125), percent(float("nan"))
+    ('12.5', '-')
+    """
+    return "-" if math.isnan(value) else f"{100 * float(value):.1f}"
+
+
+def mean_and_error(values: np.ndarray) -> str:
+    """The mean and its standard error, for a table.
+
+    >>> mean_and_error(np.array([1.0, 3.0]))
+    '2.000 ± 1.000'
+    """
+    error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
+    return f"{values.mean():.3f} ± {error:.3f}"
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it."""
+    if isinstance(value, Mapping):
+        return {key: _plain(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if hasattr(value, "tolist"):  # arrays and scalars of NumPy and JAX
+        return _plain(value.tolist())
+    if isinstance(value, Path):
+        return str(value)
+    # JSON has neither NaN nor infinity.
+    return None if isinstance(value, float) and not math.isfinite(value) else value
