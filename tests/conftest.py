@@ -127,3 +127,12 @@ def test_data() -> Path:
 def oracles() -> Path:
     """Folder of other packages' results (JAXPLAIN_ORACLES); skips where there is none."""
     return _folder("JAXPLAIN_ORACLES", "reference results")
+
+
+@pytest.fixture
+def cache(monkeypatch, tmp_path) -> Path:
+    """An empty folder for converted weights; nothing is fetched into it with a bar."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("JAXPLAIN_CACHE", str(folder))
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    return folder

@@ -129,7 +129,7 @@ def _excitation(
 ):
     share = ResidualShare(shares=residual, graph=model.graph if residual == "branch" else None)
 
-    def pullback(contrast: int):
+    def pullback(contrast: Literal[-1, 0, 1]):
         rules = excitation_rules(
             form=form,
             residual=share,

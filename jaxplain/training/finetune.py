@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -15,6 +15,9 @@ from flax import nnx
 from jaxplain import data
 from jaxplain.evaluation.classification import mean_average_precision
 from jaxplain.training.last_layer import LastLayer, last_layer_inputs
+
+if TYPE_CHECKING:
+    from jaxplain.models import Network
 
 __all__ = ["Finetuned", "finetune", "views", "with_head"]
 
@@ -32,7 +35,7 @@ class Finetuned(NamedTuple):
         failures: (id, reason) of the images that could not be read.
     """
 
-    network: nnx.Module
+    network: Network
     losses: np.ndarray
     mean_average_precision: float
     failures: tuple[tuple[str, str], ...]
@@ -151,7 +154,7 @@ def views(image: np.ndarray, config: Any, *, flips: bool, crops: bool) -> np.nda
     return np.stack(parts)
 
 
-def with_head(network: Any, layer: LastLayer, class_names: Sequence[str]) -> nnx.Module:
+def with_head(network: Any, layer: LastLayer, class_names: Sequence[str]) -> Network:
     """A copy of a network whose last dense layer is another one.
 
     Args:

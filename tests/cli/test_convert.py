@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import weight_files as wf  # noqa: E402
 from flax import nnx
-from small_network import SMALL, cache, equal, foreign  # noqa: E402, F401
+from small_network import SMALL, equal, foreign
 
 from jaxplain import cli, models
 from jaxplain import weights_convert as wc

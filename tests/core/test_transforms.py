@@ -134,7 +134,7 @@ def blocks(depth=3, channels=6):
 
     def unrolled(h):
         for i in range(depth):
-            h = block(h, jax.tree.map(lambda v: v[i], stacked))
+            h = block(h, jax.tree.map(lambda v, i=i: v[i], stacked))
         return h
 
     def net(body):
@@ -343,7 +343,7 @@ def test_gradient_of_a_map_with_empty_denominators(x64):
     assert all(np.isfinite(v).all() for v in jax.grad(loss)(params).values())
 
 
-# ---- what networks are written with ---------------------------------------------------------------
+# ---- what networks are written with --------------------------------------------------------------
 
 
 def test_softmax_on_top_changes_nothing_but_the_seed(x64):

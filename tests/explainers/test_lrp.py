@@ -35,7 +35,7 @@ RULES = {
     "z_box": lambda eps, bias: ZBox(low=-1.0, high=2.0, eps=eps),
 }
 
-#: z = (2 - 3 + 1, 6 + 2 - 2) = (0, 6) without, (1, 4) with the bias; the relevance above is (2, 12).
+#: z = (2 - 3 + 1, 6 + 2 - 2) = (0, 6) without, (1, 4) with the bias; relevance above is (2, 12).
 A = np.array([2.0, -1.0, 1.0])
 W = np.array([[1.0, 3.0], [3.0, -2.0], [1.0, -2.0]])
 B = np.array([1.0, -2.0])

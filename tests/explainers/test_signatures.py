@@ -38,11 +38,10 @@ KEYWORDS = (
     "box",  # of the pixels
     "contrastive",
     "residual",
-    "inputs",
+    "form",
     "fold_scales",
     "lower_bound",
     "normalise",
-    "form",
     "classifier",  # the layer that the contrast negates
     # what is done how often
     "key",  # of jax.random

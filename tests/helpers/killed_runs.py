@@ -1,8 +1,8 @@
 """A script for test_explain_dataset.py: runs that are killed, and one that is not.
 
 `python killed_runs.py FOLDER --processes 1` explains 200 images to FOLDER/whole without
-interruption, and to FOLDER/killed with SIGKILL at ten random moments and a new start after each. The
-last images never come in a run that is to be killed, so it cannot end before, on any machine.
+interruption, and to FOLDER/killed with SIGKILL at ten random moments and a new start after each.
+The last images never come in a run that is to be killed, so it cannot end before, on any machine.
 Runs are forks of this process, which has imported everything and started nothing: that spares
 each the seconds of the imports.
 """

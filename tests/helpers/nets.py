@@ -1,4 +1,4 @@
-"""Networks for the tests: built from an oracle file, from a seed, or by hand, as plain functions."""
+"""Networks for the tests, as plain functions: from an oracle file, from a seed, or by hand."""
 
 from __future__ import annotations
 

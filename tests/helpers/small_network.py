@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import pytest
 from flax import nnx
 
 from jaxplain import weights_convert as wc
@@ -29,14 +28,6 @@ def foreign(name=SMALL, seed=0) -> dict[str, np.ndarray]:
         shape = (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]
         tensors[theirs] = np.abs(rng.normal(size=shape)).astype("f4")
     return tensors
-
-
-@pytest.fixture
-def cache(monkeypatch, tmp_path):
-    folder = tmp_path / "cache"
-    monkeypatch.setenv("JAXPLAIN_CACHE", str(folder))
-    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    return folder
 
 
 def state(model):

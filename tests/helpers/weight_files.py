@@ -93,7 +93,7 @@ def keras_h5(tensors) -> bytes:
             group = file.create_group(layer)
             names = [f"{layer}_1/{leaf}:0" for leaf in leaves]
             group.attrs["weight_names"] = np.array([n.encode() for n in names])
-            for leaf, name in zip(leaves, names):
+            for leaf, name in zip(leaves, names, strict=True):
                 group.create_dataset(name, data=tensors[f"{layer}/{leaf}"])
     return stream.getvalue()
 

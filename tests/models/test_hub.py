@@ -8,7 +8,6 @@ import http.server
 import threading
 
 import pytest
-import small_network
 import weight_files as wf
 from small_network import SMALL, equal, foreign, state
 
@@ -16,8 +15,6 @@ from jaxplain import cli, models
 from jaxplain import weights_convert as wc
 from jaxplain.models.entries import ENTRIES
 from jaxplain.models.entry import Hub, Source
-
-cache = small_network.cache  # the fixture
 
 
 def test_hash_in_the_name(tmp_path):

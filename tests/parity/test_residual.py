@@ -177,7 +177,7 @@ def test_keras():
         f"{layer.name}/{v.name}": np.asarray(v) for layer in model.layers for v in layer.weights
     }
     network = converted("resnet50_keras", tensors, "keras")
-    counts = zip(range(2, 6), (3, 4, 6, 3))
+    counts = zip(range(2, 6), (3, 4, 6, 3), strict=True)
     paths = {f"layer{i - 1}.{j}": f"conv{i}_block{j + 1}_out" for i, n in counts for j in range(n)}
     paths |= {"conv1": "conv1_relu", "pool1": "pool1_pool", "avgpool": "avg_pool"}
     outputs = {tag: model.get_layer(path).output for tag, path in paths.items()}

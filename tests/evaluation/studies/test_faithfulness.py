@@ -30,7 +30,7 @@ def pictures():
 
 def slow_curve(fn, x, maps, targets, first, last, counts, patch, probability):
     scores = []
-    for image, one, target, a, b in zip(x, maps, targets, first, last, strict=True):
+    for one, target, a, b in zip(maps, targets, first, last, strict=True):
         height, width = one.shape
         squares = {}
         for r in range(height):
