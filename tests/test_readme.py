@@ -5,7 +5,6 @@ from pathlib import Path
 
 import jax
 
-import jaxplain
 from jaxplain.explainers import catalogue
 from jaxplain.models import registry as models
 

@@ -19,7 +19,7 @@ _METHODS = ("mwp", "c-mwp", "grad-cam")
 
 
 def examples(networks: Mapping[str, nnx.Module], count: int = 3) -> Figure:
-    """Test images with several classes: a row a class, and maps of each network beside it.
+    """Test images with several classes: a row for each class, and maps of each network beside it.
 
     Args:
       networks: name -> network, as `run.benchmark` returns them.

@@ -42,7 +42,7 @@ class SmallVGG(nnx.Module):
         self.config = _config("small VGG", "pool2", "relu3_2", class_names)
         inputs = 3
         self.counts = (1, 2, 2)
-        for stage, (count, channels) in enumerate(zip(self.counts, (16, 32, 64)), 1):
+        for stage, (count, channels) in enumerate(zip(self.counts, (16, 32, 64), strict=True), 1):
             for i in range(1, count + 1):
                 conv = Conv(inputs, channels, 3, padding=1, bias=False, rngs=rngs)
                 setattr(self, f"conv{stage}_{i}", conv)
@@ -72,7 +72,7 @@ class SmallResNet(nnx.Module):
         self.conv1 = Conv(3, 16, 3, padding=1, bias=False, rngs=rngs)
         self.bn1 = BatchNorm(16, rngs=rngs)
         channels = 16
-        for i, (width, repeats) in enumerate(zip((32, 64), (1, 2)), 1):
+        for i, (width, repeats) in enumerate(zip((32, 64), (1, 2), strict=True), 1):
             blocks = []
             for j in range(repeats):
                 stride = 2 if i > 1 and j == 0 else 1

@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 #: RISE's 1000 masks take minutes a network; on images of 32 x 32 these say as much.
-_OPTIONS = {"rise": {"samples": 200}}
+_OPTIONS: dict[str, dict[str, Any]] = {"rise": {"samples": 200}}
 #: A network with dense layers on top has to learn each digit at each place.
 _LONGER = {"VGG": 2.5}
 

@@ -10,8 +10,7 @@ from jaxplain.weights_convert.name_maps import squeezenet as maps
 #: The authors' images are of 227 x 227.
 _AUTHORS_INPUT = {**CAFFE_INPUT, "input_size": 227, "crop_fraction": 227 / 256}
 _LAYERS = {  # of about 28 x 28, as the EB paper takes in GoogLeNet
-    version: default_layers(pool, "fire9")
-    for version, pool in (("1.0", "pool4"), ("1.1", "pool3"))
+    version: default_layers(pool, "fire9") for version, pool in (("1.0", "pool4"), ("1.1", "pool3"))
 }
 
 

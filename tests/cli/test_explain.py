@@ -213,7 +213,7 @@ def test_all_methods_on_another_image(capsys, small, image):
 
 
 def test_methods_with_rows_of_their_own(capsys, small, image, monkeypatch):
-    """NAFlow has one row per class, Dense Attention two rows and PFV one for all; CAM can be fitted."""
+    """NAFlow has a row for each class, Dense Attention two, PFV one for all; CAM can be fitted."""
     rows = {}
     monkeypatch.setattr(
         "jaxplain.viz.panel", lambda _, given: rows.update(given) or panel(_, given)

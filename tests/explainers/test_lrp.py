@@ -35,7 +35,7 @@ RULES = {
     "z_box": lambda eps, bias: ZBox(-1.0, 2.0, eps),
 }
 
-#: z = (2 - 3 + 1, 6 + 2 - 2) = (0, 6) without, (1, 4) with the bias; the relevance above is (2, 12).
+#: z = (2 - 3 + 1, 6 + 2 - 2) = (0, 6) without, (1, 4) with the bias; the relevance above: (2, 12).
 A = np.array([2.0, -1.0, 1.0])
 W = np.array([[1.0, 3.0], [3.0, -2.0], [1.0, -2.0]])
 B = np.array([1.0, -2.0])

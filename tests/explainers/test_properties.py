@@ -214,7 +214,7 @@ DENSE = Network(
 @examples
 @given(SEEDS)
 def test_markov_chain(x64, seed):
-    """Marginal winning probabilities are expected visits of an absorbing Markov chain, (I - Q)^-1."""
+    """Marginal winning probabilities: expected visits of an absorbing Markov chain, (I - Q)^-1."""
     rng = np.random.default_rng(seed)
     sizes = (5, 4, 4, 3)  # input, hidden1, hidden2, output
     params = {f"w{i}": rng.normal(size=sizes[i - 1 : i + 1]) for i in (1, 2, 3)}

