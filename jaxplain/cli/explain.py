@@ -104,7 +104,7 @@ def _explain(arguments: argparse.Namespace) -> None:
         from jaxplain import viz
     path = example_photo() if arguments.image is None else Path(arguments.image)
     photo = read_image(path)
-    model = load_model(arguments.model, arguments.network)
+    model: Any = load_model(arguments.model, arguments.network)
     with step("classifying"):
         x, probabilities = _classify(model, photo)
     names = model.config.class_names or [f"class {i}" for i in range(len(probabilities))]

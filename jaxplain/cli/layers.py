@@ -21,7 +21,7 @@ def add_commands(commands: Any) -> None:
 
 
 def _layers(arguments: argparse.Namespace) -> None:
-    model = load_model(arguments.model, arguments.network)
+    model: Any = load_model(arguments.model, arguments.network)
     import jax
 
     import jaxplain

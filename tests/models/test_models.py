@@ -119,7 +119,7 @@ def test_cache_holds_what_was_converted(lite0, cache):
     config = wc.load_config(folder)
     assert config["network"] == LITE0 and config["source"].endswith(".pth")
     assert config["source_sha256"].startswith(folder.name[-12:])
-    assert config["config"]["input_size"] == 224 and config["config"]["layers"]["cam"] == "head"
+    assert config["config"]["input_size"] == 224 and config["config"]["layers"]["last"] == "head"
     assert len(config["config"]["class_names"]) == 1000
     assert lite0.config.class_names[0] == "tench" and lite0.config.class_names[967] == "espresso"
 
@@ -158,6 +158,13 @@ def test_classes_of_imagenet(test_data):
     assert imagenet.wordnet_ids() == ids
     assert imagenet.class_names() == tuple(name.split(",")[0] for name in names)
     assert np.bincount(imagenet.validation_labels()).tolist() == [50] * 1000
+
+
+def test_a_description_of_an_older_release_looks_where_the_registry_says():
+    """It named a layer for each method, and one for the contrast, which nothing reads any more."""
+    config = ENTRIES[LITE0].config
+    old = {"layers": {"cam": "elsewhere"}, "contrast_layer": "avgpool"}
+    assert pretrained._read_config(config.to_json() | old) == config
 
 
 def test_missing_package_says_which_extra(monkeypatch, tmp_path):

@@ -52,7 +52,7 @@ def records(x: jax.Array, batches: list[jax.Array]) -> None:
 def wrong(x: jax.Array) -> None:
     # Each of these is an error; were it none, the comment on its line would be one.
     jaxplain.grad_cam(fn, x, rleu=False)  # pyright: ignore[reportCallIssue]
-    jaxplain.gradient(fn, x, reduce="mean")  # pyright: ignore[reportArgumentType, reportCallIssue]
+    jaxplain.gradient(fn, x, reduce="mean")  # pyright: ignore[reportArgumentType]
     jaxplain.smooth_grad(fn, x)  # pyright: ignore[reportCallIssue]
 
 
