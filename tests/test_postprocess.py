@@ -102,7 +102,7 @@ def test_normalisations():
         postprocess.normalise_percentile,
     ):
         np.testing.assert_array_equal(function(maps)[1], np.zeros((2, 2)))
-        gradient = jax.grad(lambda m: function(m).sum())(maps)
+        gradient = jax.grad(lambda m, function=function: function(m).sum())(maps)
         assert np.isfinite(gradient).all()
 
 
@@ -116,7 +116,10 @@ def test_presets_are_pure_functions_of_single_maps(preset):
     maps = jax.random.normal(jax.random.key(3), (2, 3, 7, 5), jnp.float64)
     expected = postprocess.apply(preset, maps, (28, 30))
     assert expected.shape == (2, 3, 28, 30)
-    one = lambda m: postprocess.apply(preset, m, (28, 30))
+
+    def one(m):
+        return postprocess.apply(preset, m, (28, 30))
+
     np.testing.assert_allclose(jax.jit(one)(maps), expected, atol=1e-12)
     np.testing.assert_allclose(jax.vmap(jax.vmap(one))(maps), expected, atol=1e-12)
     assert one(maps.astype(jnp.bfloat16)).dtype == jnp.bfloat16
