@@ -330,7 +330,7 @@ def test_odd_files_are_failures_of_their_records_and_start_nothing(
         (tools / name).write_text(f"#!/bin/sh\ntouch {tools}/started\n")
         (tools / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
-    _photo().save(os.fsencode(folder) + b"/latin-\xe9\n.png")
+    _photo().save(os.fsencode(folder) + b"/latin-\xe9\n.png", format="PNG")
     source = data.ImageFolder(folder)
     (folder / "good4.png").unlink()  # after it was listed
     run = jaxplain.explain_dataset(
