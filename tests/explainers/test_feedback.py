@@ -5,6 +5,7 @@ The oracle of the held states is `gated_convnet`: masks and pooling switches are
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 
@@ -271,13 +272,14 @@ def score_map():
 
 @pytest.mark.parametrize("network", [inception, score_map])
 def test_open_gates_are_gradient_and_one_sweep_is_guided_backprop(x64, network):
-    """Exactly, value for value."""
+    """Value for value, to rounding: XLA may sum the branches of an inception in another order."""
     fn, x = network(), jnp.asarray(nets.images(8, low=-1.0))
     targets = jnp.asarray([[0, 3], [2, 1]])
     opened = jaxplain.feedback(fn, x, targets, steps=0, reduce=None)
-    np.testing.assert_array_equal(opened, jaxplain.gradient(fn, x, targets, reduce=None))
+    same = functools.partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-15)
+    same(opened, jaxplain.gradient(fn, x, targets, reduce=None))
     swept = jaxplain.feedback(fn, x, targets, steps=1, reduce=None)
-    np.testing.assert_array_equal(swept, jaxplain.guided_backprop(fn, x, targets, reduce=None))
+    same(swept, jaxplain.guided_backprop(fn, x, targets, reduce=None))
     assert nets.relative_error(swept, opened) > 1e-2
 
 

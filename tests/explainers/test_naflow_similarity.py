@@ -72,7 +72,7 @@ def test_errors_of_similarity(x64):
         )
     with pytest.raises(TypeError, match="similarity must be a function"):
         jaxplain.naflow_similarity(embed, x, normal(0, 5), layer="features", similarity="cosine")
-    with pytest.raises(ValueError, match="embed must return embeddings"):
+    with pytest.raises(ValueError, match="fn must return embeddings"):
         jaxplain.naflow_similarity(
             lambda x: tag(2 * x, "features"), x, normal(0, 3), layer="features"
         )

@@ -141,9 +141,7 @@ def test_table_equals_the_protocol_written_out(folder, masks):
 def test_classes_that_are_all_difficult_are_left_out(folder):
     left_out = kept = 0
     for record in data.VOC(folder):
-        from jaxplain.evaluation.studies.questions import questions
-
-        asked = {q.label: q for q in questions(data.Item(0, record, None))}
+        asked = {q.label: q for q in questions.questions(data.Item(0, record, None))}
         for label in set(record.labels.tolist()):
             flags = record.difficult[record.labels == label]
             assert (label in asked) == (not flags.all())
