@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import re
+import threading
 from typing import Any, NamedTuple
 
 from jaxplain.core import _compat
 from jaxplain.core.errors import UnknownLayerError, UnsupportedOperationError, nearest
+from jaxplain.core.flatten import Program, is_scan, unroll
 from jaxplain.core.folding import Chain, find_chain
 from jaxplain.core.intervals import Facts, literal, propagate
 from jaxplain.core.operations import KINDS, Operation, classify
@@ -25,6 +27,13 @@ class Layer(NamedTuple):
     source: str
 
 
+class Effect(NamedTuple):
+    """``debug.print``, a callback or an assertion: its equations, and the values that they read."""
+
+    equations: tuple[Any, ...]
+    reads: frozenset
+
+
 class Graph:
     """What is static of a traced function: a flat program and what is known about it.
 
@@ -35,11 +44,15 @@ class Graph:
     Graphs compare by identity; :func:`jaxplain.core.trace` gives equal programs the same graph.
     """
 
-    def __init__(self, jaxpr: Any, n_constants: int, out_tree: Any, keep_alive: list):
-        self.jaxpr, self.out_tree, self._keep_alive = jaxpr, out_tree, keep_alive
-        self.constants, self.inputs = jaxpr.invars[:n_constants], jaxpr.invars[n_constants:]
-        self.outputs = jaxpr.outvars
-        self.constant_equations, self.ops = classify(jaxpr, self.inputs)
+    def __init__(
+        self, program: Program, n_constants: int, in_tree: Any = None, out_tree: Any = None
+    ):
+        self.program, self.in_tree, self.out_tree = program, in_tree, out_tree
+        self.constants, self.inputs = program.invars[:n_constants], program.invars[n_constants:]
+        self.outputs = program.outvars
+        self._lock = threading.Lock()
+        self._unrolled: tuple[Graph, dict, dict] | None = None
+        self.constant_equations, self.ops = classify(program, self.inputs)
         self.consumers: dict = {}
         self.producer: dict = {}
         for op in self.ops:
@@ -47,40 +60,115 @@ class Graph:
                 self.consumers.setdefault(v, []).append(op)
             for v in op.outputs:
                 self.producer[v] = op
-        self.names = self._name_values()
+
+    # -- scans -------------------------------------------------------------------------------
+
+    @property
+    def unrolled(self) -> Graph:
+        """The same network with its scans unrolled, so that all operations are seen."""
+        return self._unroll()[0]
+
+    @property
+    def counterparts(self) -> dict[Any, Any]:
+        """The variables of :attr:`unrolled` that are outside scans -> those of this graph."""
+        return self._unroll()[1]
+
+    @property
+    def inside(self) -> dict[Any, Any]:
+        """The variables of this graph -> those of :attr:`unrolled`."""
+        return self._unroll()[2]
+
+    @functools.cached_property
+    def scans(self) -> frozenset:
+        """The operations that :attr:`unrolled` would open."""
+        return frozenset(op for op in self.ops if any(map(is_scan, op.equations)))
+
+    @functools.cached_property
+    def variables(self) -> frozenset:
+        """All values that can be computed, perturbed or replaced."""
+        made = (v for op in self.ops for v in op.outputs)
+        fixed = (v for eqn in self.constant_equations for v in eqn.outvars)
+        return frozenset((*self.program.invars, *made, *fixed))
+
+    def _unroll(self) -> tuple[Graph, dict, dict]:
+        if not any(map(is_scan, self.program.eqns)):
+            return self, {}, {}
+        with self._lock:  # variables belong to one graph: there must be only one
+            if self._unrolled is None:
+                program, own = unroll(self.program)
+                graph = Graph(program, len(self.constants), self.in_tree, self.out_tree)
+                whole: dict = {}
+                for v, u in own.items():
+                    if not isinstance(u, _compat.Literal):
+                        whole.setdefault(u, v)
+                self._unrolled = graph, whole, own
+            return self._unrolled
+
+    # -- effects -----------------------------------------------------------------------------
+
+    @functools.cached_property
+    def effects(self) -> list[Effect]:
+        """What the network does besides computing, in order."""
+        program = self.program
+        known = {*program.invars}
+        known.update(v for eqn in self.constant_equations for v in eqn.outvars)
+        known.update(v for op in self.ops for v in op.outputs)
+        makers = {v: eqn for eqn in [*program.eqns, *program.effects] for v in eqn.outvars}
+        order = {id(eqn): i for i, eqn in enumerate([*program.eqns, *program.effects])}
+        found = []
+        for effect in program.effects:
+            if not effect.effects:
+                continue
+            equations, reads, stack = {id(effect): effect}, set(), [effect]
+            while stack:
+                for v in stack.pop().invars:
+                    if isinstance(v, _compat.Literal):
+                        continue
+                    if v in known:
+                        reads.add(v)
+                    elif id(makers[v]) not in equations:
+                        equations[id(makers[v])] = makers[v]
+                        stack.append(makers[v])
+            steps = sorted(equations.values(), key=lambda eqn: order[id(eqn)])
+            found.append(Effect(tuple(steps), frozenset(reads)))
+        return found
 
     # -- layers ------------------------------------------------------------------------------
 
-    def _name_values(self) -> dict[str, Any]:
+    @functools.cached_property
+    def names(self) -> dict[str, Any]:
         tags: dict[str, list] = {}
-        paths: dict[str, Any] = {}
+        paths = _Paths()
         counted: dict[str, list] = {}
         numbered: list[tuple[str, int, Any]] = []
         for op in self.ops:
-            if op.output.aval.dtype.kind not in "fV":  # "V": bfloat16 and its like
+            floating = op.output.aval.dtype.kind in "fV"  # "V": bfloat16 and its like
+            paths.add(op, op.output if floating else None)
+            if not floating:
                 continue
             if op.name == "name":
                 tags.setdefault(op.equations[0].params["name"], []).append(op.output)
-            scopes = op.scopes
-            for i in range(1, len(scopes) + 1):
-                paths[".".join(scopes[:i])] = op.output
             if op.kind != "structural":
                 for label in dict.fromkeys((op.name, op.kind)):
                     values = counted.setdefault(label, [])
                     numbered.append((label, len(values), op.output))
                     values.append(op.output)
         names = {"input": self.inputs[0]} if self.inputs else {}
-        self.repeated_tags = {t for t, values in tags.items() if len(values) > 1}
-        for tag, values in tags.items():
-            if len(values) == 1:
-                names.setdefault(tag, values[0])
-            else:
-                names.update({f"{tag}:{i}": v for i, v in enumerate(values)})
-        for path, v in paths.items():
-            names.setdefault(path, v)
+        repeated: dict[str, tuple[str, int]] = {}
+        for kind, values_of in (("tag", tags), ("module path", paths.calls)):
+            for name, values in values_of.items():
+                if len(values) == 1:
+                    names.setdefault(name, values[0])
+                elif values and name not in names and name not in repeated:
+                    repeated[name] = (kind, len(values))
+                    names.update({f"{name}:{i}": v for i, v in enumerate(values)})
         for label, i, v in sorted(numbered, key=lambda n: n[0] in KINDS):  # the specific name first
-            names.setdefault(f"{label}:{i}", v)
+            if label not in repeated:
+                names.setdefault(f"{label}:{i}", v)
         self._counts = {label: len(values) for label, values in counted.items()}
+        self._counts.update({name: count for name, (_, count) in repeated.items()})
+        #: Tags and paths that occur more than once -> what they are, and how often.
+        self.repeated = repeated
         return names
 
     @functools.cached_property
@@ -124,13 +212,13 @@ class Graph:
                 f"there is no layer {name!r}: the network has {n} of "
                 f"{counted[1]!r}, numbered 0 to {n - 1} or -{n} to -1"
             )
-        if name in self.repeated_tags:
-            raise UnknownLayerError(
-                f"the tag {name!r} occurs more than once in the network; "
-                f"say which with {name + ':0'!r}, {name + ':1'!r}, ..."
-            )
-        ends = [n for n in self.names if n.endswith("." + dotted)]
-        if len({self.names[n] for n in ends}) == 1:
+        for again in (name, dotted):
+            if again in self.repeated:
+                raise UnknownLayerError(_repeated(again, *self.repeated[again]))
+        ends = [n for n in [*self.names, *self.repeated] if n.endswith("." + dotted)]
+        if len(ends) == 1 and ends[0] in self.repeated:
+            raise UnknownLayerError(_repeated(ends[0], *self.repeated[ends[0]]))
+        if len({self.names.get(n) for n in ends}) == 1:
             return self.names[ends[0]]
         if ends:
             raise UnknownLayerError(
@@ -284,3 +372,43 @@ class Graph:
             f"layer and the output, and the rules cannot see through it; {remedy}, "
             "or explain a layer above it"
         )
+
+
+def _repeated(name: str, kind: str, count: int) -> str:
+    what = "occurs" if kind == "tag" else "is called"
+    return (
+        f"the {kind} {name!r} {what} more than once in the network ({count} times); "
+        f"say which with {name + ':0'!r}, {name + ':1'!r}, ..."
+    )
+
+
+class _Paths:
+    """The last value of each call of each module path."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, list] = {}
+        self._open: dict[str, tuple] = {}
+
+    def add(self, op: Operation, value: Any) -> None:
+        """``value`` is None for one that can be no layer."""
+        around: dict[str, tuple] = {}
+        path, before = "", ()
+        stack = _compat.name_stack(op.equations[-1])
+        for i, name in enumerate(stack):
+            if _compat.is_mark(name):
+                before = (*before, name)
+                continue
+            path = f"{path}.{name}" if path else name
+            own = stack[i + 1] if i + 1 < len(stack) and _compat.is_mark(stack[i + 1], "call") else ""
+            around[path] = (before, own)
+        for path, call in around.items():
+            values = self._values.setdefault(path, [])
+            if self._open.get(path) != call:  # another call, or the same scope entered again
+                values.append(None)
+            if value is not None:
+                values[-1] = value
+        self._open = around
+
+    @property
+    def calls(self) -> dict[str, list]:
+        return {p: [v for v in values if v is not None] for p, values in self._values.items()}

@@ -211,14 +211,14 @@ def _mass(model: Model, x: jax.Array, rules: RuleSet) -> dict[Any, float]:
     }
 
     @jax.jit
-    def sums(constants: list, x: jax.Array) -> dict:
-        scores, _, pull = Model(model.graph, constants).pull_values(
+    def sums(model: Model, x: jax.Array) -> dict:
+        scores, _, pull = model.pull_values(
             x, {i: v for i, v in enumerate(floating.values())}, rules
         )
         seed = jax.nn.one_hot(scores.argmax(-1), scores.shape[-1], dtype=scores.dtype)
         return {i: s.sum() / len(x) for i, s in pull(seed).items()}
 
-    return dict(zip(floating, map(float, sums(model.constants, x).values()), strict=True))
+    return dict(zip(floating, map(float, sums(model, x).values()), strict=True))
 
 
 def _rule_name(rule: Any) -> str:
