@@ -43,12 +43,12 @@ class _Description:
         #: The address of a constant -> its number, and the constant (whose address it stays).
         self.constants: dict[int, tuple[int, Any]] = {}
         self.rules: dict[int, Any] = {}
-        self._seen: dict[tuple[int, bool], Hashable] = {}
-        self._within_rule = False
+        self._seen: dict[tuple[int, bool, int], Hashable] = {}
+        self._depth = 0  # of rules within rules
 
     def program(self, jaxpr: Any, consts: list, hoisted: bool) -> Hashable:
         """``hoisted`` says whether constants become arguments, or else stay in the program."""
-        key = (id(jaxpr), hoisted)
+        key = (id(jaxpr), hoisted, self._depth)
         if consts or key not in self._seen:
             self._seen[key] = _Hashed(self._program(jaxpr, consts, hoisted))
         return self._seen[key]
@@ -72,7 +72,7 @@ class _Description:
                 self._parameters(eqn, hoisted),
                 _compat.name_stack(eqn),
                 eqn.ctx,
-                _compat.users_frame(eqn),
+                _place(eqn),
             )
             for eqn in jaxpr.eqns
         )
@@ -94,17 +94,22 @@ class _Description:
     def _rule(self, eqn: Any, functions: list, hoisted: bool) -> Hashable:
         """A derivative: by its code where that is JAX's own, else by what it computes."""
         try:
-            return _code(functions, 0, foreign=self._within_rule)
+            return _code(functions, 0)
         except _Foreign:
             pass
+        if self._depth == 2:
+            # A derivative may call its own function: the rules of its rules are enough for
+            # derivatives of maps, and the next ones are refused.
+            self.rules[id(eqn)] = None
+            return None
         try:
             rule = _compat.custom_rule(eqn)
         except Exception:  # the rule's own error, which is raised where the rule is needed
             return _Unique()
         self.rules[id(eqn)] = rule
-        self._within_rule = True
+        self._depth += 1
         programs = tuple(self.program(*program, hoisted) for program in rule.programs)
-        self._within_rule = False
+        self._depth -= 1
         return programs, rule.pattern
 
     def _value(self, value: Any, hoisted: bool) -> Hashable:
@@ -113,6 +118,18 @@ class _Description:
         if isinstance(value, (tuple, list)):
             return type(value), tuple(self._value(item, hoisted) for item in value)
         return _content(value)
+
+
+def _place(eqn: Any) -> tuple | None:
+    """The user's line, where messages and tables show it.
+
+    That of a call is shown for those equations within it that have none of their own.
+    """
+    if eqn.primitive.name in _compat.CALLS:
+        inner, _ = _compat.body(eqn)
+        if all(_compat.users_frame(e) for e in inner.eqns):
+            return None
+    return _compat.users_frame(eqn)
 
 
 class _Unique:
@@ -187,22 +204,26 @@ def _function(value: Any, depth: int) -> Hashable:
         return "method", _function(value.__func__, depth + 1), _held(value.__self__, depth + 1)
     if isinstance(value, functools.partial):
         parts = (value.func, value.args, tuple(value.keywords.items()))
-        return "partial", tuple(_held(part, depth + 1) for part in parts)
-    cells = tuple(
-        _held(cell.cell_contents, depth + 1) if _filled(cell) else None
-        for cell in value.__closure__ or ()
-    )
-    defaults = _held(value.__defaults__, depth + 1), _held(value.__kwdefaults__, depth + 1)
-    return "function", value.__code__, _Same(value.__globals__), cells, defaults
+        return "partial", tuple(_held(part, depth + 1, own=True) for part in parts)
+    # What JAX's own wrappers hold is made anew; what the user's functions hold may change.
+    own = (value.__module__ or "").startswith("jax.")
+    held = [cell.cell_contents if _filled(cell) else None for cell in value.__closure__ or ()]
+    held += [value.__defaults__, value.__kwdefaults__]
+    parts = tuple(_held(item, depth + 1, own) for item in held)
+    return "function", value.__code__, _Same(value.__globals__), parts
 
 
-def _held(value: Any, depth: int) -> Hashable:
+def _held(value: Any, depth: int, own: bool = False) -> Hashable:
     if isinstance(value, _FUNCTIONS):
         return _function(value, depth)
     if isinstance(value, _PLAIN):
         return type(value), repr(value)
     if isinstance(value, tuple):
-        return type(value), tuple(_held(item, depth) for item in value)
+        return type(value), tuple(_held(item, depth, own) for item in value)
+    if own and isinstance(value, list):
+        return list, tuple(_held(item, depth, own) for item in value)
+    if own and isinstance(value, dict):
+        return dict, tuple((k, _held(v, depth, own)) for k, v in value.items())
     if _is_jax(value):
         return _content(value)  # a tree's structure and the like
     return _Same(value)
@@ -220,37 +241,32 @@ class _Foreign(Exception):
     """A derivative rule holds something that is not JAX's own."""
 
 
-#: What JAX keeps beside its rules, made anew at every trace: caches and sentinels.
-_KEPT = ("Store", "EqualStore", "list", "dict", "object", "DebugInfo")
+#: What JAX keeps beside its rules, made anew at every trace: caches, sentinels, the trace.
+_KEPT = ("Store", "EqualStore", "list", "dict", "object", "DebugInfo", "DynamicJaxprTrace")
 
 
-def _code(value: Any, depth: int, foreign: bool) -> Hashable:
-    """What a rule consists of; an error unless all of it is JAX's own, or ``foreign`` is allowed.
-
-    A rule within a rule is only needed for second derivatives, and its trace may have no end, since
-    a function's derivative may call the function: it counts by its code and what it holds.
-    """
+def _code(value: Any, depth: int) -> Hashable:
+    """What a derivative rule consists of; an error unless all of it is JAX's own."""
     if isinstance(value, _compat.WrappedFun):
         parts: list = [value.f, *(part for f, params in value.transforms for part in (f, *params))]
-        return tuple(_code(part, depth + 1, foreign) for part in parts)
-    if isinstance(value, types.FunctionType) and depth <= 12:
-        if (value.__module__ or "").startswith("jax."):
-            cells = [cell.cell_contents for cell in value.__closure__ or () if _filled(cell)]
-            return value.__code__, tuple(_code(item, depth + 1, foreign) for item in cells)
-    elif isinstance(value, functools.partial):
+        return tuple(_code(part, depth + 1) for part in parts)
+    if isinstance(value, types.FunctionType):
+        if depth > 12 or not (value.__module__ or "").startswith("jax."):
+            raise _Foreign
+        cells = [cell.cell_contents for cell in value.__closure__ or () if _filled(cell)]
+        return value.__code__, tuple(_code(item, depth + 1) for item in cells)
+    if isinstance(value, functools.partial):
         parts = [value.func, *value.args, *value.keywords.values()]
-        return tuple(_code(part, depth + 1, foreign) for part in parts)
-    elif isinstance(value, (tuple, list)) and (depth == 0 or isinstance(value, tuple)):
-        return type(value), tuple(_code(item, depth + 1, foreign) for item in value)
-    elif isinstance(value, _PLAIN):
+        return tuple(_code(part, depth + 1) for part in parts)
+    if isinstance(value, tuple) or depth == 0:
+        return type(value), tuple(_code(item, depth + 1) for item in value)
+    if isinstance(value, _PLAIN):
         return type(value), repr(value)
-    elif type(value).__name__ in _KEPT:
+    if type(value).__name__ in _KEPT:
         return type(value).__name__
-    elif _is_jax(value) and _hashable(value):
+    if _is_jax(value) and _hashable(value):
         return value
-    if not foreign:
-        raise _Foreign
-    return _held(value, depth + 1)
+    raise _Foreign
 
 
 def _hashable(value: Any) -> bool:

@@ -129,8 +129,9 @@ class _Flattener:
         self, jaxpr: Any, consts: Sequence[Any], args: Sequence[Any], outer: Any = None, top=True
     ) -> list:
         """The outputs; ``top`` says that the equations become equations of the flat program."""
-        env: dict = {v: self.held.get(id(c), c) for v, c in zip(jaxpr.constvars, consts, strict=True)}
-        env.update(zip(jaxpr.invars, args, strict=True))
+        # In jax 0.12 an open jaxpr has its constants among the inputs: they come first in any case.
+        values = [*(self.held.get(id(c), c) for c in consts), *args]
+        env: dict = dict(zip([*jaxpr.constvars, *jaxpr.invars], values, strict=True))
         self.run(jaxpr.eqns, env, outer, top)
         return [_read(env, v) for v in jaxpr.outvars]
 
@@ -280,6 +281,8 @@ class _Flattener:
 
         @call.defjvp
         def derivative(primals: Any, tangents: Any) -> tuple[list, list]:
+            if rule is None:
+                raise _no_third_derivative(eqn)
             inner = _Flattener(dict(zip(addresses, primals[0], strict=True)), rules)
             dots = [t for t, zero in zip(tangents[1][n:], rule.zeros, strict=True) if not zero]
             outs = inner.evaluate(rule.jaxpr, rule.consts, [*primals[1][n:], *dots], top=False)
@@ -302,6 +305,8 @@ class _Flattener:
             return inner.evaluate(jaxpr, consts, args, top=False)
 
         def forward(held: list, args: list) -> tuple[list, tuple]:
+            if rule is None:
+                raise _no_third_derivative(eqn)
             if any(v.perturbed for v in [*held, *args[:n]]):
                 raise UnsupportedOperationError(
                     f"the function with a custom_vjp at {_compat.source_line(eqn)} closes over an "
@@ -344,6 +349,13 @@ class _Flattener:
             inner = frozenset().union(*map(self._constants, jaxpr.eqns))
             self._found[id(jaxpr)] = inner
         return self._found[id(jaxpr)] | {id(c) for c in consts if id(c) in self.held}
+
+
+def _no_third_derivative(eqn: Any) -> UnsupportedOperationError:
+    return UnsupportedOperationError(
+        f"the function with a derivative of its own at {_compat.source_line(eqn)} closes over an "
+        "array, and a third derivative of it is asked for; pass the array to it as an argument"
+    )
 
 
 def _bodies(eqn: Any, rules: dict[int, Any]) -> list[tuple[Any, list]]:
