@@ -85,7 +85,9 @@ class _Description:
         hoisted = hoisted and _compat.opens(eqn)
         params, rule = dict(eqn.params), None
         if eqn.primitive.name in _compat.CUSTOM_CALLS:
-            functions = [params.pop(key, None) for key in ("jvp_jaxpr_fun", "fwd_jaxpr_thunk", "bwd")]
+            functions = [
+                params.pop(key, None) for key in ("jvp_jaxpr_fun", "fwd_jaxpr_thunk", "bwd")
+            ]
             params.pop("out_trees", None)
             rule = self._rule(eqn, functions, hoisted)
             hoisted = hoisted and id(eqn) in self.rules
@@ -275,4 +277,3 @@ def _hashable(value: Any) -> bool:
     except TypeError:
         return False
     return True
-

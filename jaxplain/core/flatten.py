@@ -14,30 +14,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from jax import lax
 
 from jaxplain.core import _compat
+from jaxplain.core.effects import Program, assertion, wraps_assertion
 from jaxplain.core.errors import UnsupportedOperationError
 
 #: Longer scans stay whole: unrolling them would make the program too large to compile.
 LONGEST_UNROLLED_SCAN = 256
-
-
-class Program(NamedTuple):
-    """A flat program. Its inputs are the constants, then the arguments.
-
-    ``effects`` are the equations that are there for what they do (``debug.print``); no other
-    equation needs them. ``regions`` are the policy and ``prevent_cse`` of each ``checkpoint``.
-    """
-
-    invars: list
-    outvars: list
-    eqns: list
-    effects: list
-    regions: list[tuple[Any, Any]]
 
 
 def flatten(closed: Any, constants: Sequence[Any], rules: dict[int, Any]) -> Program:
@@ -55,7 +42,9 @@ def flatten(closed: Any, constants: Sequence[Any], rules: dict[int, Any]) -> Pro
         return flattener.evaluate(jaxpr, consts, values[len(addresses) :])
 
     shapes = [_compat.shape_of(jax.typeof(c)) for c in constants]
-    return _program(program, [*shapes, *(_compat.shape_of(v.aval) for v in jaxpr.invars)], flattener)
+    return _program(
+        program, [*shapes, *(_compat.shape_of(v.aval) for v in jaxpr.invars)], flattener
+    )
 
 
 def unroll(whole: Program) -> tuple[Program, dict[Any, Any]]:
@@ -147,7 +136,7 @@ class _Flattener:
 
     def _open(self, eqn: Any, values: list, traceback: Any) -> list:
         name = eqn.primitive.name
-        if name in _compat.CALLS or _wraps_assertion(eqn):
+        if name in _compat.CALLS or wraps_assertion(eqn):
             jaxpr, consts = _compat.body(eqn)
             with self._mark(eqn, jaxpr):
                 return self.evaluate(jaxpr, consts, values, traceback)
@@ -158,7 +147,7 @@ class _Flattener:
             chosen = min(max(int(values[0]), 0), len(branches) - 1)
             jaxpr, consts = _compat.open_jaxpr(branches[chosen])
             return self.evaluate(jaxpr, consts, values[1:], traceback)
-        passed = _assertion(eqn)
+        passed = assertion(eqn)
         if passed is not None:
             return self._assert(eqn, values, passed)
         return self._whole(eqn, values)
@@ -379,30 +368,3 @@ def _parts(eqn: Any, values: list) -> tuple[list, list, list]:
     """The constants, the carried values and the stacked ones of a scan."""
     n, m = _compat.scan_arity(eqn)
     return values[:n], values[n : n + m], values[n + m :]
-
-
-def _assertion(eqn: Any) -> list[int] | None:
-    """Which operands a branch passes on, if all that the other branches do is to call the host.
-
-    So runtime assertions look: ``equinox.error_if`` and its like.
-    """
-    if eqn.primitive.name != "cond":
-        return None
-    passed = None
-    for branch in eqn.params["branches"]:
-        jaxpr, _ = _compat.open_jaxpr(branch)
-        if not jaxpr.eqns and all(v in jaxpr.invars for v in jaxpr.outvars):
-            passed = [jaxpr.invars.index(v) for v in jaxpr.outvars]
-        elif not jaxpr.eqns or any(e.primitive.name != "pure_callback" for e in jaxpr.eqns):
-            return None
-    alone = all(not _compat.open_jaxpr(b)[0].eqns for b in eqn.params["branches"])
-    return None if alone else passed
-
-
-def _wraps_assertion(eqn: Any) -> bool:
-    """Whether all that a custom_jvp_call returns has passed an assertion."""
-    if eqn.primitive.name != "custom_jvp_call":
-        return False
-    jaxpr, _ = _compat.body(eqn)
-    passed = {v for e in jaxpr.eqns if _assertion(e) is not None for v in e.outvars}
-    return bool(passed) and all(v in passed for v in jaxpr.outvars if type(v) is _compat.Var)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import functools
-import re
 import threading
 from typing import Any, NamedTuple
 
 from jaxplain.core import _compat
-from jaxplain.core.errors import UnknownLayerError, UnsupportedOperationError, nearest
+from jaxplain.core.effects import Effect, find_effects
+from jaxplain.core.errors import UnknownLayerError, UnsupportedOperationError
 from jaxplain.core.flatten import Program, is_scan, unroll
 from jaxplain.core.folding import Chain, find_chain
 from jaxplain.core.intervals import Facts, literal, propagate
-from jaxplain.core.operations import KINDS, Operation, classify
+from jaxplain.core.naming import Naming, name_values
+from jaxplain.core.operations import Operation, classify
 from jaxplain.core.rules import Rule, RuleSet
 
 
@@ -25,13 +26,6 @@ class Layer(NamedTuple):
     kind: str
     also: tuple[str, ...]
     source: str
-
-
-class Effect(NamedTuple):
-    """``debug.print``, a callback or an assertion: its equations, and the values that they read."""
-
-    equations: tuple[Any, ...]
-    reads: frozenset
 
 
 class Graph:
@@ -104,72 +98,23 @@ class Graph:
                 self._unrolled = graph, whole, own
             return self._unrolled
 
-    # -- effects -----------------------------------------------------------------------------
-
     @functools.cached_property
     def effects(self) -> list[Effect]:
         """What the network does besides computing, in order."""
-        program = self.program
-        known = {*program.invars}
-        known.update(v for eqn in self.constant_equations for v in eqn.outvars)
-        known.update(v for op in self.ops for v in op.outputs)
-        makers = {v: eqn for eqn in [*program.eqns, *program.effects] for v in eqn.outvars}
-        order = {id(eqn): i for i, eqn in enumerate([*program.eqns, *program.effects])}
-        found = []
-        for effect in program.effects:
-            if not effect.effects:
-                continue
-            equations, reads, stack = {id(effect): effect}, set(), [effect]
-            while stack:
-                for v in stack.pop().invars:
-                    if isinstance(v, _compat.Literal):
-                        continue
-                    if v in known:
-                        reads.add(v)
-                    elif id(makers[v]) not in equations:
-                        equations[id(makers[v])] = makers[v]
-                        stack.append(makers[v])
-            steps = sorted(equations.values(), key=lambda eqn: order[id(eqn)])
-            found.append(Effect(tuple(steps), frozenset(reads)))
-        return found
+        made = (v for op in self.ops for v in op.outputs)
+        fixed = (v for eqn in self.constant_equations for v in eqn.outvars)
+        return find_effects(self.program, {*self.program.invars, *made, *fixed})
 
     # -- layers ------------------------------------------------------------------------------
 
     @functools.cached_property
+    def _naming(self) -> Naming:
+        return name_values(self.inputs, self.ops)
+
+    @property
     def names(self) -> dict[str, Any]:
-        tags: dict[str, list] = {}
-        paths = _Paths()
-        counted: dict[str, list] = {}
-        numbered: list[tuple[str, int, Any]] = []
-        for op in self.ops:
-            floating = op.output.aval.dtype.kind in "fV"  # "V": bfloat16 and its like
-            paths.add(op, op.output if floating else None)
-            if not floating:
-                continue
-            if op.name == "name":
-                tags.setdefault(op.equations[0].params["name"], []).append(op.output)
-            if op.kind != "structural":
-                for label in dict.fromkeys((op.name, op.kind)):
-                    values = counted.setdefault(label, [])
-                    numbered.append((label, len(values), op.output))
-                    values.append(op.output)
-        names = {"input": self.inputs[0]} if self.inputs else {}
-        repeated: dict[str, tuple[str, int]] = {}
-        for kind, values_of in (("tag", tags), ("module path", paths.calls)):
-            for name, values in values_of.items():
-                if len(values) == 1:
-                    names.setdefault(name, values[0])
-                elif values and name not in names and name not in repeated:
-                    repeated[name] = (kind, len(values))
-                    names.update({f"{name}:{i}": v for i, v in enumerate(values)})
-        for label, i, v in sorted(numbered, key=lambda n: n[0] in KINDS):  # the specific name first
-            if label not in repeated:
-                names.setdefault(f"{label}:{i}", v)
-        self._counts = {label: len(values) for label, values in counted.items()}
-        self._counts.update({name: count for name, (_, count) in repeated.items()})
-        #: Tags and paths that occur more than once -> what they are, and how often.
-        self.repeated = repeated
-        return names
+        """The names of values, and the variables behind them."""
+        return self._naming.names
 
     @functools.cached_property
     def layers(self) -> list[Layer]:
@@ -195,39 +140,7 @@ class Graph:
 
     def layer(self, name: str) -> Any:
         """The variable behind a layer's name."""
-        if not isinstance(name, str):
-            raise TypeError(
-                f"a layer is addressed by its name, a str, not by {type(name).__name__}"
-            )
-        dotted = name.replace("/", ".")
-        for candidate in (name, dotted):
-            if candidate in self.names:
-                return self.names[candidate]
-        counted = re.fullmatch(r"(.+):(-?\d+)", name)
-        if counted and counted[1] in self._counts:
-            n, i = self._counts[counted[1]], int(counted[2])
-            if -n <= i < n:
-                return self.names[f"{counted[1]}:{i % n}"]
-            raise UnknownLayerError(
-                f"there is no layer {name!r}: the network has {n} of "
-                f"{counted[1]!r}, numbered 0 to {n - 1} or -{n} to -1"
-            )
-        for again in (name, dotted):
-            if again in self.repeated:
-                raise UnknownLayerError(_repeated(again, *self.repeated[again]))
-        ends = [n for n in [*self.names, *self.repeated] if n.endswith("." + dotted)]
-        if len(ends) == 1 and ends[0] in self.repeated:
-            raise UnknownLayerError(_repeated(ends[0], *self.repeated[ends[0]]))
-        if len({self.names.get(n) for n in ends}) == 1:
-            return self.names[ends[0]]
-        if ends:
-            raise UnknownLayerError(
-                f"the layer {name!r} is ambiguous; say which of {', '.join(ends)}"
-            )
-        raise UnknownLayerError(
-            f"there is no layer {name!r}; the nearest names are "
-            f"{nearest(name, self.names)} (jaxplain.layers lists all)"
-        )
+        return self._naming.find(name)
 
     def name_of(self, v: Any) -> str:
         return next((n for n, u in self.names.items() if u is v), "an unnamed value")
@@ -372,43 +285,3 @@ class Graph:
             f"layer and the output, and the rules cannot see through it; {remedy}, "
             "or explain a layer above it"
         )
-
-
-def _repeated(name: str, kind: str, count: int) -> str:
-    what = "occurs" if kind == "tag" else "is called"
-    return (
-        f"the {kind} {name!r} {what} more than once in the network ({count} times); "
-        f"say which with {name + ':0'!r}, {name + ':1'!r}, ..."
-    )
-
-
-class _Paths:
-    """The last value of each call of each module path."""
-
-    def __init__(self) -> None:
-        self._values: dict[str, list] = {}
-        self._open: dict[str, tuple] = {}
-
-    def add(self, op: Operation, value: Any) -> None:
-        """``value`` is None for one that can be no layer."""
-        around: dict[str, tuple] = {}
-        path, before = "", ()
-        stack = _compat.name_stack(op.equations[-1])
-        for i, name in enumerate(stack):
-            if _compat.is_mark(name):
-                before = (*before, name)
-                continue
-            path = f"{path}.{name}" if path else name
-            own = stack[i + 1] if i + 1 < len(stack) and _compat.is_mark(stack[i + 1], "call") else ""
-            around[path] = (before, own)
-        for path, call in around.items():
-            values = self._values.setdefault(path, [])
-            if self._open.get(path) != call:  # another call, or the same scope entered again
-                values.append(None)
-            if value is not None:
-                values[-1] = value
-        self._open = around
-
-    @property
-    def calls(self) -> dict[str, list]:
-        return {p: [v for v in values if v is not None] for p, values in self._values.items()}

@@ -8,11 +8,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax import lax
 
 from jaxplain.core import _compat
-from jaxplain.core.errors import UnsupportedOperationError
-from jaxplain.core.graph import Effect, Graph
+from jaxplain.core.effects import happen
+from jaxplain.core.graph import Graph
 from jaxplain.core.operations import Operation
 from jaxplain.core.rules import RuleSet, apply_rule
 
@@ -114,7 +113,7 @@ class Model:
         wanted.update(*(effect.reads for effect in effects))
         run.operations([op for op in graph.ops if op in needed], env, wanted, 0)
         for effect in effects:
-            _happen(effect, env)
+            happen(effect, env)
         return [_read(env, v) for v in outputs]
 
     def needed(self, outputs: Sequence[Any], given: Collection[Any]) -> set[Operation]:
@@ -195,8 +194,10 @@ def _type(v: Any) -> str:
 
 
 def _dtype(value: Any) -> Any:
-    return value.dtype if isinstance(value, jax.Array) else jax.dtypes.canonicalize_dtype(
-        np.result_type(value)
+    return (
+        value.dtype
+        if isinstance(value, jax.Array)
+        else jax.dtypes.canonicalize_dtype(np.result_type(value))
     )
 
 
@@ -221,23 +222,6 @@ def _looks_inside(whole: Graph, rules: RuleSet | None, added: dict) -> bool:
     if rules.overrides or not added:
         return True
     return any(op in whole.scans for op in whole.downstream(frozenset(added)))
-
-
-def _happen(effect: Effect, env: dict) -> None:
-    local = {v: lax.stop_gradient(env[v]) for v in effect.reads}
-    for eqn in effect.equations:
-        values = [_read(local, v) for v in eqn.invars]
-        try:
-            with _compat.equation_context(eqn):
-                outs = _compat.rebind(eqn, *values)
-        except (ValueError, NotImplementedError) as error:  # ordered effects under vmap
-            if not eqn.effects:
-                raise
-            raise UnsupportedOperationError(
-                f"the effect {eqn.primitive.name!r} at {_compat.source_line(eqn)} cannot happen "
-                f"within this method: {error}"
-            ) from error
-        local.update(zip(eqn.outvars, outs, strict=True))
 
 
 class _Run:
