@@ -85,20 +85,13 @@ class _Description:
         hoisted = hoisted and _compat.opens(eqn)
         params, rule = dict(eqn.params), None
         if eqn.primitive.name in _compat.CUSTOM_CALLS:
-            functions = [
-                params.pop(key, None) for key in ("jvp_jaxpr_fun", "fwd_jaxpr_thunk", "bwd")
-            ]
-            params.pop("out_trees", None)
-            rule = self._rule(eqn, functions, hoisted)
+            params = {k: v for k, v in params.items() if k not in (*_RULES, "out_trees")}
+            rule = library_rule(eqn) or self._rule(eqn, hoisted)
             hoisted = hoisted and id(eqn) in self.rules
         return rule, tuple((k, self._value(v, hoisted)) for k, v in sorted(params.items()))
 
-    def _rule(self, eqn: Any, functions: list, hoisted: bool) -> Hashable:
-        """A derivative: by its code where that is JAX's own, else by what it computes."""
-        try:
-            return _code(functions, 0)
-        except _Foreign:
-            pass
+    def _rule(self, eqn: Any, hoisted: bool) -> Hashable:
+        """A derivative by what it computes."""
         if self._depth == 2:
             # A derivative may call its own function: the rules of its rules are enough for
             # derivatives of maps, and the next ones are refused.
@@ -237,6 +230,18 @@ def _filled(cell: Any) -> bool:
     except ValueError:
         return False
     return True
+
+
+#: The parameters of custom calls that are functions: their derivatives.
+_RULES = ("jvp_jaxpr_fun", "fwd_jaxpr_thunk", "bwd")
+
+
+def library_rule(eqn: Any) -> Hashable | None:
+    """The derivative of a custom call by its code, if all of that is JAX's own."""
+    try:
+        return _code([eqn.params.get(key) for key in _RULES], 0)
+    except _Foreign:
+        return None
 
 
 class _Foreign(Exception):

@@ -22,6 +22,7 @@ from jax import lax
 from jaxplain.core import _compat
 from jaxplain.core.effects import Program, assertion, wraps_assertion
 from jaxplain.core.errors import UnsupportedOperationError
+from jaxplain.core.fingerprint import library_rule
 
 #: Longer scans stay whole: unrolling them would make the program too large to compile.
 LONGEST_UNROLLED_SCAN = 256
@@ -72,8 +73,22 @@ def _program(function: Callable, shapes: list, flattener: _Flattener) -> Program
     flat, consts = _compat.open_jaxpr(jax.make_jaxpr(function)(*shapes))
     if consts:
         raise RuntimeError("flattening made constants of its own; please report this as a bug")
-    eqns, effects = _apart(flat.eqns, flat.outvars)
+    eqns, effects = _apart(_share_rules(flat.eqns), flat.outvars)
     return Program(flat.invars, flat.outvars, eqns, effects, flattener.regions)
+
+
+def _share_rules(equations: list) -> list:
+    """Equal derivatives of JAX's own (those of all ReLUs of one shape) are traced only once."""
+    shared: dict = {}
+    found = []
+    for eqn in equations:
+        key = eqn.primitive.name == "custom_jvp_call" and library_rule(eqn)
+        if key:
+            key = key, tuple(v.aval for v in eqn.invars)
+            rule = shared.setdefault(key, eqn.params["jvp_jaxpr_fun"])
+            eqn = eqn.replace(params={**eqn.params, "jvp_jaxpr_fun": rule})
+        found.append(eqn)
+    return found
 
 
 def _apart(equations: list, outputs: list) -> tuple[list, list]:
@@ -251,11 +266,11 @@ class _Flattener:
         return lax.while_loop(lambda carry: goes_on(carry)[0], body, values[n + m :])
 
     def _cond(self, eqn: Any, values: list) -> list:
-        branches = [
-            lambda *args, b=_compat.open_jaxpr(branch): self.evaluate(*b, args, top=False)
-            for branch in eqn.params["branches"]
-        ]
-        return lax.switch(values[0], branches, *values[1:])
+        def branch(closed: Any) -> Callable:
+            jaxpr, consts = _compat.open_jaxpr(closed)
+            return lambda *args: self.evaluate(jaxpr, consts, args, top=False)
+
+        return lax.switch(values[0], list(map(branch, eqn.params["branches"])), *values[1:])
 
     def _custom_jvp(self, eqn: Any, values: list) -> list:
         rule, rules, n = self.rules[id(eqn)], self.rules, eqn.params["num_consts"]

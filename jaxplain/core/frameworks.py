@@ -124,8 +124,8 @@ def _scoped(cls: type, path: str) -> type:
 def _pure_keras(keras: Any, layer: Any) -> tuple[Callable, list]:
     if keras.backend.backend() != "jax":
         raise TypeError(
-            f"the network is one of Keras on {keras.backend.backend()}, and jaxplain needs Keras on "
-            "JAX: set the environment variable KERAS_BACKEND to jax before keras is imported"
+            f"the network is one of Keras on {keras.backend.backend()}, and jaxplain needs Keras "
+            "on JAX: set the environment variable KERAS_BACKEND to jax before keras is imported"
         )
     if not layer.built:
         raise ValueError(

@@ -44,6 +44,7 @@ class Graph:
         self.program, self.in_tree, self.out_tree = program, in_tree, out_tree
         self.constants, self.inputs = program.invars[:n_constants], program.invars[n_constants:]
         self.outputs = program.outvars
+        self.input_types = [(v.aval.shape, v.aval.dtype) for v in self.inputs]
         self._lock = threading.Lock()
         self._unrolled: tuple[Graph, dict, dict] | None = None
         self.constant_equations, self.ops = classify(program, self.inputs)

@@ -18,11 +18,11 @@ from jaxplain.core.rules import RuleSet, apply_rule
 
 @jax.tree_util.register_pytree_node_class
 class Model:
-    """A traced network with the values of its constants (weights): what :func:`jaxplain.trace` makes.
+    """A traced network with the values of its constants (weights), see :func:`jaxplain.trace`.
 
-    Every explainer, :func:`jaxplain.layers`, :func:`jaxplain.capture` and the like take it in place of
-    the function that it was traced from, and then trace nothing. It explains inputs of the shapes
-    and dtypes that it was traced at. ``model(x)`` is the network's output.
+    Every explainer, :func:`jaxplain.layers`, :func:`jaxplain.capture` and the like take it in place
+    of the function that it was traced from, and then trace nothing. It explains inputs of the
+    shapes and dtypes that it was traced at. ``model(x)`` is the network's output.
 
     A model is a pytree: its leaves are the weights, so that ``jax.jit(jaxplain.grad_cam)(model, x,
     targets)`` compiles once and sees new weights, and ``jax.tree.map`` makes a model of other ones.
@@ -56,15 +56,13 @@ class Model:
     def flat(self, inputs: tuple) -> list:
         """The arrays among the inputs; an error unless they are as the model was traced at."""
         values, tree = jax.tree.flatten(inputs)
-        expected = self.whole.inputs
-        if tree != self.whole.in_tree or any(
-            np.shape(v) != u.aval.shape or _dtype(v) != u.aval.dtype
-            for v, u in zip(values, expected, strict=True)
-        ):
+        types = [(np.shape(v), _dtype(v)) for v in values]
+        if tree != self.whole.in_tree or types != self.whole.input_types:
+            expected = self.whole.inputs
+            given = ", ".join(f"{_dtype(v)}{list(np.shape(v))}" for v in values)
             raise ValueError(
-                f"the model was traced at {', '.join(map(_type, expected))}, but is given "
-                f"{', '.join(f'{_dtype(v)}{list(np.shape(v))}' for v in values)}; trace the network "
-                "again at such inputs with jaxplain.trace"
+                f"the model was traced at {', '.join(map(_type, expected))}, but is given {given}; "
+                "trace the network again at such inputs with jaxplain.trace"
             )
         return values
 

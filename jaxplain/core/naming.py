@@ -62,13 +62,13 @@ class Naming(NamedTuple):
         kind = self.repeated[name]
         what = "occurs" if kind == "tag" else "is called"
         return (
-            f"the {kind} {name!r} {what} more than once in the network ({self.counts[name]} times); "
+            f"the {kind} {name!r} {what} more than once in the network; "
             f"say which with {name + ':0'!r}, {name + ':1'!r}, ..."
         )
 
 
 def name_values(inputs: Sequence[Any], ops: Sequence[Operation]) -> Naming:
-    """Name the outputs of the operations: by tag, else by module path, else by kind and position."""
+    """Name the operations' outputs: by tag, else by module path, else by kind and position."""
     tags: dict[str, list] = {}
     paths = _Paths()
     counted: dict[str, list] = {}

@@ -44,14 +44,15 @@ def tag(x: jax.Array, name: str) -> jax.Array:
 def trace(fn: Callable, *inputs: Any) -> Model:
     """Trace ``fn`` at ``inputs`` (arrays or pytrees of arrays) to a :class:`~jaxplain.core.Model`.
 
-    The model is taken by every explainer in place of ``fn``. Explainers that are given ``fn`` itself
-    trace it anew at every call, so that nothing that changed is explained as it was; in a loop of
-    eager calls most of the time then goes into tracing. A model is traced once. It holds the weights
-    as they were then, and explains inputs of the same shapes and dtypes.
+    The model is taken by every explainer in place of ``fn``. Explainers that are given ``fn``
+    itself trace it anew at every call, so that nothing that changed is explained as it was; in a
+    loop of eager calls most of the time then goes into tracing. A model is traced once. It holds
+    the weights as they were then, and explains inputs of the same shapes and dtypes. (NAFlow takes
+    images one by one, and so a model that was traced at one image.)
 
-    Arrays that ``fn`` closes over, also within functions under ``jax.jit``, become run-time arguments
-    of the model. Equal programs share one graph, so that nothing that is compiled for it compiles
-    twice when weights change.
+    Arrays that ``fn`` closes over, also within functions under ``jax.jit``, become run-time
+    arguments of the model. Equal programs share one graph, so that nothing that is compiled for it
+    compiles twice when weights change.
 
     Args:
         fn: a callable, an NNX module, a Keras layer, or a model (which is returned as it is). The

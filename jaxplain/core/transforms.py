@@ -37,7 +37,7 @@ def with_rules(fn: Callable, rules: RuleSet) -> Callable:
             return fn(*inputs)
         model = trace(fn, *inputs)
         outputs = model.evaluate(jax.tree.leaves(inputs), rules)
-        return jax.tree.unflatten(model.graph.out_tree, outputs)
+        return jax.tree.unflatten(model.whole.out_tree, outputs)
 
     return ruled
 
@@ -55,11 +55,11 @@ def capture(fn: Callable, names: Sequence[str]) -> Callable:
 
     def captured(*inputs: Any) -> tuple[Any, dict[str, jax.Array]]:
         model = trace(fn, *inputs)
-        graph = model.graph
-        variables = [graph.layer(name) for name in names]
-        values = model.evaluate(jax.tree.leaves(inputs), outputs=[*graph.outputs, *variables])
-        n = len(graph.outputs)
-        y = jax.tree.unflatten(graph.out_tree, values[:n])
+        outputs = model.whole.outputs
+        variables = [model.variable(name) for name in names]
+        values = model.evaluate(jax.tree.leaves(inputs), outputs=[*outputs, *variables])
+        n = len(outputs)
+        y = jax.tree.unflatten(model.whole.out_tree, values[:n])
         return y, dict(zip(names, values[n:], strict=True))
 
     return captured

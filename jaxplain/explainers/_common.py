@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -53,19 +53,21 @@ def run_traced(
     impl: Callable, model: Model, x: jax.Array, targets: Any, *, arrays: tuple = (), **static: Any
 ) -> Any:
     """``impl(model, x, targets, *arrays, **static)`` in the one internal jit."""
-    options = tuple(sorted(static.items(), key=_name))
-    return _compiled(impl, options, model, x, targets, arrays)
+    options = tuple(static.items())
+    return _compiled(impl, options, model.whole, model.constants, x, targets, arrays)
 
 
-def _name(item: tuple[str, Any]) -> str:
-    return item[0]
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _compiled(
-    impl: Callable, options: tuple, model: Model, x: jax.Array, targets: Any, arrays: tuple
+    impl: Callable,
+    options: tuple,
+    graph: Graph,
+    constants: Sequence[Any],
+    x: jax.Array,
+    targets: Any,
+    arrays: tuple,
 ) -> Any:
-    return impl(model, x, targets, *arrays, **dict(options))
+    return impl(Model(graph, constants), x, targets, *arrays, **dict(options))
 
 
 def check_images(x: Any) -> jax.Array:
@@ -79,7 +81,7 @@ def check_images(x: Any) -> jax.Array:
     if x.ndim != 4:
         hint = "; add a batch axis with x[None]" if x.ndim == 3 else ""
         raise ValueError(f"images must have the shape (B, H, W, C), not {x.shape}{hint}")
-    if not jnp.issubdtype(x.dtype, jnp.floating):
+    if not _floating(x.dtype):
         raise TypeError(
             f"images must be floating point, preprocessed as the network expects, not {x.dtype}"
         )
@@ -112,14 +114,14 @@ def check_targets(
         values = np.asarray(targets)
         targets = values.astype(np.int32) if values.dtype.kind in "iu" else values
     classes = shape[-1]
-    if jnp.issubdtype(targets.dtype, jnp.integer):
+    if targets.dtype.kind in "iu":
         if targets.ndim > 2 or (targets.ndim and targets.shape[0] != batch):
             raise ValueError(
                 "class targets must be an int or have the shape (batch,) or (batch, "
                 f"targets) with batch {batch}, not {targets.shape}"
             )
         if concrete and values.size:
-            low, high = values.min(), values.max()
+            low, high = (values.min(), values.max()) if values.ndim else (values, values)
             if low < 0 or high >= classes:
                 wrong = low if low < 0 else high
                 raise ValueError(
@@ -127,7 +129,7 @@ def check_targets(
                     f"classes, 0 to {classes - 1}"
                 )
         return targets
-    if not jnp.issubdtype(targets.dtype, jnp.floating):
+    if not _floating(targets.dtype):
         raise TypeError(
             f"targets must be class numbers (int) or a signal (float), not {targets.dtype}"
         )
@@ -137,6 +139,11 @@ def check_targets(
             f"{classes}), not {targets.shape}"
         )
     return targets
+
+
+@functools.cache
+def _floating(dtype: Any) -> bool:
+    return jnp.issubdtype(dtype, jnp.floating)
 
 
 def _is_here(x: jax.Array) -> bool:
