@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-import types
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax._src import core as _internals
 from jax._src import linear_util as _lu
 from jax._src import source_info_util as _source
+from jax._src.callback import io_callback_p as _io_callback_p
+from jax.custom_derivatives import SymbolicZero
 from jax.extend import core as _core
+
+from jaxplain.core.errors import UnsupportedOperationError
 
 _source.register_exclusion(os.path.dirname(__file__))  # tag() is not the user's line
 
@@ -22,11 +27,22 @@ ClosedJaxpr: Any = _core.ClosedJaxpr  # pyright: ignore[reportPrivateImportUsage
 Jaxpr = _core.Jaxpr
 Literal = _core.Literal
 Var = _core.Var
+Tracer = jax.core.Tracer
+WrappedFun = _lu.WrappedFun
 
+#: Calls that are rematerialised in the backward pass.
+REMATS = {"remat", "remat2", "checkpoint"}
 #: Calls whose body is part of the surrounding program ("pjit" until 0.7, "jit" since).
-CALLS = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"}
+CALLS = {"jit", "pjit", "closed_call", "core_call", *REMATS}
 #: Calls that carry a derivative of their own.
 CUSTOM_CALLS = {"custom_jvp_call", "custom_vjp_call"}
+#: Calls of the host that have no derivative.
+CALLBACKS = {"pure_callback", "io_callback"}
+#: Equations that are there for what they do, not for what they compute.
+EFFECTS = {"debug_callback", "debug_print", "io_callback", "check"}
+
+#: Scopes whose names begin so are ours: they mark calls and regions, and are part of no path.
+MARK = "jaxplain#"
 
 
 def open_jaxpr(closed: Any) -> tuple[Any, list]:
@@ -40,14 +56,29 @@ def body(eqn: Any) -> tuple[Any, list]:
     return open_jaxpr(params["jaxpr"] if "jaxpr" in params else params["call_jaxpr"])
 
 
-def inner_jaxprs(eqn: Any) -> list:
-    """Every jaxpr among an equation's parameters."""
+def inner_programs(eqn: Any) -> list[tuple[Any, list]]:
+    """Every jaxpr among an equation's parameters, with its constants."""
     found = []
     for value in eqn.params.values():
         for item in value if isinstance(value, (tuple, list)) else (value,):
             if isinstance(item, (ClosedJaxpr, Jaxpr)):
-                found.append(open_jaxpr(item)[0])
+                found.append(open_jaxpr(item))
     return found
+
+
+def inner_jaxprs(eqn: Any) -> list:
+    """Every jaxpr among an equation's parameters."""
+    return [jaxpr for jaxpr, _ in inner_programs(eqn)]
+
+
+def opens(eqn: Any) -> bool:
+    """Whether the constants in an equation's bodies can be made arguments of the program."""
+    name, params = eqn.primitive.name, eqn.params
+    if name == "cond":
+        return params.get("branches_platforms") is None  # the branch is chosen by the compiler
+    if name == "custom_vjp_call":
+        return not params["symbolic_zeros"]
+    return name in CALLS or name in ("scan", "while", "custom_jvp_call")
 
 
 def scan_arity(eqn: Any) -> tuple[int, int]:
@@ -58,17 +89,60 @@ def scan_arity(eqn: Any) -> tuple[int, int]:
     return len(consts), len(carry)
 
 
-def bind(eqn: Any, *args: Any) -> list:
+def rebind(eqn: Any, *args: Any) -> list:
     """Apply an equation's primitive. Custom calls need ``get_bind_params``; all accept it."""
     params = eqn.primitive.get_bind_params(eqn.params)
     out = eqn.primitive.bind(*args, **params)
     return list(out) if eqn.primitive.multiple_results else [out]
 
 
+def bind(eqn: Any, *args: Any) -> list:
+    """:func:`rebind`; differentiating a call of the host is an error that names it."""
+    if eqn.primitive.name not in CALLBACKS:
+        return rebind(eqn, *args)
+
+    @jax.custom_jvp
+    def call(*args: Any) -> list:
+        return rebind(eqn, *args)
+
+    @call.defjvp
+    def derivative(primals: Any, tangents: Any) -> Any:
+        raise UnsupportedOperationError(
+            f"the {eqn.primitive.name} at {source_line(eqn)} has no derivative, and the signal "
+            "would pass through it; put jax.lax.stop_gradient around its arguments, or give the "
+            "function that calls it a derivative with jax.custom_jvp"
+        )
+
+    return call(*args)
+
+
+def as_io_callback(eqn: Any, *args: Any) -> list:
+    """A pure_callback of which only the call matters: it happens though nobody reads its result."""
+    return _io_callback_p.bind(
+        *args,
+        callback=eqn.params["callback"],
+        result_avals=eqn.params["result_avals"],
+        sharding=eqn.params["sharding"],
+        ordered=False,
+    )
+
+
+def refuse_references(eqn: Any) -> None:
+    """An error for an equation that reads or writes a mutable array, whose order would matter."""
+    if any(type(e).__module__.startswith("jax._src.state") for e in eqn.effects):
+        raise UnsupportedOperationError(
+            f"the network reads or writes a mutable array reference ({eqn.primitive.name!r} at "
+            f"{source_line(eqn)}), which explainers cannot follow; return the new value instead"
+        )
+
+
 @contextlib.contextmanager
-def equation_context(eqn: Any, traceback: Any = None):
+def equation_context(eqn: Any, traceback: Any = None, marks: bool = False) -> Iterator[None]:
     """Bind under the equation's own source line, name stack and tracing context."""
-    stack = _source.current_name_stack() + eqn.source_info.name_stack
+    own = eqn.source_info.name_stack
+    if not marks and any(is_mark(s.name) for s in own.stack):
+        own = _source.NameStack(tuple(s for s in own.stack if not is_mark(s.name)))
+    stack = _source.current_name_stack() + own
     traceback = traceback or eqn.source_info.traceback
     with _source.user_context(traceback, name_stack=stack), eqn.ctx.manager:
         yield
@@ -82,15 +156,51 @@ def users_traceback(eqn: Any, outer: Any) -> Any:
     return eqn.source_info.traceback if _source.summarize(eqn.source_info) else outer
 
 
+def users_frame(eqn: Any) -> tuple | None:
+    """The place in the user's code that made the equation, to compare with others."""
+    frame = _source.user_frame(eqn.source_info.traceback)
+    return frame and (frame.file_name, frame.start_line, frame.start_column)
+
+
 def source_line(eqn: Any) -> str:
     """``file:line (function)`` of the user's code that made the equation."""
     return _source.summarize(eqn.source_info)
 
 
+def mark(kind: str, value: Any) -> Any:
+    """A named scope that marks the equations within it and is part of no path."""
+    return jax.named_scope(f"{MARK}{kind}:{value}")
+
+
+def is_mark(name: str, kind: str = "") -> bool:
+    return name.startswith(f"{MARK}{kind}")
+
+
+def name_stack(eqn: Any) -> tuple[str, ...]:
+    """Scopes, marks, and a mark for each transformation, outermost first."""
+    return tuple(
+        entry.name if type(entry).__name__ == "Scope" else f"{MARK}transform:{entry.name}"
+        for entry in eqn.source_info.name_stack.stack
+    )
+
+
 def scopes(eqn: Any) -> tuple[str, ...]:
-    """The module path of an equation: its name stack without the transformations in it."""
-    stack = getattr(eqn.source_info.name_stack, "stack", ())
-    return tuple(s.name for s in stack if type(s).__name__ == "Scope")
+    """The module path of an equation: its name stack without transformations and marks."""
+    return tuple(name for name in name_stack(eqn) if not is_mark(name))
+
+
+def regions(eqn: Any) -> tuple[int, ...]:
+    """The numbers of the ``checkpoint`` regions that an equation is in, outermost first."""
+    start = f"{MARK}checkpoint:"
+    return tuple(int(n.removeprefix(start)) for n in name_stack(eqn) if n.startswith(start))
+
+
+def jaxpr_trace() -> Any:
+    """The trace that makes the jaxpr at hand, whatever transformations are within it."""
+    trace = _internals.trace_ctx.trace
+    while hasattr(trace, "parent_trace"):
+        trace = trace.parent_trace
+    return trace
 
 
 def vary_like(x: Any, like: Any) -> Any:
@@ -120,77 +230,96 @@ def shape_of(aval: Any) -> jax.ShapeDtypeStruct:
     )
 
 
-def fingerprint(closed: Any) -> tuple[str, list]:
-    """A text that is equal for equal programs, and the objects that it names by address.
+def zero_tangent(value: Any) -> Any:
+    """Zeros that are a tangent of ``value``."""
+    aval = jax.typeof(value).to_tangent_aval()
+    if aval.dtype == jax.dtypes.float0:
+        return np.zeros(aval.shape, aval.dtype)
+    return jax.lax.full_like(value, 0, dtype=aval.dtype)
 
-    Array constants count by shape and dtype only: their values are run-time arguments. The
-    objects must be kept alive as long as the text is used as a key, so that no address is reused.
+
+def instantiate(cotangent: Any) -> Any:
+    """A cotangent as an array, where JAX gives a symbol for zeros."""
+    if not isinstance(cotangent, SymbolicZero):
+        return cotangent
+    return jax.numpy.zeros(cotangent.aval.shape, cotangent.aval.dtype)
+
+
+class JvpRule(NamedTuple):
+    """The traced rule of a custom_jvp_call: an open jaxpr, of its arguments and their tangents.
+
+    ``zeros`` and ``out_zeros`` say which tangents of the arguments and results it leaves out.
     """
-    jaxpr, _ = open_jaxpr(closed)
-    parts: list[str] = []
-    keep: list = []
-    _describe(jaxpr, parts, keep)
-    return "".join(parts), keep
+
+    jaxpr: Any
+    consts: list
+    zeros: list[bool]
+    out_zeros: list[bool]
+
+    @property
+    def programs(self) -> list[tuple[Any, list]]:
+        return [(self.jaxpr, self.consts)]
+
+    @property
+    def pattern(self) -> tuple:
+        return tuple(self.zeros), tuple(self.out_zeros)
 
 
-def _describe(jaxpr: Any, parts: list[str], keep: list) -> None:
-    names: dict = {}
-
-    def name(atom: Any) -> str:
-        if isinstance(atom, Literal):
-            if np.ndim(atom.val):
-                keep.append(atom.val)
-            value = repr(atom.val) if np.ndim(atom.val) == 0 else f"@{id(atom.val)}"
-            return f"{value}:{atom.aval}"
-        return f"{names.setdefault(atom, len(names))}:{atom.aval}"
-
-    parts.append("{" + ",".join(map(name, [*jaxpr.constvars, *jaxpr.invars])) + ";")
-    for eqn in jaxpr.eqns:
-        parts.append(
-            f"{','.join(map(name, eqn.outvars))}={eqn.primitive.name}"
-            f"({','.join(map(name, eqn.invars))})<{'/'.join(scopes(eqn))}>"
-        )
-        for key in sorted(eqn.params):
-            parts.append(f"[{key}=")
-            _describe_value(eqn.params[key], parts, keep, 0)
-            parts.append("]")
-    parts.append("->" + ",".join(map(name, jaxpr.outvars)) + "}")
+def _jvp_rule(eqn: Any) -> JvpRule:
+    """The rule for arguments all of which are differentiated, as far as they can be."""
+    zeros = [not _differentiable(v) for v in eqn.invars[eqn.params["num_consts"] :]]
+    jaxpr, consts, out_zeros = eqn.params["jvp_jaxpr_fun"].call_wrapped(*zeros)
+    return JvpRule(jaxpr, list(consts), zeros, list(out_zeros))
 
 
-def _describe_value(value: Any, parts: list[str], keep: list, depth: int) -> None:
-    if isinstance(value, (ClosedJaxpr, Jaxpr)):
-        jaxpr, consts = open_jaxpr(value)
-        _describe(jaxpr, parts, keep)
-        keep.extend(consts)
-        parts.append(f"@{[id(c) for c in consts]}")
-    elif isinstance(value, (tuple, list)) and not hasattr(value, "_fields"):
-        parts.append("(")
-        for item in value:
-            _describe_value(item, parts, keep, depth)
-            parts.append(",")
-        parts.append(")")
-    elif isinstance(value, np.ndarray):
-        parts.append(f"{value.dtype}{value.shape}{value.tobytes()!r}")
-    elif isinstance(value, _lu.WrappedFun) and depth < 8:
-        # jax wraps the user's derivative rule anew at every trace; the rule itself stays.
-        _describe_value(value.f, parts, keep, depth + 1)
-        for transform, params in value.transforms:
-            _describe_value(transform, parts, keep, depth + 1)
-            _describe_value(tuple(params), parts, keep, depth + 1)
-    elif isinstance(value, types.FunctionType) and value.__closure__ and depth < 8:
-        parts.append(f"code@{id(value.__code__)}")
-        keep.append(value.__code__)
-        for cell in value.__closure__:
-            with contextlib.suppress(ValueError):  # an empty cell holds nothing to tell apart
-                # jax's own caches and sentinels are made anew at every trace and tell nothing apart
-                if type(cell.cell_contents).__name__ not in (
-                    "Store",
-                    "EqualStore",
-                    "list",
-                    "dict",
-                    "object",
-                ):
-                    _describe_value(cell.cell_contents, parts, keep, depth + 1)
-    else:
-        keep.append(value)
-        parts.append(repr(value))
+class VjpRule(NamedTuple):
+    """The traced rules of a custom_vjp_call.
+
+    ``forward`` is an open jaxpr from the arguments to residuals and results. ``forwarded`` has an
+    entry for each residual of ``backward``: None for the next of those, or the number of an
+    argument that is one. ``backward`` is a closed jaxpr from residuals and cotangents to the
+    cotangents of those arguments that are ``present``.
+    """
+
+    forward: Any
+    consts: list
+    forwarded: list[int | None]
+    backward: Any
+    present: list[bool]
+
+    @property
+    def programs(self) -> list[tuple[Any, list]]:
+        return [(self.forward, self.consts), open_jaxpr(self.backward)]
+
+    @property
+    def pattern(self) -> tuple:
+        return tuple(self.forwarded), tuple(self.present)
+
+
+def _vjp_rule(eqn: Any) -> VjpRule:
+    """The rules for arguments all of which are differentiated, as far as they can be."""
+    n_consts = eqn.params["num_consts"]
+    arguments = eqn.invars[n_consts:]
+    jaxpr, consts = eqn.params["fwd_jaxpr_thunk"].call_wrapped(*map(_differentiable, arguments))
+    forwarded = [f if f is None else f - n_consts for f in eqn.params["out_trees"]()[2]]
+    own = iter(jaxpr.outvars)
+    residuals = [next(own) if f is None else arguments[f] for f in forwarded]
+    present: list[bool] = []
+
+    def backward(*values: Any) -> list:
+        found = eqn.params["bwd"].call_wrapped(*values)
+        found = found[0] if isinstance(found, tuple) else found  # 0.12 returns logs as well
+        present[:] = [isinstance(g, (jax.Array, Tracer)) for g in found]
+        return [g for g, is_there in zip(found, present, strict=True) if is_there]
+
+    shapes = [shape_of(v.aval) for v in [*residuals, *eqn.outvars]]
+    return VjpRule(jaxpr, list(consts), forwarded, jax.make_jaxpr(backward)(*shapes), present)
+
+
+def custom_rule(eqn: Any) -> JvpRule | VjpRule:
+    """The traced derivative of a custom_jvp_call or custom_vjp_call."""
+    return _jvp_rule(eqn) if eqn.primitive.name == "custom_jvp_call" else _vjp_rule(eqn)
+
+
+def _differentiable(atom: Any) -> bool:
+    return jax.numpy.issubdtype(atom.aval.dtype, jax.numpy.inexact)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
-import re
+import threading
 from typing import Any, NamedTuple
 
 from jaxplain.core import _compat
-from jaxplain.core.errors import UnknownLayerError, UnsupportedOperationError, nearest
+from jaxplain.core.effects import Effect, find_effects
+from jaxplain.core.errors import UnknownLayerError, UnsupportedOperationError
+from jaxplain.core.flatten import Program, is_scan, unroll
 from jaxplain.core.folding import Chain, find_chain
 from jaxplain.core.intervals import Facts, literal, propagate
-from jaxplain.core.operations import KINDS, Operation, classify
+from jaxplain.core.naming import Naming, name_values
+from jaxplain.core.operations import Operation, classify
 from jaxplain.core.rules import Rule, RuleSet
 
 
@@ -35,11 +38,16 @@ class Graph:
     Graphs compare by identity; :func:`jaxplain.core.trace` gives equal programs the same graph.
     """
 
-    def __init__(self, jaxpr: Any, n_constants: int, out_tree: Any, keep_alive: list):
-        self.jaxpr, self.out_tree, self._keep_alive = jaxpr, out_tree, keep_alive
-        self.constants, self.inputs = jaxpr.invars[:n_constants], jaxpr.invars[n_constants:]
-        self.outputs = jaxpr.outvars
-        self.constant_equations, self.ops = classify(jaxpr, self.inputs)
+    def __init__(
+        self, program: Program, n_constants: int, in_tree: Any = None, out_tree: Any = None
+    ):
+        self.program, self.in_tree, self.out_tree = program, in_tree, out_tree
+        self.constants, self.inputs = program.invars[:n_constants], program.invars[n_constants:]
+        self.outputs = program.outvars
+        self.input_types = [(v.aval.shape, v.aval.dtype) for v in self.inputs]
+        self._lock = threading.Lock()
+        self._unrolled: tuple[Graph, dict, dict] | None = None
+        self.constant_equations, self.ops = classify(program, self.inputs)
         self.consumers: dict = {}
         self.producer: dict = {}
         for op in self.ops:
@@ -47,41 +55,67 @@ class Graph:
                 self.consumers.setdefault(v, []).append(op)
             for v in op.outputs:
                 self.producer[v] = op
-        self.names = self._name_values()
+
+    # -- scans -------------------------------------------------------------------------------
+
+    @property
+    def unrolled(self) -> Graph:
+        """The same network with its scans unrolled, so that all operations are seen."""
+        return self._unroll()[0]
+
+    @property
+    def counterparts(self) -> dict[Any, Any]:
+        """The variables of :attr:`unrolled` that are outside scans -> those of this graph."""
+        return self._unroll()[1]
+
+    @property
+    def inside(self) -> dict[Any, Any]:
+        """The variables of this graph -> those of :attr:`unrolled`."""
+        return self._unroll()[2]
+
+    @functools.cached_property
+    def scans(self) -> frozenset:
+        """The operations that :attr:`unrolled` would open."""
+        return frozenset(op for op in self.ops if any(map(is_scan, op.equations)))
+
+    @functools.cached_property
+    def variables(self) -> frozenset:
+        """All values that can be computed, perturbed or replaced."""
+        made = (v for op in self.ops for v in op.outputs)
+        fixed = (v for eqn in self.constant_equations for v in eqn.outvars)
+        return frozenset((*self.program.invars, *made, *fixed))
+
+    def _unroll(self) -> tuple[Graph, dict, dict]:
+        if not any(map(is_scan, self.program.eqns)):
+            return self, {}, {}
+        with self._lock:  # variables belong to one graph: there must be only one
+            if self._unrolled is None:
+                program, own = unroll(self.program)
+                graph = Graph(program, len(self.constants), self.in_tree, self.out_tree)
+                whole: dict = {}
+                for v, u in own.items():
+                    if not isinstance(u, _compat.Literal):
+                        whole.setdefault(u, v)
+                self._unrolled = graph, whole, own
+            return self._unrolled
+
+    @functools.cached_property
+    def effects(self) -> list[Effect]:
+        """What the network does besides computing, in order."""
+        made = (v for op in self.ops for v in op.outputs)
+        fixed = (v for eqn in self.constant_equations for v in eqn.outvars)
+        return find_effects(self.program, {*self.program.invars, *made, *fixed})
 
     # -- layers ------------------------------------------------------------------------------
 
-    def _name_values(self) -> dict[str, Any]:
-        tags: dict[str, list] = {}
-        paths: dict[str, Any] = {}
-        counted: dict[str, list] = {}
-        numbered: list[tuple[str, int, Any]] = []
-        for op in self.ops:
-            if op.output.aval.dtype.kind not in "fV":  # "V": bfloat16 and its like
-                continue
-            if op.name == "name":
-                tags.setdefault(op.equations[0].params["name"], []).append(op.output)
-            scopes = op.scopes
-            for i in range(1, len(scopes) + 1):
-                paths[".".join(scopes[:i])] = op.output
-            if op.kind != "structural":
-                for label in dict.fromkeys((op.name, op.kind)):
-                    values = counted.setdefault(label, [])
-                    numbered.append((label, len(values), op.output))
-                    values.append(op.output)
-        names = {"input": self.inputs[0]} if self.inputs else {}
-        self.repeated_tags = {t for t, values in tags.items() if len(values) > 1}
-        for tag, values in tags.items():
-            if len(values) == 1:
-                names.setdefault(tag, values[0])
-            else:
-                names.update({f"{tag}:{i}": v for i, v in enumerate(values)})
-        for path, v in paths.items():
-            names.setdefault(path, v)
-        for label, i, v in sorted(numbered, key=lambda n: n[0] in KINDS):  # the specific name first
-            names.setdefault(f"{label}:{i}", v)
-        self._counts = {label: len(values) for label, values in counted.items()}
-        return names
+    @functools.cached_property
+    def _naming(self) -> Naming:
+        return name_values(self.inputs, self.ops)
+
+    @property
+    def names(self) -> dict[str, Any]:
+        """The names of values, and the variables behind them."""
+        return self._naming.names
 
     @functools.cached_property
     def layers(self) -> list[Layer]:
@@ -107,39 +141,7 @@ class Graph:
 
     def layer(self, name: str) -> Any:
         """The variable behind a layer's name."""
-        if not isinstance(name, str):
-            raise TypeError(
-                f"a layer is addressed by its name, a str, not by {type(name).__name__}"
-            )
-        dotted = name.replace("/", ".")
-        for candidate in (name, dotted):
-            if candidate in self.names:
-                return self.names[candidate]
-        counted = re.fullmatch(r"(.+):(-?\d+)", name)
-        if counted and counted[1] in self._counts:
-            n, i = self._counts[counted[1]], int(counted[2])
-            if -n <= i < n:
-                return self.names[f"{counted[1]}:{i % n}"]
-            raise UnknownLayerError(
-                f"there is no layer {name!r}: the network has {n} of "
-                f"{counted[1]!r}, numbered 0 to {n - 1} or -{n} to -1"
-            )
-        if name in self.repeated_tags:
-            raise UnknownLayerError(
-                f"the tag {name!r} occurs more than once in the network; "
-                f"say which with {name + ':0'!r}, {name + ':1'!r}, ..."
-            )
-        ends = [n for n in self.names if n.endswith("." + dotted)]
-        if len({self.names[n] for n in ends}) == 1:
-            return self.names[ends[0]]
-        if ends:
-            raise UnknownLayerError(
-                f"the layer {name!r} is ambiguous; say which of {', '.join(ends)}"
-            )
-        raise UnknownLayerError(
-            f"there is no layer {name!r}; the nearest names are "
-            f"{nearest(name, self.names)} (jaxplain.layers lists all)"
-        )
+        return self._naming.find(name)
 
     def name_of(self, v: Any) -> str:
         return next((n for n, u in self.names.items() if u is v), "an unnamed value")

@@ -2,22 +2,71 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxplain.core import _compat
+from jaxplain.core.effects import happen
 from jaxplain.core.graph import Graph
 from jaxplain.core.operations import Operation
 from jaxplain.core.rules import RuleSet, apply_rule
 
 
+@jax.tree_util.register_pytree_node_class
 class Model:
-    """The traced network with the values of its constants (weights)."""
+    """A traced network with the values of its constants (weights), see :func:`jaxplain.trace`.
+
+    Every explainer, :func:`jaxplain.layers`, :func:`jaxplain.capture` and the like take it in place
+    of the function that it was traced from, and then trace nothing. It explains inputs of the
+    shapes and dtypes that it was traced at. ``model(x)`` is the network's output.
+
+    A model is a pytree: its leaves are the weights, so that ``jax.jit(jaxplain.grad_cam)(model, x,
+    targets)`` compiles once and sees new weights, and ``jax.tree.map`` makes a model of other ones.
+    """
 
     def __init__(self, graph: Graph, constants: Sequence[Any]):
-        self.graph, self.constants = graph, constants
+        self.whole, self.constants = graph, constants
+
+    def tree_flatten(self) -> tuple[tuple, Graph]:
+        return tuple(self.constants), self.whole
+
+    @classmethod
+    def tree_unflatten(cls, graph: Graph, constants: Sequence[Any]) -> Model:
+        return cls(graph, constants)
+
+    @property
+    def graph(self) -> Graph:
+        """All operations, those within scans included (``whole`` has the scans as they are)."""
+        return self.whole.unrolled
+
+    def __repr__(self) -> str:
+        inputs = ", ".join(map(_type, self.whole.inputs))
+        outputs = ", ".join(map(_type, self.whole.outputs))
+        sizes = [int(np.size(c)) for c in self.constants if hasattr(c, "shape")]
+        return f"Model({inputs} -> {outputs}; {len(sizes)} arrays of {sum(sizes):,} weights)"
+
+    def __call__(self, *inputs: Any) -> Any:
+        """The network's output, as the function returned it."""
+        return jax.tree.unflatten(self.whole.out_tree, _outputs(self, self.flat(inputs)))
+
+    def flat(self, inputs: tuple) -> list:
+        """The arrays among the inputs; an error unless they are as the model was traced at."""
+        values, tree = jax.tree.flatten(inputs)
+        types = [(np.shape(v), _dtype(v)) for v in values]
+        if tree != self.whole.in_tree or types != self.whole.input_types:
+            expected = self.whole.inputs
+            given = ", ".join(f"{_dtype(v)}{list(np.shape(v))}" for v in values)
+            raise ValueError(
+                f"the model was traced at {', '.join(map(_type, expected))}, but is given {given}; "
+                "trace the network again at such inputs with jaxplain.trace"
+            )
+        return values
+
+    # -- evaluation --------------------------------------------------------------------------
 
     def evaluate(
         self,
@@ -33,57 +82,72 @@ class Model:
         ``added`` perturbs values; rules then act only downstream of those, so that everything
         else keeps its true derivative. ``given`` replaces values instead of computing them, and
         ``edits`` are functions of the computed value that replace it (gates).
+
+        Scans are unrolled only where a rule must look inside, or one of these values is inside.
         """
-        graph, added, given, edits = self.graph, added or {}, given or {}, edits or {}
-        wanted: Sequence[Any] = graph.outputs if outputs is None else outputs
+        whole = self._seen_from_outside(outputs, added or {}, given or {}, edits or {})
+        if whole is not None and not _looks_inside(self.whole, rules, whole[1]):
+            graph, (outputs, added, given, edits) = self.whole, whole
+        else:
+            graph, added, given, edits = self.graph, added or {}, given or {}, edits or {}
+            outputs = graph.outputs if outputs is None else list(map(self._within, outputs))
+            added, given, edits = (
+                {self._within(v): value for v, value in values.items()}
+                for values in (added, given, edits)
+            )
         assigned = graph.assign(rules, frozenset(added) if added else None) if rules else {}
+        run = _Run(graph, rules, assigned, added, given, edits)
         env = {**dict(zip(graph.constants, self.constants, strict=True)), **given}
-
-        def read(v: Any) -> Any:
-            return v.val if isinstance(v, _compat.Literal) else env[v]
-
-        def write(v: Any, value: Any) -> None:
-            if v not in given:
-                value = edits[v](value) if v in edits else value
-                env[v] = value + added[v] if v in added else value
-
         for v, value in zip(graph.inputs, inputs, strict=True):
-            write(v, value)
+            run.write(env, v, value)
         for eqn in graph.constant_equations:
             with _compat.equation_context(eqn):
-                values = _compat.bind(eqn, *map(read, eqn.invars))
+                values = _compat.bind(eqn, *(_read(env, v) for v in eqn.invars))
             env.update(zip(eqn.outvars, values, strict=True))
-        needed = self.needed(wanted, given)
-        for op in graph.ops:
-            if op not in needed:
-                continue
-            values = tuple(map(read, op.inputs))
-            constants = tuple(map(read, op.constants))
-            rule = assigned.get(op)
-            if rule is None or rules is None:
-                outs = op.evaluate(values, constants)
-            else:
-                chain = graph.chains[op] if op.kind == "linear" and rules.fold else None
-                extras = tuple(read(v) for v in chain.variables) if chain else ()
-                outs = apply_rule(op, rule, chain, values, constants, extras)
-            for v, value in zip(op.outputs, outs, strict=True):
-                write(v, value)
-        return [read(v) for v in wanted]
+        needed = _needed(graph, outputs, given)
+        computed = {*env, *(v for op in needed for v in op.outputs)}
+        effects = [effect for effect in graph.effects if effect.reads <= computed]
+        wanted = {v for v in outputs if not isinstance(v, _compat.Literal)}
+        wanted.update(*(effect.reads for effect in effects))
+        run.operations([op for op in graph.ops if op in needed], env, wanted, 0)
+        for effect in effects:
+            happen(effect, env)
+        return [_read(env, v) for v in outputs]
 
     def needed(self, outputs: Sequence[Any], given: Collection[Any]) -> set[Operation]:
         """The operations that compute ``outputs`` from the inputs and the values ``given``."""
-        wanted = {v for v in outputs if not isinstance(v, _compat.Literal)} - set(given)
-        needed = set()
-        for op in reversed(self.graph.ops):
-            if any(v in wanted for v in op.outputs):
-                needed.add(op)
-                wanted.update(v for v in op.inputs if v not in given)
-        return needed
+        return _needed(self.graph, outputs, given)
+
+    def _seen_from_outside(self, outputs: Any, *values: dict) -> tuple | None:
+        """The same in terms of the graph with whole scans; None if one of the values is inside."""
+        if outputs is None:
+            outputs = self.whole.outputs
+        own = [v for v in outputs if not isinstance(v, _compat.Literal)]
+        found = {v: self._outside(v) for v in itertools.chain(own, *values)}
+        if None in found.values():
+            return None
+        return (
+            [v if isinstance(v, _compat.Literal) else found[v] for v in outputs],
+            *({found[v]: value for v, value in part.items()} for part in values),
+        )
+
+    def _outside(self, v: Any) -> Any:
+        v = v if v in self.whole.variables else self.whole.counterparts.get(v)
+        return v if v in self.whole.variables else None
+
+    def _within(self, v: Any) -> Any:
+        if isinstance(v, _compat.Literal) or v in self.graph.variables:
+            return v
+        return self.whole.inside[v]
+
+    def variable(self, name: str) -> Any:
+        """The variable behind a layer's name."""
+        return self.whole.inputs[0] if name == "input" else self.graph.layer(name)
 
     def forward(self, x: jax.Array, layers: Sequence[str] = ()) -> tuple[jax.Array, dict]:
         """The scores, and the activations of the named layers."""
-        variables = [self.graph.layer(name) for name in layers]
-        scores, *acts = self.evaluate([x], outputs=[self.graph.outputs[0], *variables])
+        variables = [self.variable(name) for name in layers]
+        scores, *acts = self.evaluate([x], outputs=[self.whole.outputs[0], *variables])
         return scores, dict(zip(layers, acts, strict=True))
 
     def pullback(
@@ -94,7 +158,7 @@ class Model:
         One forward pass. Signals are cotangents of zeros added at the layers, so that the
         compiler drops everything below the lowest one.
         """
-        return self.pull_values(x, {name: self.graph.layer(name) for name in layers}, rules)
+        return self.pull_values(x, {name: self.variable(name) for name in layers}, rules)
 
     def pull_values(
         self, x: jax.Array, values: dict[Any, Any], rules: RuleSet | None = None
@@ -106,7 +170,7 @@ class Model:
 
         def perturbed(*zeros: jax.Array) -> tuple:
             added = dict(zip(distinct, zeros, strict=True))
-            scores, *acts = self.evaluate([x], rules, added, [self.graph.outputs[0], *distinct])
+            scores, *acts = self.evaluate([x], rules, added, [self.whole.outputs[0], *distinct])
             return scores, acts
 
         scores, vjp, acts = jax.vjp(perturbed, *zeros, has_aux=True)
@@ -116,3 +180,124 @@ class Model:
             return {key: signals[index[v]] for key, v in values.items()}
 
         return scores, {key: acts[index[v]] for key, v in values.items()}, pull
+
+
+@jax.jit
+def _outputs(model: Model, inputs: list) -> list:
+    return model.evaluate(inputs)
+
+
+def _type(v: Any) -> str:
+    return f"{v.aval.dtype}{list(v.aval.shape)}"
+
+
+def _dtype(value: Any) -> Any:
+    return (
+        value.dtype
+        if isinstance(value, jax.Array)
+        else jax.dtypes.canonicalize_dtype(np.result_type(value))
+    )
+
+
+def _read(env: dict, atom: Any) -> Any:
+    return atom.val if isinstance(atom, _compat.Literal) else env[atom]
+
+
+def _needed(graph: Graph, outputs: Sequence[Any], given: Collection[Any]) -> set[Operation]:
+    wanted = {v for v in outputs if not isinstance(v, _compat.Literal)} - set(given)
+    needed = set()
+    for op in reversed(graph.ops):
+        if any(v in wanted for v in op.outputs):
+            needed.add(op)
+            wanted.update(v for v in op.inputs if v not in given)
+    return needed
+
+
+def _looks_inside(whole: Graph, rules: RuleSet | None, added: dict) -> bool:
+    """Whether rules act on a scan; overrides speak of the first and last layer of all."""
+    if rules is None or not whole.scans:
+        return False
+    if rules.overrides or not added:
+        return True
+    return any(op in whole.scans for op in whole.downstream(frozenset(added)))
+
+
+class _Run:
+    """One evaluation of operations, with what replaces or perturbs their values."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        rules: RuleSet | None,
+        assigned: dict,
+        added: dict,
+        given: dict,
+        edits: dict,
+    ):
+        self.graph, self.rules, self.assigned = graph, rules, assigned
+        self.added, self.given, self.edits = added, given, edits
+
+    def write(self, env: dict, v: Any, value: Any) -> None:
+        if v not in self.given:
+            value = self.edits[v](value) if v in self.edits else value
+            env[v] = value + self.added[v] if v in self.added else value
+
+    def operations(self, ops: list, env: dict, wanted: set, depth: int) -> None:
+        """Evaluate the operations; those of a ``checkpoint`` in a checkpoint of the same kind.
+
+        ``wanted`` are the values that are read after the last of them.
+        """
+        groups = [
+            (region, list(group))
+            for region, group in itertools.groupby(ops, lambda op: _region(op, depth))
+        ]
+        later, needed_after = set(wanted), []
+        for _, group in reversed(groups):
+            needed_after.append(set(later) if len(groups) > 1 else later)
+            later.update(*(self._reads(op) for op in group))
+        for (region, group), after in zip(groups, reversed(needed_after), strict=True):
+            if region is None:
+                for op in group:
+                    self._operation(op, env)
+            else:
+                self._checkpoint(region, group, env, after, depth + 1)
+
+    def _checkpoint(self, region: int, ops: list, env: dict, after: set, depth: int) -> None:
+        made = {v for op in ops for v in op.outputs}
+        reads = list(dict.fromkeys(v for op in ops for v in self._reads(op) if v in env))
+        results = [v for v in made if v in after and v not in env]
+
+        def body(values: list) -> list:
+            local = dict(zip(reads, values, strict=True))
+            self.operations(ops, local, set(results), depth)
+            return [local[v] for v in results]
+
+        policy, prevent_cse = self.graph.program.regions[region]
+        call = jax.checkpoint(body, policy=policy, prevent_cse=prevent_cse)
+        env.update(zip(results, call([env[v] for v in reads]), strict=True))
+
+    def _reads(self, op: Any) -> tuple:
+        chain = self._chain(op)
+        return (*op.inputs, *op.constants, *(chain.variables if chain else ()))
+
+    def _chain(self, op: Any) -> Any:
+        folds = op.kind == "linear" and op in self.assigned and self.rules.fold
+        return self.graph.chains[op] if folds else None
+
+    def _operation(self, op: Any, env: dict) -> None:
+        values = tuple(_read(env, v) for v in op.inputs)
+        constants = tuple(_read(env, v) for v in op.constants)
+        rule = self.assigned.get(op)
+        if rule is None:
+            outs = op.evaluate(values, constants)
+        else:
+            chain = self._chain(op)
+            extras = tuple(_read(env, v) for v in chain.variables) if chain else ()
+            outs = apply_rule(op, rule, chain, values, constants, extras)
+        for v, value in zip(op.outputs, outs, strict=True):
+            self.write(env, v, value)
+
+
+def _region(op: Any, depth: int) -> int | None:
+    regions = _compat.regions(op.equations[-1])
+    return regions[depth] if depth < len(regions) else None

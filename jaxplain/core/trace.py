@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import collections
-import functools
-import sys
-from collections.abc import Callable
+import threading
+import weakref
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
-from jaxplain.core import _compat
+from jaxplain.core import frameworks
+from jaxplain.core.fingerprint import Fingerprint, fingerprint
 from jaxplain.core.flatten import flatten
 from jaxplain.core.graph import Graph
 from jaxplain.core.model import Model
 
-_CACHE_SIZE = 256
-_graphs: collections.OrderedDict = collections.OrderedDict()
+#: Graphs live as long as somebody uses them: a model, or a program that is compiled for them.
+_graphs: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
+#: The latest stay, so that tables and captures of one network in turn build its graph once.
+_latest: collections.deque = collections.deque(maxlen=16)
+_lock = threading.Lock()
 
 
 def tag(x: jax.Array, name: str) -> jax.Array:
@@ -37,101 +42,67 @@ def tag(x: jax.Array, name: str) -> jax.Array:
 
 
 def trace(fn: Callable, *inputs: Any) -> Model:
-    """Trace ``fn`` at ``inputs`` (arrays or pytrees of arrays) to a :class:`Model`.
+    """Trace ``fn`` at ``inputs`` (arrays or pytrees of arrays) to a :class:`~jaxplain.core.Model`.
 
-    Weights that ``fn`` closes over become run-time arguments of the model. They are read anew at
-    every call, so changed weights are seen; equal programs share one :class:`Graph`, so that
-    nothing that is compiled for it compiles twice. ``fn`` is a callable or an NNX module.
+    The model is taken by every explainer in place of ``fn``. Explainers that are given ``fn``
+    itself trace it anew at every call, so that nothing that changed is explained as it was; in a
+    loop of eager calls most of the time then goes into tracing. A model is traced once. It holds
+    the weights as they were then, and explains inputs of the same shapes and dtypes. (NAFlow takes
+    images one by one, and so a model that was traced at one image.)
+
+    Arrays that ``fn`` closes over, also within functions under ``jax.jit``, become run-time
+    arguments of the model. Equal programs share one graph, so that nothing that is compiled for it
+    compiles twice when weights change.
+
+    Args:
+        fn: a callable, an NNX module, a Keras layer, or a model (which is returned as it is). The
+            network is left as it was, whatever the forward pass changes in it: NNX modules are
+            copied, Keras networks called statelessly and in inference mode.
+        inputs: examples of the arguments.
+
+    Raises:
+        ValueError: ``fn`` is a model that was traced at other shapes or dtypes.
+        TypeError: ``fn`` cannot be called, or is a Keras network of another backend than JAX.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxplain
+        >>> weight = jnp.array([[1.0, -2.0, 3.0]])
+        >>> x = jnp.ones((1, 2, 2, 1))
+        >>> model = jaxplain.trace(lambda x: x.mean((1, 2)) @ weight, x)
+        >>> model
+        Model(float32[1, 2, 2, 1] -> float32[1, 3]; 1 arrays of 3 weights)
+        >>> jaxplain.gradient(model, x, 1).tolist()
+        [[[0.5, 0.5], [0.5, 0.5]]]
+        >>> doubled = jax.tree.map(lambda w: 2 * w, model)
+        >>> doubled(x).tolist()
+        [[2.0, -4.0, 6.0]]
     """
-    nnx = sys.modules.get("flax.nnx")
-    if nnx is not None and isinstance(fn, nnx.Module):
-        return _trace_nnx(nnx, fn, inputs)
-    if not callable(fn):
-        raise TypeError(f"fn must be a callable or an NNX module, not {type(fn).__name__}")
-    closed, out_tree = _jaxpr(fn, *inputs)
-    return Model(_graph(closed, 0, out_tree), _compat.open_jaxpr(closed)[1])
-
-
-def _jaxpr(fn: Callable, *args: Any) -> tuple[Any, Any]:
+    if isinstance(fn, Model):
+        fn.flat(inputs)
+        return fn
+    call, weights = frameworks.pure(fn)
     # A new function each time: jax would reuse the trace of an old one, with the old weights.
-    closed, shapes = jax.make_jaxpr(lambda *a: fn(*a), return_shape=True)(*args)
-    return closed, jax.tree.structure(shapes)
+    with frameworks.stateless():
+        closed, shapes = jax.make_jaxpr(lambda *a: call(*a), return_shape=True)(weights, *inputs)
+    found = fingerprint(closed)
+    trees = jax.tree.structure(inputs), jax.tree.structure(shapes)
+    graph = _graph(closed, found, len(weights), trees)
+    return Model(graph, [*map(_held, found.constants), *weights])
 
 
-def _graph(closed: Any, n_weights: int, out_tree: Any) -> Graph:
-    text, keep = _compat.fingerprint(closed)
-    key = (text, n_weights, out_tree)
-    if key in _graphs:
-        _graphs.move_to_end(key)
-        return _graphs[key]
-    n_closed = len(_compat.open_jaxpr(closed)[1])
-    graph = Graph(flatten(closed), n_closed + n_weights, out_tree, keep)
-    _graphs[key] = graph
-    if len(_graphs) > _CACHE_SIZE:
-        _graphs.popitem(last=False)
+def _graph(closed: Any, found: Fingerprint, n_weights: int, trees: tuple) -> Graph:
+    key: Hashable = (found.key, n_weights, trees)
+    with _lock:
+        graph = _graphs.get(key)
+    if graph is None:
+        program = flatten(closed, found.constants, found.rules)
+        made = Graph(program, len(found.constants) + n_weights, *trees)
+        with _lock:  # two threads must not have two graphs for one program
+            graph = _graphs.setdefault(key, made)
+            _latest.append(graph)
     return graph
 
 
-_nnx_graphs: collections.OrderedDict = collections.OrderedDict()
-
-
-def _trace_nnx(nnx: Any, module: Any, inputs: tuple) -> Model:
-    graphdef, state = nnx.split(module)
-    leaves, tree = jax.tree.flatten(state)
-    args, in_tree = jax.tree.flatten(inputs)
-    key = (
-        graphdef,
-        tree,
-        in_tree,
-        tuple(jax.typeof(v) for v in [*leaves, *args]),
-        jax.config.jax_enable_x64,
-    )
-    if key in _nnx_graphs:  # the program depends on nothing else: spare the tracing
-        _nnx_graphs.move_to_end(key)
-        return Model(_nnx_graphs[key], leaves)
-
-    def apply(leaves: list, *inputs: Any) -> Any:
-        copy = nnx.merge(graphdef, jax.tree.unflatten(tree, leaves))
-        _enter_scopes(nnx, copy)
-        return copy(*inputs)
-
-    closed, out_tree = _jaxpr(apply, leaves, *inputs)
-    consts = _compat.open_jaxpr(closed)[1]
-    graph = _graph(closed, len(leaves), out_tree)
-    if not consts:
-        _nnx_graphs[key] = graph
-        if len(_nnx_graphs) > _CACHE_SIZE:
-            _nnx_graphs.popitem(last=False)
-    return Model(graph, [*consts, *leaves])
-
-
-def _enter_scopes(nnx: Any, module: Any) -> None:
-    """Make every submodule of our private copy enter a named scope of its path when called."""
-    for path, part in nnx.iter_modules(module):
-        if path and callable(part):
-            part.__class__ = _scoped(type(part), ".".join(map(str, path)))
-
-
-@functools.lru_cache(maxsize=4096)
-def _scoped(cls: type, path: str) -> type:
-    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
-        # An inner module's path begins with the outer one's: enter only what is new.
-        with _Path(path) as scope, jax.named_scope(scope):
-            return cls.__call__(self, *args, **kwargs)
-
-    return type(cls.__name__, (cls,), {"__call__": __call__, "__module__": cls.__module__})
-
-
-class _Path:
-    stack: list[str] = []
-
-    def __init__(self, path: str):
-        self.path = path
-
-    def __enter__(self) -> str:
-        outer = self.stack[-1] if self.stack else ""
-        self.stack.append(self.path)
-        return self.path.removeprefix(outer + ".") if outer else self.path
-
-    def __exit__(self, *_: object) -> None:
-        self.stack.pop()
+def _held(constant: Any) -> Any:
+    """The constant as an array that nobody else can change."""
+    return constant if isinstance(constant, jax.Array) else jnp.array(constant)

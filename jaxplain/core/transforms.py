@@ -39,7 +39,7 @@ def with_rules(fn: Callable, rules: RuleSet) -> Callable:
             return fn(*inputs)
         model = trace(fn, *inputs)
         outputs = model.evaluate(jax.tree.leaves(inputs), rules)
-        return jax.tree.unflatten(model.graph.out_tree, outputs)
+        return jax.tree.unflatten(model.whole.out_tree, outputs)
 
     return ruled
 
@@ -57,11 +57,11 @@ def capture(fn: Callable, names: Sequence[str]) -> Callable:
 
     def captured(*inputs: Any) -> tuple[Any, dict[str, jax.Array]]:
         model = trace(fn, *inputs)
-        graph = model.graph
-        variables = [graph.layer(name) for name in names]
-        values = model.evaluate(jax.tree.leaves(inputs), outputs=[*graph.outputs, *variables])
-        n = len(graph.outputs)
-        y = jax.tree.unflatten(graph.out_tree, values[:n])
+        outputs = model.whole.outputs
+        variables = [model.variable(name) for name in names]
+        values = model.evaluate(jax.tree.leaves(inputs), outputs=[*outputs, *variables])
+        n = len(outputs)
+        y = jax.tree.unflatten(model.whole.out_tree, values[:n])
         return y, dict(zip(names, values[n:], strict=True))
 
     return captured
@@ -182,14 +182,14 @@ def _mass(model: Model, x: jax.Array, rules: RuleSet) -> dict[Any, float]:
     }
 
     @jax.jit
-    def sums(constants: list, x: jax.Array) -> dict:
-        scores, _, pull = Model(model.graph, constants).pull_values(
+    def sums(model: Model, x: jax.Array) -> dict:
+        scores, _, pull = model.pull_values(
             x, {i: v for i, v in enumerate(floating.values())}, rules
         )
         seed = jax.nn.one_hot(scores.argmax(-1), scores.shape[-1], dtype=scores.dtype)
         return {i: s.sum() / len(x) for i, s in pull(seed).items()}
 
-    return dict(zip(floating, map(float, sums(model.constants, x).values()), strict=True))
+    return dict(zip(floating, map(float, sums(model, x).values()), strict=True))
 
 
 def _rule_name(rule: Any) -> str:

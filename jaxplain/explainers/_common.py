@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.core import Tracer
 
 from jaxplain.core import Graph, Model, trace
 from jaxplain.core.hoist import hoist
@@ -36,7 +35,7 @@ def run(
     """
     x = check_images(x)
     model = trace(fn, x)
-    targets = check_targets(model.graph, targets, x.shape[0])
+    targets = check_targets(model.whole, targets, x.shape[0])
     check_class_chunk(class_chunk)
     layer = model.graph.last_spatial if layer is None else layer
     single = isinstance(layer, str)
@@ -44,7 +43,7 @@ def run(
     if not names:
         raise ValueError("layer is an empty sequence; name at least one layer")
     for name in names:
-        model.graph.layer(name)
+        model.variable(name)
     result = run_traced(
         impl, model, x, targets, arrays=arrays, layers=names, class_chunk=class_chunk, **static
     )
@@ -55,16 +54,16 @@ def run_traced(
     impl: Callable, model: Model, x: jax.Array, targets: Any, *, arrays: tuple = (), **static: Any
 ) -> Any:
     """``impl(model, x, targets, *arrays, **static)`` in the one internal jit."""
-    options = tuple(sorted(static.items(), key=lambda item: item[0]))
-    return _compiled(impl, model.graph, options, model.constants, x, targets, arrays)
+    options = tuple(static.items())
+    return _compiled(impl, options, model.whole, model.constants, x, targets, arrays)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _compiled(
     impl: Callable,
-    graph: Graph,
     options: tuple,
-    constants: Sequence,
+    graph: Graph,
+    constants: Sequence[Any],
     x: jax.Array,
     targets: Any,
     arrays: tuple,
@@ -73,26 +72,28 @@ def _compiled(
 
 
 def check_images(x: Any) -> jax.Array:
-    """``x`` as a JAX array; an error unless it is a finite float batch (B, H, W, C)."""
-    x = jnp.asarray(x)
+    """``x`` as a JAX array; an error unless it is a float batch (B, H, W, C).
+
+    Images that are not on a device yet must be finite. Those that are would have to be waited for.
+    """
+    on_device = isinstance(x, jax.Array)
+    if not on_device:
+        given, x = x, jnp.asarray(x)
     if x.ndim != 4:
         hint = "; add a batch axis with x[None]" if x.ndim == 3 else ""
         raise ValueError(f"images must have the shape (B, H, W, C), not {x.shape}{hint}")
-    if not jnp.issubdtype(x.dtype, jnp.floating):
+    if not _floating(x.dtype):
         raise TypeError(
             f"images must be floating point, preprocessed as the network expects, not {x.dtype}"
         )
-    if not isinstance(x, Tracer):
-        with jax.ensure_compile_time_eval():  # under the user's own jit too
-            finite = bool(jnp.isfinite(x).all())
-        if not finite:
-            raise ValueError("the images hold NaN or infinity; every pixel must be finite")
+    if not on_device and not np.isfinite(np.asarray(given)).all():
+        raise ValueError("the images hold NaN or infinity; every pixel must be finite")
     return x
 
 
 def check_targets(
     graph: Graph, targets: Any, batch: int, *, traced_batch: int | None = None
-) -> jax.Array | None:
+) -> jax.Array | np.ndarray | None:
     """Targets as an array: None, ints () / (B,) / (B, K), or a float signal (B, N) / (B, K, N).
 
     ``traced_batch`` is the number of images that the graph was traced at, where it is another one.
@@ -108,24 +109,28 @@ def check_targets(
     if targets is None:
         return None
     values = None
-    if not isinstance(targets, Tracer):  # in numpy: values are checked under the user's jit too
+    # In NumPy, so that the values can be checked under the user's own jit too. What a device still
+    # computes is not waited for.
+    if not isinstance(targets, jax.Array) or _is_here(targets):
         values = np.asarray(targets)
         targets = values.astype(np.int32) if values.dtype.kind in "iu" else values
     classes = shape[-1]
-    if jnp.issubdtype(targets.dtype, jnp.integer):
+    if targets.dtype.kind in "iu":
         if targets.ndim > 2 or (targets.ndim and targets.shape[0] != batch):
             raise ValueError(
                 "class targets must be an int or have the shape (batch,) or (batch, "
                 f"targets) with batch {batch}, not {targets.shape}"
             )
-        if values is not None and values.size and (values.min() < 0 or values.max() >= classes):
-            wrong = values.min() if values.min() < 0 else values.max()
-            raise ValueError(
-                f"class {wrong} is out of range: the network has {classes} "
-                f"classes, 0 to {classes - 1}"
-            )
-        return jnp.asarray(targets)
-    if not jnp.issubdtype(targets.dtype, jnp.floating):
+        if values is not None and values.size:
+            low, high = (values.min(), values.max()) if values.ndim else (values, values)
+            if low < 0 or high >= classes:
+                wrong = low if low < 0 else high
+                raise ValueError(
+                    f"class {wrong} is out of range: the network has {classes} "
+                    f"classes, 0 to {classes - 1}"
+                )
+        return targets
+    if not _floating(targets.dtype):
         raise TypeError(
             f"targets must be class numbers (int) or a signal (float), not {targets.dtype}"
         )
@@ -134,7 +139,16 @@ def check_targets(
             f"a signal must have the shape ({batch}, {classes}) or ({batch}, targets, "
             f"{classes}), not {targets.shape}"
         )
-    return jnp.asarray(targets)
+    return targets
+
+
+@functools.cache
+def _floating(dtype: Any) -> bool:
+    return jnp.issubdtype(dtype, jnp.floating)
+
+
+def _is_here(x: jax.Array) -> bool:
+    return not isinstance(x, jax.core.Tracer) and x.is_fully_addressable and x.is_ready()
 
 
 def seeds(scores: jax.Array, targets: jax.Array | None) -> tuple[jax.Array, bool]:
@@ -148,6 +162,9 @@ def seeds(scores: jax.Array, targets: jax.Array | None) -> tuple[jax.Array, bool
     if jnp.issubdtype(targets.dtype, jnp.integer):
         targets = jnp.broadcast_to(targets, (scores.shape[0],)) if targets.ndim == 0 else targets
         signal = jax.nn.one_hot(targets, scores.shape[-1], dtype=scores.dtype)
+        # A class out of range that was not known in time to be refused must not look explained.
+        known = (targets >= 0) & (targets < scores.shape[-1])
+        signal = jnp.where(known[..., None], signal, jnp.nan)
     else:
         signal = targets.astype(scores.dtype)
     several = signal.ndim == 3

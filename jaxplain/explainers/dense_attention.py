@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from jaxplain import postprocess
 from jaxplain.core import _compat, trace
-from jaxplain.explainers._common import _compiled, check_images
+from jaxplain.explainers._common import check_images, run_traced
 from jaxplain.explainers._stages import names, require_maps, stages
 from jaxplain.explainers._types import Images, Layers, Network
 
@@ -96,9 +96,7 @@ def dense_attention(fn: Network, x: Images, *, layer: Layers = None) -> DenseAtt
         order = {v: i for i, v in enumerate([*graph.inputs, *(op.output for op in graph.ops)])}
         pairs = sorted(zip(variables, labels, strict=True), key=lambda pair: order[pair[0]])
         variables, labels = (list(column) for column in zip(*pairs, strict=True))
-    own, cumulative = _compiled(
-        _maps, graph, (("variables", tuple(variables)),), model.constants, x, None, ()
-    )
+    own, cumulative = run_traced(_maps, model, x, None, variables=tuple(variables))
     return DenseAttention(
         dict(zip(labels, own, strict=True)), dict(zip(labels, cumulative, strict=True))
     )

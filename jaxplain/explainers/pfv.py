@@ -24,7 +24,7 @@ import numpy as np
 
 from jaxplain import postprocess
 from jaxplain.core import trace
-from jaxplain.explainers._common import _compiled, check_images, check_option
+from jaxplain.explainers._common import check_images, check_option, run_traced
 from jaxplain.explainers._principal import HIGHEST, from_covariance, principal, route_costs
 from jaxplain.explainers._stages import require_maps, stages
 from jaxplain.explainers._types import Images, Network
@@ -281,8 +281,7 @@ def _call(impl, fn, x, basis: PFVBasis, **static):
     if static.get("method") == "auto":
         costs = route_costs(b * h * w, channels, k)
         static["method"] = min(costs, key=lambda name: costs[name].flops)
-    options = tuple(sorted({"variables": variables, **static}.items()))
-    return _compiled(impl, model.graph, options, model.constants, x, None, (basis,))
+    return run_traced(impl, model, x, None, arrays=(basis,), variables=variables, **static)
 
 
 def _variables(graph, basis: PFVBasis) -> tuple:

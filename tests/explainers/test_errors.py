@@ -38,7 +38,14 @@ def x():
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_image_that_is_not_finite(name, fn, x, value):
     with pytest.raises(ValueError, match="(?i)finite|nan"):
-        explain(name, fn, x.at[1, 2, 3, 0].set(value), 1)
+        explain(name, fn, np.asarray(x.at[1, 2, 3, 0].set(value)), 1)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_images_on_a_device_are_not_waited_for(fn, x, value):
+    """Whether they are finite would only be known once they are computed: the maps show it."""
+    maps = jaxplain.input_x_gradient(fn, x.at[1, 2, 3, 0].set(value), 1)
+    assert np.isfinite(maps[0]).all() and not np.isfinite(maps[1]).all()
 
 
 @every

@@ -1,0 +1,134 @@
+"""The names of a network's values: tags, module paths, kinds and positions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from jaxplain.core import _compat
+from jaxplain.core.errors import UnknownLayerError, nearest
+from jaxplain.core.operations import KINDS, Operation
+
+
+class Naming(NamedTuple):
+    """Names and the variables behind them, the best name of a value first.
+
+    ``counts`` says how many values are numbered under a name (``"conv:0"``, ``"conv:1"`` ...), and
+    ``repeated`` which of those names are tags or module paths that occur more than once.
+    """
+
+    names: dict[str, Any]
+    counts: dict[str, int]
+    repeated: dict[str, str]
+
+    def find(self, name: str) -> Any:
+        """The variable behind a layer's name."""
+        if not isinstance(name, str):
+            raise TypeError(
+                f"a layer is addressed by its name, a str, not by {type(name).__name__}"
+            )
+        dotted = name.replace("/", ".")
+        for candidate in (name, dotted):
+            if candidate in self.names:
+                return self.names[candidate]
+        counted = re.fullmatch(r"(.+):(-?\d+)", name)
+        if counted and counted[1] in self.counts:
+            n, i = self.counts[counted[1]], int(counted[2])
+            if -n <= i < n:
+                return self.names[f"{counted[1]}:{i % n}"]
+            raise UnknownLayerError(
+                f"there is no layer {name!r}: the network has {n} of "
+                f"{counted[1]!r}, numbered 0 to {n - 1} or -{n} to -1"
+            )
+        for candidate in (name, dotted):
+            if candidate in self.repeated:
+                raise UnknownLayerError(self._say_which(candidate))
+        ends = [n for n in [*self.names, *self.repeated] if n.endswith("." + dotted)]
+        if len(ends) == 1 and ends[0] in self.repeated:
+            raise UnknownLayerError(self._say_which(ends[0]))
+        if len({self.names.get(n) for n in ends}) == 1:
+            return self.names[ends[0]]
+        if ends:
+            raise UnknownLayerError(
+                f"the layer {name!r} is ambiguous; say which of {', '.join(ends)}"
+            )
+        raise UnknownLayerError(
+            f"there is no layer {name!r}; the nearest names are "
+            f"{nearest(name, self.names)} (jaxplain.layers lists all)"
+        )
+
+    def _say_which(self, name: str) -> str:
+        kind = self.repeated[name]
+        what = "occurs" if kind == "tag" else "is called"
+        return (
+            f"the {kind} {name!r} {what} more than once in the network; "
+            f"say which with {name + ':0'!r}, {name + ':1'!r}, ..."
+        )
+
+
+def name_values(inputs: Sequence[Any], ops: Sequence[Operation]) -> Naming:
+    """Name the operations' outputs: by tag, else by module path, else by kind and position."""
+    tags: dict[str, list] = {}
+    paths = _Paths()
+    counted: dict[str, list] = {}
+    numbered: list[tuple[str, int, Any]] = []
+    for op in ops:
+        floating = op.output.aval.dtype.kind in "fV"  # "V": bfloat16 and its like
+        paths.add(op, op.output if floating else None)
+        if not floating:
+            continue
+        if op.name == "name":
+            tags.setdefault(op.equations[0].params["name"], []).append(op.output)
+        if op.kind != "structural":
+            for label in dict.fromkeys((op.name, op.kind)):
+                values = counted.setdefault(label, [])
+                numbered.append((label, len(values), op.output))
+                values.append(op.output)
+    names = {"input": inputs[0]} if inputs else {}
+    repeated: dict[str, str] = {}
+    counts = {label: len(values) for label, values in counted.items()}
+    for kind, found in (("tag", tags), ("module path", paths.calls)):
+        for name, values in found.items():
+            if name in names or name in repeated or not values:
+                continue
+            if len(values) == 1:
+                names[name] = values[0]
+            else:
+                repeated[name], counts[name] = kind, len(values)
+                names.update({f"{name}:{i}": v for i, v in enumerate(values)})
+    for label, i, v in sorted(numbered, key=lambda n: n[0] in KINDS):  # the specific name first
+        if label not in repeated:
+            names.setdefault(f"{label}:{i}", v)
+    return Naming(names, counts, repeated)
+
+
+class _Paths:
+    """The last value of each call of each module path."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, list] = {}
+        self._open: dict[str, tuple] = {}
+
+    def add(self, op: Operation, value: Any) -> None:
+        """The next operation and its value, None where that can be no layer."""
+        around: dict[str, tuple] = {}
+        path, before = "", ()
+        stack = (*_compat.name_stack(op.equations[-1]), "")
+        for name, following in zip(stack, stack[1:], strict=False):
+            if _compat.is_mark(name):
+                before = (*before, name)
+                continue
+            path = f"{path}.{name}" if path else name
+            around[path] = (before, following if _compat.is_mark(following, "call") else "")
+        for path, call in around.items():
+            values = self._values.setdefault(path, [])
+            if self._open.get(path) != call:  # another call, or the same scope entered again
+                values.append(None)
+            if value is not None:
+                values[-1] = value
+        self._open = around
+
+    @property
+    def calls(self) -> dict[str, list]:
+        return {p: [v for v in values if v is not None] for p, values in self._values.items()}
