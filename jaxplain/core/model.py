@@ -36,7 +36,8 @@ class Model:
         """
         graph, added, given, edits = self.graph, added or {}, given or {}, edits or {}
         wanted: Sequence[Any] = graph.outputs if outputs is None else outputs
-        assigned = graph.assign(rules, frozenset(added) if added else None) if rules else {}
+        sources = frozenset(added) if added else None
+        assigned = graph.assign(rules, sources) if rules else {}
         env = {**dict(zip(graph.constants, self.constants, strict=True)), **given}
 
         def read(v: Any) -> Any:
@@ -63,9 +64,9 @@ class Model:
             if rule is None or rules is None:
                 outs = op.evaluate(values, constants)
             else:
-                chain = graph.chains[op] if op.kind == "linear" and rules.fold else None
-                extras = tuple(read(v) for v in chain.variables) if chain else ()
-                outs = apply_rule(op, rule, chain, values, constants, extras)
+                view = graph.view(op, rules, sources)
+                extras = tuple(read(v) for v in view.variables) if view else ()
+                outs = apply_rule(op, rule, view, values, constants, extras)
             for v, value in zip(op.outputs, outs, strict=True):
                 write(v, value)
         return [read(v) for v in wanted]

@@ -14,6 +14,7 @@ from jaxplain.core import _compat
 from jaxplain.core.flatten import flatten
 from jaxplain.core.graph import Graph
 from jaxplain.core.model import Model
+from jaxplain.core.operations import known_numbers
 
 _CACHE_SIZE = 256
 _graphs: collections.OrderedDict = collections.OrderedDict()
@@ -60,12 +61,13 @@ def _jaxpr(fn: Callable, *args: Any) -> tuple[Any, Any]:
 
 def _graph(closed: Any, n_weights: int, out_tree: Any) -> Graph:
     text, keep = _compat.fingerprint(closed)
-    key = (text, n_weights, out_tree)
+    consts = _compat.open_jaxpr(closed)[1]
+    numbers = known_numbers(consts)
+    key = (text, n_weights, out_tree, tuple(numbers.items()))
     if key in _graphs:
         _graphs.move_to_end(key)
         return _graphs[key]
-    n_closed = len(_compat.open_jaxpr(closed)[1])
-    graph = Graph(flatten(closed), n_closed + n_weights, out_tree, keep)
+    graph = Graph(flatten(closed), len(consts) + n_weights, out_tree, keep, numbers)
     _graphs[key] = graph
     if len(_graphs) > _CACHE_SIZE:
         _graphs.popitem(last=False)
