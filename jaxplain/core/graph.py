@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
 from typing import Any, NamedTuple
@@ -23,6 +24,15 @@ class Layer(NamedTuple):
     kind: str
     also: tuple[str, ...]
     source: str
+
+
+def _ask(rule: Rule, op: Operation) -> None:
+    """An error where a rule says that it cannot act on an operation."""
+    verdict = getattr(rule, "accepts", lambda op: True)(op)
+    if verdict is not True:
+        raise UnsupportedOperationError(
+            f"the operation {op.name!r} (kind {op.kind!r}) at {op.place} {verdict}"
+        )
 
 
 class Graph:
@@ -304,14 +314,12 @@ class Graph:
         if affine is not None and rules.fold:
             for last, run in self.runs(sources).items():
                 if last in chosen:
+                    _ask(affine, dataclasses.replace(last, kind="linear", low=run.low))
                     chosen |= dict.fromkeys(run.ops, pass_rule)
                     chosen[last] = affine
         for op, rule in chosen.items():
-            verdict = getattr(rule, "accepts", lambda op: True)(op)
-            if verdict is not True:
-                raise UnsupportedOperationError(
-                    f"the operation {op.name!r} (kind {op.kind!r}) at {op.place} {verdict}"
-                )
+            if rule is not affine:
+                _ask(rule, op)
         return chosen
 
     def _require_names(self, rules: RuleSet) -> None:

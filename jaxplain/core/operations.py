@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxplain.core import _compat
 from jaxplain.core.intervals import UNKNOWN, Facts, literal, propagate
-from jaxplain.core.primitives import of_class
+from jaxplain.core.primitives import AFFINE, of_class
 from jaxplain.core.wholes import Whole, Wholes
 
 KINDS = (
@@ -97,13 +97,52 @@ class Operation:
 
     def evaluate(self, inputs: Any, constants: Any) -> list:
         """The operation's outputs from the values of ``inputs`` and ``constants``."""
-        env = dict(zip(self.inputs, inputs, strict=True))
-        env.update(zip(self.constants, constants, strict=True))
+        env = self._given(inputs, constants)
         for eqn in self.equations:
             values = [v.val if isinstance(v, _compat.Literal) else env[v] for v in eqn.invars]
             with _compat.equation_context(eqn):
                 env.update(zip(eqn.outvars, _compat.bind(eqn, *values), strict=True))
         return [env[v] for v in self.outputs]
+
+    def with_statistics_held(self, inputs: Any, constants: Any) -> Any:
+        """The output, the statistics of a norm being constants: nothing flows through them."""
+        env = self._given(inputs, constants)
+        _hold_statistics(self.equations, env, set())
+        return env[self.output]
+
+    def _given(self, inputs: Any, constants: Any) -> dict:
+        return {
+            **dict(zip(self.inputs, inputs, strict=True)),
+            **dict(zip(self.constants, constants, strict=True)),
+        }
+
+
+def _hold_statistics(eqns: Any, env: dict, summed: set) -> None:
+    """Evaluates equations; what bends a sum or a maximum, or divides by one, gets no gradient."""
+    for eqn in eqns:
+        values = [v.val if isinstance(v, _compat.Literal) else env[v] for v in eqn.invars]
+        of_sums = [not isinstance(v, _compat.Literal) and v in summed for v in eqn.invars]
+        name = eqn.primitive.name
+        if name in _compat.CUSTOM_CALLS:
+            inner, consts = _compat.body(eqn)
+            inside = dict(zip(inner.constvars, consts, strict=True))
+            inside.update(zip(inner.invars, values, strict=True))
+            held = {v for v, is_sum in zip(inner.invars, of_sums, strict=True) if is_sum}
+            _hold_statistics(inner.eqns, inside, held)
+            outs = [v.val if isinstance(v, _compat.Literal) else inside[v] for v in inner.outvars]
+            of_sums = [not isinstance(v, _compat.Literal) and v in held for v in inner.outvars]
+        else:
+            if name == "div" and of_sums[1]:
+                values[1] = jax.lax.stop_gradient(values[1])
+            with _compat.equation_context(eqn):
+                outs = _compat.bind(eqn, *values)
+            bends = of_class(name, "elementwise") and name not in (*AFFINE, "div")
+            squares = name == "mul" and eqn.invars[0] is eqn.invars[1]
+            if any(of_sums) and (bends or squares):
+                outs = list(map(jax.lax.stop_gradient, outs))
+        env.update(zip(eqn.outvars, outs, strict=True))
+        if any(of_sums) or of_class(name, "sum", "extreme"):
+            summed.update(eqn.outvars)
 
 
 def known_numbers(constants: Sequence[Any]) -> dict[int, float]:
@@ -114,7 +153,7 @@ def known_numbers(constants: Sequence[Any]) -> dict[int, float]:
     """
     found = {}
     for i, v in enumerate(constants):
-        if math.prod(np.shape(v)) != 1 or isinstance(v, _compat.Tracer):
+        if math.prod(np.shape(v)) != 1 or isinstance(v, jax.core.Tracer):
             continue
         if not jax.dtypes.issubdtype(v.dtype, np.number):
             continue

@@ -257,7 +257,7 @@ def excitation_rules(
         {
             **_PASSING,
             "linear": linear,
-            "affine": Diagonal(linear),
+            "affine": Diagonal(dataclasses.replace(linear, lower_bound=False)),
             "add": residual or ResidualShare(),
             "gate": Gate(),
         },

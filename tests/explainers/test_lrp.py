@@ -272,5 +272,5 @@ def test_form_and_kind_are_checked(convnet):
     fn, x = convnet
     with pytest.raises(ValueError, match="'signed' or 'plain'"):
         Gamma(form="captum")
-    with pytest.raises(ValueError, match="is a rule for linear operations"):
+    with pytest.raises(jaxplain.UnsupportedOperationError, match="no linear operation, which Eps"):
         jaxplain.lrp(fn, x, 0, composite=jaxplain.RuleSet({"add": Epsilon()}))
