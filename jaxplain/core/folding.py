@@ -294,7 +294,11 @@ class Folder:
             ops.pop()
         source = ops[-1].inputs[0]
         before = self.producer.get(source)
-        while before is not None and self._identity(before):
+        while (
+            before is not None
+            and before.kind == "structural"
+            and is_simple_move(before.equations[-1])
+        ):
             before = self.producer.get(before.inputs[0])
         after_norm = before is not None and before.kind == "normalise"
         return Run(source, tuple(steps[::-1]), tuple(ops[::-1]), after_norm, ops[-1].low)

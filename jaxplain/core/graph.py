@@ -26,6 +26,10 @@ class Layer(NamedTuple):
     source: str
 
 
+#: How messages write the names of operations.
+_TITLES = {"relu": "ReLU", "relu6": "ReLU6"}
+
+
 def _ask(rule: Rule, op: Operation) -> None:
     """An error where a rule says that it cannot act on an operation."""
     verdict = getattr(rule, "accepts", lambda op: True)(op)
@@ -325,11 +329,11 @@ class Graph:
     def _require_names(self, rules: RuleSet) -> None:
         if rules.needs and not any(op.name in rules.needs for op in self.ops):
             found = dict.fromkeys(op.name for op in self.ops if op.kind == "activation")
+            wanted = " or ".join(_TITLES.get(name, name) for name in rules.needs)
+            others = f" (its activations are {', '.join(found)})" if found else ""
             raise UnsupportedOperationError(
-                f"the network has no {' or '.join(rules.needs)} between image and scores, and the "
-                "method is defined by them"
-                + (f"; its activations are {', '.join(found)}" if found else "")
-                + ". Use gradient, grad_cam or another method without such a rule"
+                f"the network has no {wanted} between image and scores{others}, and the method is "
+                "defined by them; use gradient, grad_cam or another method without such a rule"
             )
 
     def _overridden(self, rules: RuleSet) -> dict[Operation, Rule]:
