@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from jaxplain.core import _compat
 from jaxplain.core.intervals import UNKNOWN, literal
-from jaxplain.core.primitives import is_identity, of_class
+from jaxplain.core.primitives import gives_back, is_identity
 
 #: Norms that divide by a statistic of the value: only the sign of what follows matters before them.
 NORMS = ("layer_norm", "rms_norm", "group_norm", "instance_norm", "l2_norm")
@@ -46,7 +46,9 @@ class Step:
         """The affine map ``(scale, bias)`` after this step, whose value is ``c``."""
         if self.scales:
             negative = self.action in ("neg", "rsub")
-            factor = {"mul": c, "div": None, "double": 2.0}.get(self.action, -1.0 if negative else c)
+            factor = {"mul": c, "div": None, "double": 2.0}.get(
+                self.action, -1.0 if negative else c
+            )
             factor = 1 / c if factor is None else factor
             scale = factor if scale is None else scale * factor
             bias = None if bias is None else bias * factor
@@ -104,13 +106,13 @@ class Run:
 
     Attributes:
         source: the value that the run begins with.
-        steps: its steps; ops: the operations that they come from, identities between them too.
+        steps: its steps; affine_ops: the operations that they come from.
         after_norm: whether a norm computes the source.
     """
 
     source: Any
     steps: tuple[Step, ...]
-    ops: tuple[Any, ...]
+    affine_ops: tuple[Any, ...]
     after_norm: bool
     low: float
 
@@ -180,6 +182,15 @@ def weight_axis(op: Any) -> int:
     return next((i for i in free if v.aval.shape[i] > 1), free[0])
 
 
+#: More moves than this, there and back, are not followed.
+_LONGEST_DETOUR = 8
+
+
+def _give_back(ops: list) -> bool:
+    moves = [op.equations[-1] for op in ops if not op.identity]
+    return not moves or gives_back(moves)
+
+
 class Folder:
     """Finds chains and runs in a graph.
 
@@ -214,7 +225,9 @@ class Folder:
         while (user := self._only_reader(value)) is not None:
             eqn = user.equations[-1]
             step = None
-            if user.kind == "structural" and is_simple_move(eqn):
+            if detour := self.detour(value):
+                user = detour[-1]
+            elif user.kind == "structural" and is_simple_move(eqn):
                 if axis is not None and (axis := _follow(eqn, axis)) is None:
                     break
             elif user.kind in ("scale", "bias"):
@@ -275,29 +288,25 @@ class Folder:
             return None
         steps, ops, op = [], [], last
         while True:
-            step = self._any_step(op)
+            steps.append(self._any_step(op))
             ops.append(op)
-            if step:
-                steps.append(step)
-            source = op.inputs[0]
-            before = self.producer.get(source)
+            passed = self._before(op.inputs[0], stop)
+            before = self.producer.get(passed[-1].inputs[0] if passed else op.inputs[0])
+            reader = ops[-1] if not passed else passed[-1]
             if (
-                source in stop
-                or before is None
+                before is None
                 or before in folded
-                or self._only_reader(source) is None
-                or not (self._affine(before) or self._identity(before))
+                or not self._affine(before)
+                or before.output in stop
+                or self._only_reader(before.output) is not reader
             ):
                 break
             op = before
-        while ops and not self._affine(ops[-1]):  # identities before the first step
-            ops.pop()
         source = ops[-1].inputs[0]
         before = self.producer.get(source)
-        while (
-            before is not None
-            and before.kind == "structural"
-            and is_simple_move(before.equations[-1])
+        while before is not None and (
+            before.identity
+            or (before.kind == "structural" and is_simple_move(before.equations[-1]))
         ):
             before = self.producer.get(before.inputs[0])
         after_norm = before is not None and before.kind == "normalise"
@@ -306,21 +315,44 @@ class Folder:
     def _affine(self, op: Any) -> bool:
         return op.kind in ("scale", "bias")
 
-    def _identity(self, op: Any) -> bool:
-        return op.kind == "structural" and is_identity(op.equations[-1])
+    def detour(self, value: Any) -> list:
+        """The operations that read a value and only give it back, moves there and back included."""
+        found: list[Any] = []
+        while len(found) < _LONGEST_DETOUR:
+            user = self._only_reader(value)
+            if user is None or user.kind != "structural":
+                return []
+            found.append(user)
+            if _give_back(found):
+                return found
+            value = user.output
+        return []
+
+    def _before(self, value: Any, stop: frozenset) -> list:
+        """As `detour`, the operations that a value comes through, last first, and all of them."""
+        passed: list[Any] = []
+        found: list[Any] = []
+        while len(found) < _LONGEST_DETOUR and value not in stop:
+            op = self.producer.get(value)
+            if op is None or op.kind != "structural" or self._only_reader(value) is None:
+                break
+            found.append(op)
+            if _give_back(found[::-1]):
+                passed, found = passed + found, []
+            value = op.inputs[0]
+        return passed
 
     def _next(self, op: Any) -> Any:
         """The scale or bias that goes on from here, identities left out."""
-        user = self._only_reader(op.output)
-        while user is not None and self._identity(user):
-            user = self._only_reader(user.output)
+        value = op.output
+        while detour := self.detour(value):
+            value = detour[-1].output
+        user = self._only_reader(value)
         return user if user is not None and self._affine(user) else None
 
-    def _any_step(self, op: Any) -> Step | None:
-        """The step of a scale or bias, by any constant; None for an identity."""
+    def _any_step(self, op: Any) -> Step:
+        """The step of a scale or bias, by any constant."""
         eqn = op.equations[-1]
-        if not self._affine(op):
-            return None
         action = _action(eqn, op.inputs[0])
         if action in ("neg", "double"):
             return Step(action)
@@ -368,7 +400,7 @@ def _follow(eqn: Any, axis: tuple[int, int]) -> tuple[int, int] | None:
     """Where a span of axes goes in a change of shape, None where it does not stay together."""
     old, new = eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
     name, (start, count) = eqn.primitive.name, axis
-    if of_class(name, "identity"):
+    if is_identity(eqn):
         return axis
     span = range(start, start + count)
     if name == "transpose":

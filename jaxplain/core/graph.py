@@ -267,6 +267,11 @@ class Graph:
             self.runs(sources).get(op) if "affine" in rules.rules else None
         )
 
+    def detour(self, v: Any) -> list[Operation]:
+        """The operations that alone read a value and only give it back: identities, a transpose
+        and its inverse."""
+        return self._folder.detour(v)
+
     def first_layers(self) -> list[Operation]:
         """The layers with weights that have none before them on some path."""
         clean, found = set(self.inputs), []
@@ -319,7 +324,7 @@ class Graph:
             for last, run in self.runs(sources).items():
                 if last in chosen:
                     _ask(affine, dataclasses.replace(last, kind="linear", low=run.low))
-                    chosen |= dict.fromkeys(run.ops, pass_rule)
+                    chosen |= dict.fromkeys(run.affine_ops, pass_rule)
                     chosen[last] = affine
         for op, rule in chosen.items():
             if rule is not affine:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxplain.core.primitives import of_class
+from jaxplain.core.primitives import is_identity, of_class
 
 INF = math.inf
 
@@ -68,6 +68,8 @@ def literal(atom: Any) -> Facts:
 def propagate(eqn: Any, facts: list[Facts]) -> Facts:
     """The facts of an equation's outputs from the facts of its inputs."""
     name, first = eqn.primitive.name, facts[0] if facts else UNKNOWN
+    if name in ("custom_jvp_call", "custom_vjp_call"):
+        return first if is_identity(eqn) else UNKNOWN
     if name in ("concatenate", "stack", "pad"):
         return _union(facts)
     if name == "select_n":

@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxplain.core import _compat
 from jaxplain.core.intervals import UNKNOWN, Facts, literal, propagate
-from jaxplain.core.primitives import AFFINE, of_class
+from jaxplain.core.primitives import AFFINE, is_identity, of_class
 from jaxplain.core.wholes import Whole, Wholes
 
 KINDS = (
@@ -53,6 +53,7 @@ class Operation:
         within_gate: whether every path to the network's output leads through a gate (attention): a
             rule that gives gates no signal gives none to this operation either.
         hidden: whether there are layers with weights before it and after it.
+        identity: whether it gives its input back.
     """
 
     kind: str
@@ -66,6 +67,7 @@ class Operation:
     gates: tuple[bool, ...] | None = None
     within_gate: bool = False
     hidden: bool = False
+    identity: bool = False
 
     @property
     def scopes(self) -> tuple[str, ...]:
@@ -292,10 +294,17 @@ def _operation(
     output = eqns[-1].outvars[0]
     if whole and whole.facts:
         facts[output] = whole.facts
-    kind, name = (whole.kind, whole.name) if whole else _kind(eqns[-1], inputs, active, fixed)
+    identity = len(eqns) == 1 and is_identity(eqns[0], lambda v: _number(v, facts))
+    if whole:
+        kind, name = whole.kind, whole.name
+    elif identity:
+        prim = eqns[0].primitive.name
+        kind, name = "structural", prim if of_class(prim, "identity", "move") else "identity"
+    else:
+        kind, name = _kind(eqns[-1], inputs, active, fixed)
     # A derivative that its author wrote is not ours to replace, but by that of a known function.
     foreign = any(eqn.primitive.name == "custom_vjp_call" for eqn in eqns)
-    if foreign and not (whole and whole.kind == "activation" and whole.facts):
+    if foreign and not identity and not (whole and whole.kind == "activation" and whole.facts):
         kind, name = "opaque", "custom_vjp_call"
     known = [facts.get(v, UNKNOWN) for v in inputs]
     gates = _gates(name, inputs, known, producer) if kind == "gate" else None
@@ -309,7 +318,13 @@ def _operation(
         min(f.low for f in known),
         facts.get(output, UNKNOWN),
         gates,
+        identity=identity,
     )
+
+
+def _number(atom: Any, facts: dict) -> float | None:
+    known = literal(atom) if isinstance(atom, _compat.Literal) else facts.get(atom, UNKNOWN)
+    return known.static
 
 
 def _gates(name: str, inputs: tuple, known: list, producer: dict) -> tuple[bool, ...] | None:

@@ -28,7 +28,7 @@ import numpy as np
 _TABLE = {
     "identity": """
         name copy copy_p reduce_precision optimization_barrier sharding_constraint device_put
-        layout_constraint pvary pcast mesh_cast reshard annotate optimization_barrier_p
+        layout_constraint pvary pcast mesh_cast reshard annotate
         convert_element_type stop_gradient""",
     "move": """
         reshape transpose broadcast_in_dim squeeze expand_dims slice rev split gather dynamic_slice
@@ -108,35 +108,93 @@ def of_class(name: str, *classes: str) -> bool:
     return CLASS.get(name) in classes
 
 
-def is_identity(eqn: Any, statics: Callable[[Any], float | None] = lambda v: None) -> bool:
+def literal_number(atom: Any) -> float | None:
+    """The number that a literal of a program is, None for other atoms."""
+    value = getattr(atom, "val", None)
+    known = value is not None and np.ndim(value) == 0 and np.asarray(value).dtype.kind in "fiub"
+    return float(value) if known else None
+
+
+def is_identity(eqn: Any, number: Callable[[Any], float | None] = literal_number) -> bool:
     """Whether an equation gives back its input's values in its input's shape, up to rounding.
 
-    ``statics`` tells which number an atom is everywhere, if that is known: ``x * 1`` and ``x + 0``
+    ``number`` tells which number an atom is everywhere, if that is known: ``x * 1`` and ``x + 0``
     are identities too. ``stop_gradient`` is none: it takes the signal away.
     """
     name = eqn.primitive.name
-    if name == "stop_gradient" or not eqn.invars:
+    if name == "stop_gradient" or not eqn.invars or len(eqn.outvars) != 1:
         return False
     old, new = eqn.invars[0].aval, eqn.outvars[0].aval
     if name == "convert_element_type":
         return _is_float(old.dtype) and _is_float(new.dtype)
     if CLASS.get(name) == "identity":
         return True
-    if getattr(old, "shape", None) == new.shape:
-        if name in ("reshape", "squeeze", "expand_dims"):
-            return True
-        if name == "broadcast_in_dim":
-            return eqn.params["broadcast_dimensions"] == tuple(range(len(new.shape)))
-        if name == "transpose":
-            return tuple(eqn.params["permutation"]) == tuple(range(len(new.shape)))
-    if name not in ("add", "add_any", "sub", "mul", "div"):
+    if name in ("custom_jvp_call", "custom_vjp_call"):
+        return _gives_back(eqn)
+    if name in ("add", "add_any", "sub", "mul", "div"):
+        return _is_neutral(eqn, number)
+    if getattr(old, "shape", None) != new.shape:
         return False
-    neutral = 0.0 if name in ("add", "add_any", "sub") else 1.0
+    if name in ("reshape", "squeeze", "expand_dims", "slice"):
+        return True
+    if name == "concatenate":
+        return len(eqn.invars) == 1
+    if name == "broadcast_in_dim":
+        return eqn.params["broadcast_dimensions"] == tuple(range(len(new.shape)))
+    if name == "pad":
+        return not any(any(c) for c in eqn.params["padding_config"])
+    order = tuple(range(len(new.shape)))
+    return name == "transpose" and tuple(eqn.params["permutation"]) == order
+
+
+def _is_neutral(eqn: Any, number: Callable[[Any], float | None]) -> bool:
+    """Whether an equation adds 0 to its input, or multiplies it by 1."""
+    name, shape = eqn.primitive.name, eqn.outvars[0].aval.shape
+    neutral = 1.0 if name in ("mul", "div") else 0.0
     first, second = eqn.invars
-    if statics(second) == neutral and first.aval.shape == new.shape:
+    if number(second) == neutral and first.aval.shape == shape:
         return True
     commutes = name in ("add", "add_any", "mul")
-    return commutes and statics(first) == neutral and second.aval.shape == new.shape
+    return commutes and number(first) == neutral and second.aval.shape == shape
+
+
+def _gives_back(eqn: Any) -> bool:
+    """Whether a call with a derivative of its own returns its only input."""
+    inner = eqn.params.get("call_jaxpr", eqn.params.get("jaxpr"))
+    inner = getattr(inner, "jaxpr", inner)
+    if len(inner.invars) != 1 or len(eqn.invars) != 1:
+        return False
+    value = inner.invars[0]
+    for inside in inner.eqns:
+        if not is_identity(inside) or inside.invars[0] is not value:
+            return False
+        value = inside.outvars[0]
+    return inner.outvars[0] is value
+
+
+def gives_back(eqns: list) -> bool:
+    """Whether moves, each upon the one before, bring every value back to where it came from."""
+    order = None
+    reshaped = False
+    for eqn in eqns:
+        name = eqn.primitive.name
+        if is_identity(eqn):
+            continue
+        if name == "transpose":
+            permutation = eqn.params["permutation"]
+            order = [order[i] for i in permutation] if order else list(permutation)
+        elif name in ("reshape", "squeeze", "expand_dims") or _only_adds_axes(eqn):
+            reshaped = True
+        else:
+            return False
+    if order and (reshaped or order != sorted(order)):
+        return False
+    return eqns[0].invars[0].aval.shape == eqns[-1].outvars[0].aval.shape
+
+
+def _only_adds_axes(eqn: Any) -> bool:
+    old, new = eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
+    return eqn.primitive.name == "broadcast_in_dim" and math.prod(old) == math.prod(new)
 
 
 def _is_float(dtype: Any) -> bool:

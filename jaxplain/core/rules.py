@@ -273,7 +273,12 @@ class DiagonalOp(BoundOp):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def apply_rule(
-    op: Operation, rule: Rule, view: Chain | Run | None, inputs: tuple, constants: tuple, extras: tuple
+    op: Operation,
+    rule: Rule,
+    view: Chain | Run | None,
+    inputs: tuple,
+    constants: tuple,
+    extras: tuple,
 ) -> list:
     """The operation's outputs, with ``rule`` in place of its gradient."""
     return op.evaluate(inputs, constants)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxplain.core import _compat
 from jaxplain.core.elementwise import HOMOGENEOUS, Curve, curve, is_call, is_elementwise
 from jaxplain.core.intervals import UNKNOWN, Facts, literal
-from jaxplain.core.primitives import AFFINE, CLASS, is_identity, of_class
+from jaxplain.core.primitives import AFFINE, CLASS, is_identity, literal_number, of_class
 
 #: An activation of more equations than this is not looked for.
 _LONGEST = 48
@@ -280,9 +280,7 @@ class Wholes:
             return None
         if name == "sub" and self._is_shift(members):
             self._shifts[end] = members, root
-            stopped = any(
-                self.equations[i].primitive.name == "stop_gradient" for i in members
-            )
+            stopped = any(self.equations[i].primitive.name == "stop_gradient" for i in members)
             return Whole(frozenset(members), root, "normalise", "shift") if stopped else None
         if not self._is_curved(members) or self._joins_wholes(end, root, ("normalise",)):
             return None
@@ -471,8 +469,13 @@ def _statistics_name(eqns: list, root: Any) -> str:
         return "lrn"
     sums = [e for e in eqns if e.primitive.name == "reduce_sum"]
     if len(sums) < 2:
-        divides = names.count("div") + names.count("mul") > 1
-        return "rms_norm" if divides else "l2_norm"
+        mean = any(
+            n in ("div", "mul") and any(literal_number(v) for v in e.invars)
+            for n, e in zip(names, eqns, strict=True)
+        )
+        return "rms_norm" if mean else "l2_norm"
+    if "sub" not in names:
+        return "normalise"
     axes = sums[0].params["axes"]
     ndim = len(sums[0].invars[0].aval.shape)
     if len(sums[0].invars[0].aval.shape) != len(root.aval.shape) or len(axes) == ndim - 2 > 1:

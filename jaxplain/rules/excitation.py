@@ -299,4 +299,6 @@ def winner(op: BoundOp, g: jax.Array) -> tuple:
 
 def winner_rules() -> RuleSet:
     """The rule set of deterministic winner-take-all (Tsotsos et al. 1995)."""
-    return RuleSet({**_PASSING, "linear": winner, "add": winner, "gate": Gate()}, requires=_REQUIRED)
+    return RuleSet(
+        {**_PASSING, "linear": winner, "add": winner, "gate": Gate()}, requires=_REQUIRED
+    )

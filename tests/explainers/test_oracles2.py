@@ -26,7 +26,9 @@ pytestmark = pytest.mark.usefixtures("quick_compile")
 
 FOLDER = os.environ.get("JAXPLAIN_ORACLES2")
 if not FOLDER:
-    pytest.skip("JAXPLAIN_ORACLES2 does not name the folder of oracle files", allow_module_level=True)
+    pytest.skip(
+        "JAXPLAIN_ORACLES2 does not name the folder of oracle files", allow_module_level=True
+    )
 
 _EPSILON = composite("epsilon", eps=1e-13)
 
