@@ -185,9 +185,10 @@ class Wholes:
             if name and name not in passed and not (name in HOMOGENEOUS and passed & HOMOGENEOUS):
                 facts = graph.facts if exact else None
                 found = Whole(frozenset(members), root, "activation", name, facts)
-                if name != "relu6":
+                if name not in ("relu6", "hard_sigmoid"):
                     return found
-                clipped = found  # perhaps of a hard sigmoid
+                if clipped is None or not self.identity(i):
+                    clipped = found  # perhaps more scales and biases belong to a hard sigmoid
             if not clipped and self._is_nameless(i, end, root, graph, piece, nameless, passed):
                 label = self._label(members, end)
                 nameless = Whole(frozenset(members), root, "activation", label)
