@@ -1,199 +1,243 @@
 """Recognise an elementwise function of one value by its graph on a grid of points.
 
-A ReLU is a ReLU however it was written: ``jax.nn.relu``, ``jnp.maximum``, ``where(x > 0, x, 0)``.
+A ReLU is a ReLU however it was written: ``jax.nn.relu``, ``jnp.maximum``, ``where(x > 0, x, 0)``,
+``(x + abs(x)) / 2``.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
 from jaxplain.core import _compat
-from jaxplain.core.intervals import INF, UNKNOWN, Facts
+from jaxplain.core.intervals import INF, Facts
+from jaxplain.core.primitives import ON_NUMPY, of_class
 
-UNARY = {
-    "exp",
-    "exp2",
-    "log",
-    "log1p",
-    "expm1",
-    "tanh",
-    "logistic",
-    "sin",
-    "cos",
-    "tan",
-    "erf",
-    "erfc",
-    "erf_inv",
-    "rsqrt",
-    "sqrt",
-    "cbrt",
-    "abs",
-    "sign",
-    "floor",
-    "ceil",
-    "round",
-    "integer_pow",
-    "square",
-    "pow",
-    "atan2",
-    "sinh",
-    "cosh",
-    "asinh",
-    "acosh",
-    "atanh",
-    "asin",
-    "acos",
-    "atan",
-    "clamp",
-    "nextafter",
-    "rem",
-}
-_COMPARISONS = {
-    "gt",
-    "ge",
-    "lt",
-    "le",
-    "eq",
-    "ne",
-    "and",
-    "or",
-    "not",
-    "xor",
-    "is_finite",
-}
-DISCRETE = _COMPARISONS | {
-    "argmax",
-    "argmin",
-    "reduce_and",
-    "reduce_or",
-    "gt_to",
-    "lt_to",
-    "le_to",
-    "eq_to",
-}
-#: What neither bends nor scales a value.
-_TRIVIAL = {"convert_element_type", "copy", "stop_gradient", "reduce_precision", "pvary", "pcast"}
-_SHIFTS = {"neg", "add", "sub"}
-ELEMENTWISE = UNARY | _COMPARISONS | _TRIVIAL | _SHIFTS | {"mul", "div", "max", "min", "select_n"}
-#: Names that are given by the values on the grid.
-KNOWN = ("relu", "relu6", "leaky_relu", "tanh", "sigmoid", "silu", "elu")
+#: The value that stands for every element of a constant array whose values are not known: a slope
+#: or a scale as a trained network may hold.
+PLACEHOLDER = 0.25
 _GRID = np.concatenate([[-1e4, -100.0, -30.0], np.linspace(-8, 8, 129), [30.0, 100.0, 1e4]])
+_ZERO = int(np.flatnonzero(_GRID == 0)[0])
+
+#: Names of functions ``f(c x) = c f(x)`` for positive c: a scale around one is no part of it.
+HOMOGENEOUS = frozenset({"relu", "leaky_relu", "prelu", "abs"})
 
 
-def primitive_names(jaxpr: Any) -> set[str]:
-    """The primitives of a jaxpr and of the calls in it."""
-    names: set[str] = set()
-    for eqn in jaxpr.eqns:
-        if eqn.primitive.name in _compat.CALLS | _compat.CUSTOM_CALLS:
-            names |= primitive_names(_compat.body(eqn)[0])
-        else:
-            names.add(eqn.primitive.name)
-    return names
+def elementwise_body(jaxpr: Any) -> bool:
+    """Whether a jaxpr, with the calls in it, computes each value from those at its place alone."""
+    return all(
+        elementwise_body(_compat.body(eqn)[0]) if is_call(eqn) else _at_its_place(eqn)
+        for eqn in jaxpr.eqns
+    )
 
 
-@dataclasses.dataclass(frozen=True)
-class Function:
-    """An elementwise function of one value with known constants, recognised by its graph."""
+def is_call(eqn: Any) -> bool:
+    return eqn.primitive.name in _compat.CALLS | _compat.CUSTOM_CALLS
 
-    name: str
-    facts: Facts
 
-    @staticmethod
-    def of(eqns: list, root: Any, facts: dict) -> Function | None:
-        last = eqns[-1]
-        names = set()
-        for eqn in eqns:
-            if eqn.primitive.name in _compat.CUSTOM_CALLS:
-                names |= primitive_names(_compat.body(eqn)[0])
-            else:
-                names.add(eqn.primitive.name)
-        trivial = _TRIVIAL | _SHIFTS | DISCRETE | {"broadcast_in_dim"}
-        linear = len(eqns) == 1 and names <= {"mul", "div"}
-        if (
-            not names <= ELEMENTWISE | {"broadcast_in_dim"}
-            or names <= trivial
-            or linear
-            or last.outvars[0].aval.shape != root.aval.shape
-            or np.dtype(last.outvars[0].aval.dtype).kind in "iub"
-            or jax.numpy.issubdtype(root.aval.dtype, np.integer)
-        ):
+def _at_its_place(eqn: Any) -> bool:
+    name = eqn.primitive.name
+    if name == "broadcast_in_dim":  # of a number
+        return math.prod(eqn.invars[0].aval.shape) == 1
+    reduces = name.startswith(("reduce_a", "reduce_o", "arg"))
+    return name == "select_n" or (
+        of_class(name, "identity", "elementwise", "discrete") and not reduces
+    )
+
+
+def is_elementwise(eqn: Any) -> bool:
+    """Whether an equation, which may be a call with its own derivative, is elementwise."""
+    if eqn.primitive.name in _compat.CUSTOM_CALLS:
+        inner, consts = _compat.body(eqn)
+        return not consts and len(eqn.outvars) == 1 and elementwise_body(inner)
+    return len(eqn.outvars) == 1 and _at_its_place(eqn)
+
+
+class Curve:
+    """The graph of a function of one value on the grid, and what it shows."""
+
+    def __init__(self, function: Callable[[np.ndarray], np.ndarray | None]):
+        self.function = function
+        with np.errstate(all="ignore"):
+            self.y = function(_GRID)
+
+    @property
+    def known(self) -> bool:
+        return self.y is not None and not np.isnan(self.y).any()
+
+    @property
+    def affine(self) -> bool:
+        """Whether the function is ``m x + c``."""
+        if not np.isfinite(self.y).all():
+            return False
+        at = self.y[_ZERO]
+        slope = self.y[_ZERO + 1] - at
+        line = at + slope * _GRID / (_GRID[_ZERO + 1] - _GRID[_ZERO])
+        return bool(np.allclose(self.y, line, rtol=1e-6, atol=1e-6))
+
+    @property
+    def name(self) -> str | None:
+        """The name of the known activation that this is, None if it is none."""
+        far = len(_GRID) if np.isfinite(self.y[-1]) else -1  # exp(1e4) is infinite
+        y = self.y[:far]
+        return _recognise(_GRID[:far], y) if np.isfinite(y).all() else None
+
+    @property
+    def facts(self) -> Facts:
+        """Bounds of the values, for functions that are monotone outside of the grid."""
+        y = self.y
+        low = -INF if y[0] < min(y[1], y[2]) - 1 or y[-1] < y[-2] - 1 else self._extreme(1)
+        high = INF if y[-1] > max(y[-2], y[-3]) + 1 or y[0] > y[1] + 1 else -self._extreme(-1)
+        return Facts(low, high)
+
+    def _extreme(self, sign: int) -> float:
+        """The least value of ``sign * y``; between two points of the grid, a bound of it."""
+        y = sign * self.y
+        i = int(np.argmin(y))
+        if i in (0, len(y) - 1) or y[i - 1] == y[i] or y[i + 1] == y[i]:
+            return float(y[i])
+        with np.errstate(all="ignore"):
+            near = sign * self.function(np.linspace(_GRID[i - 1], _GRID[i + 1], 2001))
+        least = float(np.min(near))
+        return least if least == y[i] else least - 1e-6 * abs(least)
+
+
+def curve(eqns: list, root: Any, output: Any, constants: Mapping[Any, float | None]) -> Curve:
+    """The function of ``root`` that the equations compute, ``constants`` being known numbers.
+
+    A constant that is None is not known, and `PLACEHOLDER` stands for it.
+    """
+
+    def function(x: np.ndarray) -> np.ndarray | None:
+        env: dict = {root: x}
+        env.update((v, PLACEHOLDER if c is None else c) for v, c in constants.items())
+        return None if not _run(eqns, env, len(x)) else np.asarray(env[output], float)
+
+    return Curve(function)
+
+
+def _run(eqns: Any, env: dict, size: int) -> bool:
+    for eqn in eqns:
+        values = [
+            np.asarray(v.val if isinstance(v, _compat.Literal) else env[v]) for v in eqn.invars
+        ]
+        if any(v.size not in (1, size) for v in values):
+            return False
+        outs = _outputs(eqn, [np.broadcast_to(v.reshape(-1), (size,)) for v in values], size)
+        if outs is None:
+            return False
+        env.update(zip(eqn.outvars, outs, strict=True))
+    return True
+
+
+def _outputs(eqn: Any, values: list, size: int) -> list | None:
+    name, params = eqn.primitive.name, eqn.params
+    if is_call(eqn):
+        inner, consts = _compat.body(eqn)
+        inside = dict(zip(inner.invars, values, strict=True))
+        if consts or not _run(inner.eqns, inside, size):
             return None
-        values = _on_grid(eqns, root, facts)
-        if values is None:
-            return None
-        x, y = _GRID, values
-        low = -INF if y[0] < min(y[1], y[2]) - 1 or y[-1] < y[-2] - 1 else float(np.min(y))
-        high = INF if y[-1] > max(y[-2], y[-3]) + 1 or y[0] > y[1] + 1 else float(np.max(y))
-        return Function(_function_name(x, y, last, len(eqns) == 1), Facts(low, high))
+        return [v.val if isinstance(v, _compat.Literal) else inside[v] for v in inner.outvars]
+    if name == "convert_element_type":
+        kind = np.dtype(params["new_dtype"]).kind
+        return [values[0].astype({"b": bool, "i": int, "u": int}.get(kind, float))]
+    if name == "select_n":
+        return [np.choose(values[0].astype(int), values[1:])]
+    if name == "integer_pow":
+        return [np.asarray(values[0], float) ** params["y"]]
+    if name in ("not", "and", "or", "xor") and values[0].dtype != bool:
+        return None
+    if name in ON_NUMPY:
+        return [ON_NUMPY[name](*values)]
+    if name == "broadcast_in_dim" or of_class(name, "identity"):
+        return values[: len(eqn.outvars)]
+    floating = [np.issubdtype(v.dtype, np.floating) for v in values]
+    if not all(floating):
+        return None
+    # A function that NumPy lacks: jax computes it, on the processor.
+    with jax.ensure_compile_time_eval(), jax.default_device(jax.local_devices(backend="cpu")[0]):
+        arrays = [
+            jax.numpy.asarray(v, u.aval.dtype) for v, u in zip(values, eqn.invars, strict=True)
+        ]
+        return [np.asarray(out, float) for out in _compat.bind(eqn, *arrays)]
 
 
-def _function_name(x: np.ndarray, y: np.ndarray, last: Any, single: bool) -> str:
-    close = lambda z: bool(np.allclose(y, z, rtol=1e-2, atol=1e-3))  # noqa: E731 (bfloat16 grids)
-    slope, top = y[-1] / x[-1], float(np.max(y))
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-np.clip(x, -500, 500)))
+
+
+def _softplus(x: np.ndarray) -> np.ndarray:
+    return np.logaddexp(x, 0)
+
+
+_FIXED_NAMES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "tanh": np.tanh,
+    "sigmoid": _sigmoid,
+    "silu": lambda x: x * _sigmoid(x),
+    "gelu": lambda x: x * np.vectorize(lambda v: 0.5 * math.erfc(-v / math.sqrt(2)))(x),
+    "hard_swish": lambda x: x * np.clip(x + 3, 0, 6) / 6,
+    "mish": lambda x: x * np.tanh(_softplus(x)),
+    "selu": lambda x: 1.0507009873 * np.where(x > 0, x, 1.6732632423 * np.expm1(np.minimum(x, 0))),
+    "softsign": lambda x: x / (1 + np.abs(x)),
+    "log_sigmoid": lambda x: -_softplus(-x),
+    "abs": np.abs,
+}
+
+
+def _recognise(x: np.ndarray, y: np.ndarray) -> str | None:
+    """The name of a known activation with the values ``y``; constants may be rounded to bfloat16."""
+
+    def close(z: np.ndarray) -> bool:
+        return bool(np.allclose(y, z, rtol=1e-2, atol=2e-3))
+
     if close(np.maximum(x, 0)):
         return "relu"
-    if top > 0 and close(np.clip(x, 0, top)):
+    top, at, last = float(np.max(y)), float(y[_ZERO]), float(y[-1] / x[-1])
+    if top > 0.1 and close(np.clip(x, 0, top)):
         return "relu6"
-    leak = float(y[0] / x[0])
-    if 0 < leak < 1 and abs(slope - 1) < 1e-2 and close(np.where(x > 0, x, leak * x)):
-        return "leaky_relu"
-    known = {
-        "tanh": np.tanh(x),
-        "sigmoid": 1 / (1 + np.exp(-np.clip(x, -500, 500))),
-        "silu": x / (1 + np.exp(-np.clip(x, -500, 500))),
-        "elu": np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
-    }
-    for name, z in known.items():
-        if close(z):
+    for name, z in _FIXED_NAMES.items():
+        if close(z(x)):
             return name
-    if last.primitive.name in _compat.CUSTOM_CALLS:
-        return str(last.params.get("name") or "activation")
-    return last.primitive.name if single and last.primitive.name in UNARY else "activation"
+    if abs(last - 1) < 1e-2:  # the identity far to the right
+        return _rectifier(x, y, close, at)
+    bottom = float(np.min(y))
+    if top > 0 and abs(top + bottom) < 1e-3 * top and close(np.clip(x, bottom, top)):
+        return "hard_tanh"
+    step = (y[_ZERO + 1] - at) / (x[_ZERO + 1] - x[_ZERO])
+    if abs(at - 0.5) < 2e-3 and 0 < step <= 1 and close(np.clip(step * x + 0.5, 0, 1)):
+        return "hard_sigmoid"
+    return None
 
 
-def _as(value: Any, aval: Any) -> jax.Array:
-    return jax.numpy.asarray(value, aval.dtype)
-
-
-def _on_grid(eqns: list, root: Any, facts: dict) -> np.ndarray | None:
-    """The function's values on a grid, or None where one of its constants is not known."""
-    dtype = root.aval.dtype
-    with jax.ensure_compile_time_eval(), jax.default_device(jax.local_devices(backend="cpu")[0]):
-        env: dict = {root: jax.numpy.asarray(_GRID, dtype)}
-
-        def run(equations: Any, env: dict) -> bool:
-            for eqn in equations:
-                values = []
-                for v in eqn.invars:
-                    if isinstance(v, _compat.Literal):
-                        value = v.val
-                    elif v in env:
-                        value = env[v]
-                    else:
-                        value = facts.get(v, UNKNOWN).static
-                    if value is None or np.ndim(value) > 1:
-                        return False
-                    values.append(jax.numpy.broadcast_to(_as(value, v.aval), _GRID.shape))
-                name = eqn.primitive.name
-                if name in _compat.CALLS | _compat.CUSTOM_CALLS:
-                    inner, consts = _compat.body(eqn)
-                    if consts:
-                        return False
-                    inside = dict(zip(inner.invars, values, strict=True))
-                    if not run(inner.eqns, inside):
-                        return False
-                    outs = [inside[v] for v in inner.outvars]
-                elif name in ("broadcast_in_dim", "pvary", "pcast"):
-                    outs = values[:1]
-                else:
-                    outs = _compat.bind(eqn, *values)
-                env.update(zip(eqn.outvars, outs, strict=True))
-            return True
-
-        if not run(eqns, env):
-            return None
-        return np.asarray(env[eqns[-1].outvars[0]], np.float64)
+def _rectifier(x: np.ndarray, y: np.ndarray, close: Callable, at: float) -> str | None:
+    leak = float(y[0] / x[0])
+    if 0 < leak < 1 and close(np.where(x > 0, x, leak * x)):
+        return "leaky_relu"
+    low = -float(y[0])
+    if low > 2e-3:
+        below = np.minimum(x, 0)
+        if close(np.where(x > 0, x, low * np.expm1(below))):
+            return "elu"
+        if close(np.where(x > 0, x, low * np.expm1(below / low))):
+            return "celu"
+    if at > 2e-3:
+        beta = math.log(2) / at
+        if close(_softplus(beta * x) / beta):
+            return "softplus"
+        if close((x + np.sqrt(x * x + 4 * at * at)) / 2):
+            return "squareplus"
+    share = y[_ZERO + 8] / x[_ZERO + 8]  # at 1, where swish gives sigmoid(beta)
+    if abs(at) < 1e-6 and 0.5 < share < 1:
+        beta = math.log(share / (1 - share))
+        if close(x * _sigmoid(beta * x)):
+            return "swish"
+    same = y == x
+    if same[-1] and not same[0]:
+        cut = int(np.flatnonzero(~same)[-1])
+        if (y[: cut + 1] == y[0]).all() and same[cut + 1 :].all():
+            return "threshold"
+    return None

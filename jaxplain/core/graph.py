@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import threading
 from typing import Any, NamedTuple
@@ -10,11 +11,11 @@ from jaxplain.core import _compat
 from jaxplain.core.effects import Effect, find_effects
 from jaxplain.core.errors import UnknownLayerError, UnsupportedOperationError
 from jaxplain.core.flatten import Program, is_scan, unroll
-from jaxplain.core.folding import Chain, find_chain
+from jaxplain.core.folding import Chain, Folder, Run
 from jaxplain.core.intervals import Facts, literal, propagate
 from jaxplain.core.naming import Naming, name_values
 from jaxplain.core.operations import Operation, classify
-from jaxplain.core.rules import Rule, RuleSet
+from jaxplain.core.rules import Rule, RuleSet, pass_rule
 
 
 class Layer(NamedTuple):
@@ -28,6 +29,19 @@ class Layer(NamedTuple):
     source: str
 
 
+#: How messages write the names of operations.
+_TITLES = {"relu": "ReLU", "relu6": "ReLU6"}
+
+
+def _ask(rule: Rule, op: Operation) -> None:
+    """An error where a rule says that it cannot act on an operation."""
+    verdict = getattr(rule, "accepts", lambda op: True)(op)
+    if verdict is not True:
+        raise UnsupportedOperationError(
+            f"the operation {op.name!r} (kind {op.kind!r}) at {op.place} {verdict}"
+        )
+
+
 class Graph:
     """What is static of a traced function: a flat program and what is known about it.
 
@@ -39,15 +53,23 @@ class Graph:
     """
 
     def __init__(
-        self, program: Program, n_constants: int, in_tree: Any = None, out_tree: Any = None
+        self,
+        program: Program,
+        n_constants: int,
+        in_tree: Any = None,
+        out_tree: Any = None,
+        numbers: dict[int, float] | None = None,
     ):
+        """``numbers`` are the values of constants, by position, that are part of the program."""
         self.program, self.in_tree, self.out_tree = program, in_tree, out_tree
         self.constants, self.inputs = program.invars[:n_constants], program.invars[n_constants:]
         self.outputs = program.outvars
         self.input_types = [(v.aval.shape, v.aval.dtype) for v in self.inputs]
         self._lock = threading.Lock()
         self._unrolled: tuple[Graph, dict, dict] | None = None
-        self.constant_equations, self.ops = classify(program, self.inputs)
+        self._known = numbers or {}
+        self._numbers = {self.constants[i]: n for i, n in self._known.items()}
+        self.constant_equations, self.ops = classify(program, self.inputs, self._numbers)
         self.consumers: dict = {}
         self.producer: dict = {}
         for op in self.ops:
@@ -91,7 +113,8 @@ class Graph:
         with self._lock:  # variables belong to one graph: there must be only one
             if self._unrolled is None:
                 program, own = unroll(self.program)
-                graph = Graph(program, len(self.constants), self.in_tree, self.out_tree)
+                trees = self.in_tree, self.out_tree
+                graph = Graph(program, len(self.constants), *trees, self._known)
                 whole: dict = {}
                 for v, u in own.items():
                     if not isinstance(u, _compat.Literal):
@@ -208,25 +231,71 @@ class Graph:
     @functools.cached_property
     def facts(self) -> dict:
         """Bounds of the values that do not depend on the input."""
-        facts: dict[Any, Facts] = {}
+        facts: dict[Any, Facts] = {v: Facts(n, n, n) for v, n in self._numbers.items()}
         for eqn in self.constant_equations:
             known = [
                 literal(v) if isinstance(v, _compat.Literal) else facts.get(v, Facts())
                 for v in eqn.invars
             ]
-            facts[eqn.outvars[0]] = propagate(eqn, known)
+            facts.update(dict.fromkeys(eqn.outvars, propagate(eqn, known)))
         return facts
+
+    @functools.cached_property
+    def _folder(self) -> Folder:
+        makers = {v: eqn for eqn in self.constant_equations for v in eqn.outvars}
+        outputs = {v for v in self.outputs if not isinstance(v, _compat.Literal)}
+        return Folder(self.consumers, self.producer, makers, outputs, self.facts)
 
     @functools.cached_property
     def chains(self) -> dict[Operation, Chain]:
         """The affine chain (batch norm ...) behind each linear operation."""
-        producers = {v: eqn for eqn in self.constant_equations for v in eqn.outvars}
-        outputs = {v for v in self.outputs if not isinstance(v, _compat.Literal)}
-        return {
-            op: find_chain(op, self.consumers, producers, outputs, self.facts)
-            for op in self.ops
-            if op.kind == "linear"
-        }
+        return {op: self._folder.chain(op) for op in self.ops if op.kind == "linear"}
+
+    @functools.lru_cache(maxsize=64)  # noqa: B019
+    def runs(self, sources: frozenset | None = None) -> dict[Operation, Run]:
+        """The scales and biases that fold into no layer: by the last operation of each run.
+
+        ``sources`` are values that runs do not reach across.
+        """
+        folded = {op for chain in self.chains.values() for op in chain.ops}
+        found = {op: self._folder.run(op, folded, sources or frozenset()) for op in self.ops}
+        return {op: run for op, run in found.items() if run is not None}
+
+    def view(self, op: Operation, rules: RuleSet, sources: frozenset | None) -> Chain | Run | None:
+        """What belongs to an operation when a rule acts on it."""
+        if not rules.fold:
+            return None
+        return self.chains.get(op) or (
+            self.runs(sources).get(op) if "affine" in rules.rules else None
+        )
+
+    def detour(self, v: Any) -> list[Operation]:
+        """The operations that alone read a value and only give it back: identities, a transpose
+        and its inverse."""
+        return self._folder.detour(v)
+
+    def first_layers(self) -> list[Operation]:
+        """The layers with weights that have none before them on some path."""
+        clean, found = set(self.inputs), []
+        for op in self.ops:
+            if any(v in clean for v in op.inputs):
+                if op.weighted:
+                    found.append(op)
+                else:
+                    clean.update(op.outputs)
+        return found
+
+    def last_layers(self) -> list[Operation]:
+        """The layers with weights that have none after them on some path."""
+        clean = {v for v in self.outputs if not isinstance(v, _compat.Literal)}
+        found = []
+        for op in reversed(self.ops):
+            if any(v in clean for v in op.outputs):
+                if op.weighted:
+                    found.append(op)
+                else:
+                    clean.update(op.inputs)
+        return found
 
     # -- rules -------------------------------------------------------------------------------
 
@@ -236,36 +305,60 @@ class Graph:
 
         Raises UnsupportedOperationError for an operation that the set must handle and cannot.
         """
-        ops = [op for op in self.ops if sources is None or op in self.downstream(sources)]
-        weighted = [op for op in ops if op.weighted]
-        special: dict[Operation, Rule] = {}
-        for address, rule in rules.overrides.items():
-            if address in ("first_linear", "last_linear"):
-                if weighted:
-                    # "first" is the network's own first layer, even when a map stops above it
-                    everywhere = [op for op in self.ops if op.weighted]
-                    op = everywhere[0] if address == "first_linear" else everywhere[-1]
-                    special[op] = rule
-            else:
-                op = self.producer.get(self.layer(address))
-                while op is not None and op.kind in ("structural", "scale", "bias", "activation"):
-                    op = self.producer.get(op.inputs[0])
-                if op is None:
-                    raise UnknownLayerError(f"no operation computes the layer {address!r}")
-                special[op] = rule
-        chosen = {}
+        downstream = None if sources is None else self.downstream(sources)
+        ops = [op for op in self.ops if downstream is None or op in downstream]
+        self._require_names(rules)
+        special = self._overridden(rules)
+        chosen: dict[Operation, Rule] = {}
         for op in ops:
             rule = special.get(op) or rules.lookup(op.kind, op.name)
             if rule is not None:
                 chosen[op] = rule
             elif op.kind in rules.requires:
                 raise UnsupportedOperationError(
-                    f"no rule for the operation {op.name!r} (kind {op.kind!r}) at {op.source}; "
+                    f"no rule for the operation {op.name!r} (kind {op.kind!r}) at {op.place}; "
                     f"add a rule for {op.kind!r} to the rule set, or explain a layer above it"
                 )
             elif op.kind == "opaque" and (rules.rules or rules.overrides):
                 self._refuse_opaque(op, rules)
+        affine = rules.rules.get("affine")
+        if affine is not None and rules.fold:
+            for last, run in self.runs(sources).items():
+                if last in chosen:
+                    _ask(affine, dataclasses.replace(last, kind="linear", low=run.low))
+                    chosen |= dict.fromkeys(run.affine_ops, pass_rule)
+                    chosen[last] = affine
+        for op, rule in chosen.items():
+            if rule is not affine:
+                _ask(rule, op)
         return chosen
+
+    def _require_names(self, rules: RuleSet) -> None:
+        if rules.needs and not any(op.name in rules.needs for op in self.ops):
+            found = dict.fromkeys(op.name for op in self.ops if op.kind == "activation")
+            wanted = " or ".join(_TITLES.get(name, name) for name in rules.needs)
+            others = f" (its activations are {', '.join(found)})" if found else ""
+            raise UnsupportedOperationError(
+                f"the network has no {wanted} between image and scores{others}, and the method is "
+                "defined by them; use gradient, grad_cam or another method without such a rule"
+            )
+
+    def _overridden(self, rules: RuleSet) -> dict[Operation, Rule]:
+        """The rules that a set's overrides give to single operations."""
+        special: dict[Operation, Rule] = {}
+        for address, rule in rules.overrides.items():
+            if address in ("first_linear", "last_linear"):
+                # "first" is the network's own first layer, even when a map stops above it
+                ends = self.first_layers() if address == "first_linear" else self.last_layers()
+                special |= dict.fromkeys(ends, rule)
+                continue
+            op = self.producer.get(self.layer(address))
+            while op is not None and op.kind in ("structural", "scale", "bias", "activation"):
+                op = self.producer.get(op.inputs[0])
+            if op is None:
+                raise UnknownLayerError(f"no operation computes the layer {address!r}")
+            special[op] = rule
+        return special
 
     def _refuse_opaque(self, op: Operation, rules: RuleSet) -> None:
         has_body = bool(_compat.inner_jaxprs(op.equations[-1]))
@@ -282,7 +375,7 @@ class Graph:
             "write it with operations that have a rule, or pass a rule for 'opaque'",
         )
         raise UnsupportedOperationError(
-            f"the primitive {op.equations[-1].primitive.name!r} at {op.source} lies between the "
+            f"the primitive {op.equations[-1].primitive.name!r} at {op.place} lies between the "
             f"layer and the output, and the rules cannot see through it; {remedy}, "
             "or explain a layer above it"
         )

@@ -6,9 +6,12 @@ They run once at trace time. The non-negative analysis of the design is ``low >=
 from __future__ import annotations
 
 import math
+import operator
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from jaxplain.core.primitives import is_identity, of_class
 
 INF = math.inf
 
@@ -22,36 +25,6 @@ class Facts(NamedTuple):
 
 
 UNKNOWN = Facts()
-#: Values pass through these, whatever their shape: "pvary" and "pcast" are shard_map's.
-STRUCTURAL = {
-    "reshape",
-    "transpose",
-    "broadcast_in_dim",
-    "squeeze",
-    "expand_dims",
-    "slice",
-    "rev",
-    "copy",
-    "copy_p",
-    "name",
-    "reduce_precision",
-    "stop_gradient",
-    "sharding_constraint",
-    "pvary",
-    "pcast",
-    "device_put",
-    "convert_element_type",
-    "optimization_barrier",
-    "split",
-    "gather",
-    "dynamic_slice",
-    "layout_constraint",
-    "mesh_cast",
-    "reshard",
-    "real",
-    "unstack",
-    "tile",
-}
 _FIXED = {
     "logistic": (0, 1),
     "tanh": (-1, 1),
@@ -70,6 +43,16 @@ _FIXED = {
 }
 
 
+_COMPARISONS = {
+    "eq": operator.eq,
+    "ne": operator.ne,
+    "gt": operator.gt,
+    "ge": operator.ge,
+    "lt": operator.lt,
+    "le": operator.le,
+}
+
+
 def number(value: float | None) -> Facts:
     """The facts of a value that is one known number everywhere."""
     return UNKNOWN if value is None or math.isnan(value) else Facts(value, value, value)
@@ -83,18 +66,33 @@ def literal(atom: Any) -> Facts:
 
 
 def propagate(eqn: Any, facts: list[Facts]) -> Facts:
-    """The facts of an equation's (first) output from the facts of its inputs."""
+    """The facts of an equation's outputs from the facts of its inputs."""
     name, first = eqn.primitive.name, facts[0] if facts else UNKNOWN
-    if name in STRUCTURAL:
+    if name in ("custom_jvp_call", "custom_vjp_call"):
+        return first if is_identity(eqn) else UNKNOWN
+    if name in ("concatenate", "stack", "pad"):
+        return _union(facts)
+    if name == "select_n":
+        return _union(facts[1:])
+    if name == "dynamic_update_slice":
+        return _union(facts[:2])
+    if name in ("complex", "imag"):
+        return UNKNOWN
+    if of_class(name, "identity", "move"):
         if name == "convert_element_type" and not _keeps_number(eqn):
-            return UNKNOWN
+            return _converted(eqn, first)
         return first
+    if name in _COMPARISONS:
+        a, b = (f.static for f in facts)
+        return UNKNOWN if a is None or b is None else number(float(_COMPARISONS[name](a, b)))
     if name in _FIXED:
         return Facts(*_FIXED[name])
     if name == "integer_pow" and eqn.params["y"] % 2 == 0:
         return Facts(0, INF)
-    if name in ("max", "min", "add", "sub", "mul", "div"):
-        return _binary(name, *facts)
+    if name == "mul" and eqn.invars[0] is eqn.invars[1]:
+        return Facts(0, INF)
+    if name in ("max", "min", "add", "add_any", "sub", "mul", "div"):
+        return _binary("add" if name == "add_any" else name, *facts)
     if name == "neg":
         return _static(
             Facts(-first.high, -first.low), None if first.static is None else -first.static
@@ -104,19 +102,38 @@ def propagate(eqn: Any, facts: list[Facts]) -> Facts:
         return Facts(
             max(low.low, min(value.low, high.low)), min(high.high, max(value.high, low.high))
         )
-    if name in ("concatenate", "stack", "select_n", "pad"):
-        cases = facts[1:] if name == "select_n" else facts
-        return _union(cases)
-    if name in ("reduce_max", "reduce_min", "reduce_window_max", "reduce_window_min"):
+    if of_class(name, "extreme"):
         return Facts(first.low, first.high)
-    if name in ("reduce_sum", "reduce_window_sum", "cumsum", "integer_pow", "pow", "log1p"):
+    if of_class(name, "sum"):
+        return _sum(eqn, first)
+    if name in ("integer_pow", "pow", "log1p"):
         return Facts(0 if first.low >= 0 else -INF, 0 if first.high <= 0 else INF)
     return UNKNOWN
 
 
+def _sum(eqn: Any, terms: Facts) -> Facts:
+    """Bounds of a sum of as many terms as the equation adds up, or fewer where it pads."""
+    shape, name = eqn.invars[0].aval.shape, eqn.primitive.name
+    if name == "reduce_sum":
+        count = math.prod(shape[axis] for axis in eqn.params["axes"])
+        if terms.static is not None:
+            return number(count * terms.static)
+        return Facts(_product(count, terms.low), _product(count, terms.high))
+    windows = eqn.params.get("window_dimensions", (shape[eqn.params.get("axis", 0)],))
+    count = math.prod(windows)
+    return Facts(min(0, _product(count, terms.low)), max(0, _product(count, terms.high)))
+
+
+def _converted(eqn: Any, first: Facts) -> Facts:
+    if first.static is None:
+        return UNKNOWN
+    truth = np.dtype(eqn.params["new_dtype"]).kind == "b"
+    return number(float(first.static != 0) if truth else float(math.trunc(first.static)))
+
+
 def _keeps_number(eqn: Any) -> bool:
     old, new = np.dtype(eqn.invars[0].aval.dtype), np.dtype(eqn.params["new_dtype"])
-    return not (new.kind in "iub" and old.kind not in "iub")
+    return new.kind not in "iub" or (old.kind in "iub" and new.kind != "b")
 
 
 def _static(facts: Facts, value: float | None) -> Facts:
@@ -146,15 +163,22 @@ def _binary(name: str, a: Facts, b: Facts) -> Facts:
     if name == "min":
         return Facts(min(a.low, b.low), min(a.high, b.high))
     if name == "add":
-        return Facts(a.low + b.low, a.high + b.high)
+        return _bounds(a.low + b.low, a.high + b.high)
     if name == "sub":
-        return Facts(a.low - b.high, a.high - b.low)
-    if name == "div":  # the sign is all that matters
-        if a.low >= 0 and b.low >= 0:
-            return Facts(0, a.high / b.static if b.static else INF)
-        return UNKNOWN
+        return _bounds(a.low - b.high, a.high - b.low)
+    if name == "div":
+        if b.static:
+            ends = sorted((a.low / b.static, a.high / b.static))
+            return Facts(*ends)
+        # the sign is all that matters
+        return Facts(0, INF) if a.low >= 0 and b.low >= 0 else UNKNOWN
     corners = [_product(x, y) for x in (a.low, a.high) for y in (b.low, b.high)]
     return Facts(min(corners), max(corners))
+
+
+def _bounds(low: float, high: float) -> Facts:
+    """Facts of these bounds; infinity less infinity bounds nothing."""
+    return Facts(-INF if math.isnan(low) else low, INF if math.isnan(high) else high)
 
 
 def _product(x: float, y: float) -> float:

@@ -95,8 +95,7 @@ class Model:
                 {self._within(v): value for v, value in values.items()}
                 for values in (added, given, edits)
             )
-        assigned = graph.assign(rules, frozenset(added) if added else None) if rules else {}
-        run = _Run(graph, rules, assigned, added, given, edits)
+        run = _Run(graph, rules, added, given, edits)
         env = {**dict(zip(graph.constants, self.constants, strict=True)), **given}
         for v, value in zip(graph.inputs, inputs, strict=True):
             run.write(env, v, value)
@@ -229,12 +228,13 @@ class _Run:
         self,
         graph: Graph,
         rules: RuleSet | None,
-        assigned: dict,
         added: dict,
         given: dict,
         edits: dict,
     ):
-        self.graph, self.rules, self.assigned = graph, rules, assigned
+        self.graph, self.rules = graph, rules
+        self.sources = frozenset(added) if added else None
+        self.assigned = graph.assign(rules, self.sources) if rules else {}
         self.added, self.given, self.edits = added, given, edits
 
     def write(self, env: dict, v: Any, value: Any) -> None:
@@ -277,12 +277,13 @@ class _Run:
         env.update(zip(results, call([env[v] for v in reads]), strict=True))
 
     def _reads(self, op: Any) -> tuple:
-        chain = self._chain(op)
-        return (*op.inputs, *op.constants, *(chain.variables if chain else ()))
+        view = self._view(op)
+        return (*op.inputs, *op.constants, *(view.variables if view else ()))
 
-    def _chain(self, op: Any) -> Any:
-        folds = op.kind == "linear" and op in self.assigned and self.rules.fold
-        return self.graph.chains[op] if folds else None
+    def _view(self, op: Any) -> Any:
+        if self.rules is None or op not in self.assigned:
+            return None
+        return self.graph.view(op, self.rules, self.sources)
 
     def _operation(self, op: Any, env: dict) -> None:
         values = tuple(_read(env, v) for v in op.inputs)
@@ -291,9 +292,9 @@ class _Run:
         if rule is None:
             outs = op.evaluate(values, constants)
         else:
-            chain = self._chain(op)
-            extras = tuple(_read(env, v) for v in chain.variables) if chain else ()
-            outs = apply_rule(op, rule, chain, values, constants, extras)
+            view = self._view(op)
+            extras = tuple(_read(env, v) for v in view.variables) if view else ()
+            outs = apply_rule(op, rule, view, values, constants, extras)
         for v, value in zip(op.outputs, outs, strict=True):
             self.write(env, v, value)
 

@@ -1,25 +1,24 @@
 """Classify the equations of a flat jaxpr into operations: the kinds that rules are written against.
 
 Most operations are one equation. An activation (``where(x > 0, x, 0)``, GELU ...) or a
-normalisation (LRN, LayerNorm, softmax) written out in several equations is one operation too: a
-region of the graph that begins at one value, ends at one equation and leaks nothing on the way.
+normalisation (LRN, LayerNorm, softmax) written out in several equations is one operation too;
+:mod:`jaxplain.core.wholes` finds those.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from typing import Any
 
+import jax
+import numpy as np
+
 from jaxplain.core import _compat
-from jaxplain.core.elementwise import (
-    DISCRETE,
-    ELEMENTWISE,
-    KNOWN,
-    UNARY,
-    Function,
-    primitive_names,
-)
-from jaxplain.core.intervals import STRUCTURAL, UNKNOWN, Facts, literal, propagate
+from jaxplain.core.intervals import UNKNOWN, Facts, literal, propagate
+from jaxplain.core.primitives import AFFINE, is_identity, of_class
+from jaxplain.core.wholes import Whole, Wholes
 
 KINDS = (
     "linear",
@@ -34,35 +33,27 @@ KINDS = (
     "opaque",
 )
 
-_REDUCING = {
-    "reduce_sum",
-    "reduce_max",
-    "reduce_min",
-    "reduce_window_sum",
-    "reduce_window_max",
-    "cumsum",
-    "broadcast_in_dim",
-    "reshape",
-    "squeeze",
-    "expand_dims",
-    "slice",
-    "pad",
-    "concatenate",
-    "transpose",
-}
-_CURVED = {"exp", "log", "rsqrt", "sqrt", "integer_pow", "square", "pow", "div", "logistic"}
-_POOLS = {"reduce_window_max", "reduce_max", "reduce_window_min", "reduce_min"}
-_SUMS = {"reduce_sum", "reduce_window_sum"}
+
+#: Whole numbers up to this, as constants of one element, are part of the program.
+_LARGEST_NUMBER = 8
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Operation:
     """One operation of the traced network.
 
-    ``inputs`` are the values that depend on the network's input, ``constants`` the ones that do
-    not. ``low`` is a lower bound of all inputs; ``facts`` bound the output. ``within_gate`` says
-    that every path to the network's output leads through a gate (attention): a rule that gives
-    gates no signal gives none to this operation either.
+    Attributes:
+        kind, name: what it is; `KINDS` lists the kinds.
+        equations: the equations that compute it, in order.
+        inputs: the values that depend on the network's input; constants: the ones that do not.
+        output: the first value that the last equation computes.
+        low: a lower bound of all inputs; facts: bounds of the output.
+        gates: of a product of two activations, which factor is the gate; None where that is not
+            clear.
+        within_gate: whether every path to the network's output leads through a gate (attention): a
+            rule that gives gates no signal gives none to this operation either.
+        hidden: whether there are layers with weights before it and after it.
+        identity: whether it gives its input back.
     """
 
     kind: str
@@ -73,8 +64,10 @@ class Operation:
     output: Any
     low: float
     facts: Facts
-    input_facts: tuple[Facts, ...]
+    gates: tuple[bool, ...] | None = None
     within_gate: bool = False
+    hidden: bool = False
+    identity: bool = False
 
     @property
     def scopes(self) -> tuple[str, ...]:
@@ -85,275 +78,323 @@ class Operation:
         return next(filter(None, map(_compat.source_line, reversed(self.equations))), "")
 
     @property
+    def place(self) -> str:
+        """Where it stands: the module's path, if it has one, and the user's line."""
+        path = ".".join(self.scopes)
+        return f"{path!r}, {self.source}" if path else self.source
+
+    @property
     def outputs(self) -> tuple[Any, ...]:
         return tuple(self.equations[-1].outvars)
 
     @property
-    def weighted(self) -> bool:
-        return self.kind == "linear" and self.name in ("conv", "dense")
+    def has_kernel(self) -> bool:
+        """Whether it multiplies by an array: a convolution, a dense layer, an interpolation."""
+        return self.kind == "linear" and self.name in ("conv", "dense", "resize")
 
     @property
-    def gates(self) -> tuple[bool, ...] | None:
-        """Which factors of a product are gates: in [0, 1], else the smaller; None if unclear."""
-        gates = [f.low >= 0 and f.high <= 1 for f in self.input_facts]
-        if not any(gates) or all(gates):
-            sizes = [v.aval.size for v in self.inputs]
-            gates = [n < max(sizes) for n in sizes]
-        return tuple(gates) if self.name == "mul" and sum(gates) == len(gates) - 1 else None
+    def weighted(self) -> bool:
+        """Whether it is a layer with weights; interpolation has fixed ones, and is none."""
+        return self.kind == "linear" and self.name in ("conv", "dense")
 
     def evaluate(self, inputs: Any, constants: Any) -> list:
         """The operation's outputs from the values of ``inputs`` and ``constants``."""
-        env = dict(zip(self.inputs, inputs, strict=True))
-        env.update(zip(self.constants, constants, strict=True))
+        env = self._given(inputs, constants)
         for eqn in self.equations:
             values = [v.val if isinstance(v, _compat.Literal) else env[v] for v in eqn.invars]
             with _compat.equation_context(eqn):
                 env.update(zip(eqn.outvars, _compat.bind(eqn, *values), strict=True))
         return [env[v] for v in self.outputs]
 
+    def with_statistics_held(self, inputs: Any, constants: Any) -> Any:
+        """The output, the statistics of a norm being constants: nothing flows through them."""
+        env = self._given(inputs, constants)
+        _hold_statistics(self.equations, env, set())
+        return env[self.output]
+
+    def _given(self, inputs: Any, constants: Any) -> dict:
+        return {
+            **dict(zip(self.inputs, inputs, strict=True)),
+            **dict(zip(self.constants, constants, strict=True)),
+        }
+
+
+def _hold_statistics(eqns: Any, env: dict, summed: set) -> None:
+    """Evaluates equations; what bends a sum or a maximum, or divides by one, gets no gradient."""
+    for eqn in eqns:
+        values = [v.val if isinstance(v, _compat.Literal) else env[v] for v in eqn.invars]
+        of_sums = [not isinstance(v, _compat.Literal) and v in summed for v in eqn.invars]
+        name = eqn.primitive.name
+        if name in _compat.CUSTOM_CALLS:
+            inner, consts = _compat.body(eqn)
+            inside = dict(zip(inner.constvars, consts, strict=True))
+            inside.update(zip(inner.invars, values, strict=True))
+            held = {v for v, is_sum in zip(inner.invars, of_sums, strict=True) if is_sum}
+            _hold_statistics(inner.eqns, inside, held)
+            outs = [v.val if isinstance(v, _compat.Literal) else inside[v] for v in inner.outvars]
+            of_sums = [not isinstance(v, _compat.Literal) and v in held for v in inner.outvars]
+        else:
+            if name == "div" and of_sums[1]:
+                values[1] = jax.lax.stop_gradient(values[1])
+            with _compat.equation_context(eqn):
+                outs = _compat.bind(eqn, *values)
+            bends = of_class(name, "elementwise") and name not in (*AFFINE, "div")
+            squares = name == "mul" and eqn.invars[0] is eqn.invars[1]
+            if any(of_sums) and (bends or squares):
+                outs = list(map(jax.lax.stop_gradient, outs))
+        env.update(zip(eqn.outvars, outs, strict=True))
+        if any(of_sums) or of_class(name, "sum", "extreme"):
+            summed.update(eqn.outvars)
+
+
+def known_numbers(constants: Sequence[Any]) -> dict[int, float]:
+    """Position -> value of the constants that are small whole numbers, of one element.
+
+    Such a number may be the 0 of a ReLU or the 6 of a hard sigmoid, so its value, unlike a weight's,
+    is part of the program.
+    """
+    found = {}
+    for i, v in enumerate(constants):
+        if math.prod(np.shape(v)) != 1 or isinstance(v, jax.core.Tracer):
+            continue
+        if not jax.dtypes.issubdtype(v.dtype, np.number):
+            continue
+        n = float(np.asarray(v, np.float64).reshape(()))
+        if n.is_integer() and abs(n) <= _LARGEST_NUMBER:
+            found[i] = n
+    return found
+
 
 def is_active(atom: Any, active: set) -> bool:
     return not isinstance(atom, _compat.Literal) and atom in active
 
 
-def classify(jaxpr: Any, inputs: list) -> tuple[list[Any], list[Operation]]:
-    """The equations that do not depend on ``inputs``, and the operations that do, in order."""
-    equations = _live(jaxpr)
+def classify(
+    jaxpr: Any, inputs: list, numbers: dict[Any, float] | None = None
+) -> tuple[list[Any], list[Operation]]:
+    """The equations that do not depend on ``inputs``, and the operations that do, in order.
+
+    ``numbers`` are the values of inputs of the program that are known to be one number.
+    """
     active: set = set(inputs)
-    facts: dict = {}
+    facts: dict = {v: Facts(n, n, n) for v, n in (numbers or {}).items()}
     inactive_eqns, active_eqns = [], []
-    for eqn in equations:
+    for eqn in _live(jaxpr):
         depends = any(is_active(v, active) for v in eqn.invars)
-        (active_eqns if depends else inactive_eqns).append(eqn)
         if depends:
             active.update(eqn.outvars)
-        known = [
-            literal(v) if isinstance(v, _compat.Literal) else facts.get(v, UNKNOWN)
-            for v in eqn.invars
-        ]
-        facts[eqn.outvars[0]] = _custom_facts(eqn, known)
-    grouping = _Regions(active_eqns, active, inputs, jaxpr.outvars, facts)
-    operations = [grouping.operation(group) for group in grouping.groups()]
-    return inactive_eqns, _mark_within_gates(operations, jaxpr.outvars)
+            active_eqns.append(eqn)
+        else:
+            inactive_eqns.append(eqn)
+            _note(eqn, facts)
+    makers = {v: eqn for eqn in inactive_eqns for v in eqn.outvars}
+    wholes = Wholes(active_eqns, active, inputs, jaxpr.outvars, facts, makers)
+    fixed = _Fixed(jaxpr, inputs, inactive_eqns, active_eqns)
+    operations: list[Operation] = []
+    producer: dict = {}
+    for group, whole in wholes.groups():
+        op = _operation([active_eqns[i] for i in group], whole, active, facts, producer, fixed)
+        operations.append(op)
+        producer.update((v, op) for v in op.outputs)
+    return inactive_eqns, _mark(operations, jaxpr.outvars)
 
 
-def _mark_within_gates(operations: list[Operation], outputs: Any) -> list[Operation]:
-    reached = {v for v in outputs if not isinstance(v, _compat.Literal)}
-    marked = []
-    for op in reversed(operations):
-        within = not any(v in reached for v in op.outputs)
-        if not within:
-            gates = (op.gates if op.kind == "gate" else None) or [False] * len(op.inputs)
-            reached.update(v for v, is_gate in zip(op.inputs, gates, strict=True) if not is_gate)
-        marked.append(dataclasses.replace(op, within_gate=True) if within else op)
-    return marked[::-1]
+def _note(eqn: Any, facts: dict) -> None:
+    """Records the facts of an equation's outputs."""
+    known = [
+        literal(v) if isinstance(v, _compat.Literal) else facts.get(v, UNKNOWN) for v in eqn.invars
+    ]
+    found = propagate(eqn, known)
+    facts.update((v, found) for v in eqn.outvars)
 
 
 def _live(jaxpr: Any) -> list:
     needed = {v for v in jaxpr.outvars if not isinstance(v, _compat.Literal)}
     kept = []
-    for eqn in reversed(jaxpr.eqns):
+    for eqn in reversed(_one_by_one(jaxpr.eqns)):
         if eqn.effects or any(v in needed for v in eqn.outvars):
             kept.append(eqn)
             needed.update(v for v in eqn.invars if not isinstance(v, _compat.Literal))
     return kept[::-1]
 
 
-def _custom_facts(eqn: Any, known: list[Facts]) -> Facts:
-    if eqn.primitive.name not in _compat.CUSTOM_CALLS:
-        return propagate(eqn, known)
-    unary = Function.of([eqn], eqn.invars[-1], dict(zip(eqn.invars[:-1], known, strict=False)))
-    return unary.facts if unary else UNKNOWN
-
-
-class _Regions:
-    """Groups equations into operations."""
-
-    def __init__(self, equations: list, active: set, inputs: list, outputs: list, facts: dict):
-        self.equations, self.active, self.facts = equations, active, facts
-        self.inputs = inputs
-        self.producer = {v: i for i, eqn in enumerate(equations) for v in eqn.outvars}
-        self.users: dict = {}
-        for i, eqn in enumerate(equations):
-            for v in self._active_inputs(eqn):
-                self.users.setdefault(v, set()).add(i)
-        for v in outputs:
-            if is_active(v, active):
-                self.users.setdefault(v, set()).add(len(equations))
-        self._dominators()
-
-    def _active_inputs(self, eqn: Any) -> list:
-        return list(dict.fromkeys(v for v in eqn.invars if is_active(v, self.active)))
-
-    def _dominators(self) -> None:
-        """The value that every path from the inputs to a value passes through last."""
-        self.depth, self.parent = {None: 0}, {None: None}
-        for v in self.inputs:
-            self.parent[v], self.depth[v] = None, 1
-        for eqn in self.equations:
-            root = self._root(self._active_inputs(eqn))
-            for v in eqn.outvars:
-                self.parent[v], self.depth[v] = root, self.depth[root] + 1
-
-    def _root(self, values: list) -> Any:
-        root = values[0]
-        for v in values[1:]:
-            while root is not v:
-                if self.depth[root] >= self.depth[v]:
-                    root = self.parent[root]
-                else:
-                    v = self.parent[v]
-        return root
-
-    def groups(self) -> list[list[int]]:
-        taken: set[int] = set()
-        groups = []
-        for i in reversed(range(len(self.equations))):
-            if i not in taken:
-                region = self._region(i) or self._clip(i) or [i]
-                taken.update(region)
-                groups.append(region)
-        return groups[::-1]
-
-    def _region(self, end: int) -> list[int] | None:
-        """A private region that ends where paths from one value meet again."""
-        eqn = self.equations[end]
-        names = [v for v in eqn.invars if is_active(v, self.active)]
-        if len(names) < 2 or eqn.primitive.name not in ELEMENTWISE:
-            return None
-        root = self._root(list(dict.fromkeys(names)))
-        if root is None:
-            return None
-        region, stack = {end}, [v for v in names if v is not root]
-        while stack:
-            v = stack.pop()
-            i = self.producer[v]
-            if i not in region:
-                name = self.equations[i].primitive.name
-                if name not in ELEMENTWISE and name not in _REDUCING:
-                    return None
-                region.add(i)
-                stack += [u for u in self._active_inputs(self.equations[i]) if u is not root]
-        interior = [v for i in region - {end} for v in self.equations[i].outvars]
-        if any(not self.users.get(v, set()) <= region for v in interior):
-            return None
-        kinds = {self.equations[i].primitive.name for i in region}
-        if kinds & _REDUCING - {"broadcast_in_dim"}:
-            last, same = eqn.primitive.name, root.aval.shape == eqn.outvars[0].aval.shape
-            curved = kinds & _CURVED and last in ("mul", "div", "sub", "add")
-            shifted = "stop_gradient" in kinds and last == "sub"  # softmax subtracts the maximum
-            if not (same and (curved or shifted)):
-                return None
-        return sorted(region)
-
-    def _clip(self, end: int) -> list[int] | None:
-        """``min(max(x, low), high)`` and the like: the upper bound belongs to the activation."""
-        eqn = self.equations[end]
-        if eqn.primitive.name not in ("max", "min"):
-            return None
-        inner = self._active_inputs(eqn)
-        if len(inner) != 1 or inner[0] not in self.producer or self.users[inner[0]] != {end}:
-            return None
-        start = self.producer[inner[0]]
-        before = self.equations[start]
-        opposite = {"max": "min", "min": "max"}[eqn.primitive.name]
-        if before.primitive.name == opposite and len(self._active_inputs(before)) == 1:
-            return [start, end]
-        return None
-
-    def operation(self, group: list[int]) -> Operation:
-        eqns = [self.equations[i] for i in group]
-        inside = {v for eqn in eqns for v in eqn.outvars}
-        outer = [
-            v
-            for eqn in eqns
-            for v in eqn.invars
-            if not isinstance(v, _compat.Literal) and v not in inside
-        ]
-        inputs = tuple(dict.fromkeys(v for v in outer if v in self.active))
-        constants = tuple(dict.fromkeys(v for v in outer if v not in self.active))
-        output = eqns[-1].outvars[0]
-        input_facts = tuple(self.facts.get(v, UNKNOWN) for v in inputs)
-        function = None
-        if len(inputs) == 1:
-            function = Function.of(eqns, inputs[0], {v: self.facts.get(v, UNKNOWN) for v in outer})
-        foreign = any(eqn.primitive.name == "custom_vjp_call" for eqn in eqns)
-        if foreign and (function is None or function.name not in KNOWN):
-            kind, name = (
-                "opaque",
-                "custom_vjp_call",
-            )  # its author's backward pass is not ours to replace
-        elif function:
-            kind, name = "activation", function.name
-            self.facts[output] = function.facts
+def _one_by_one(eqns: list) -> list:
+    """Barriers around several values as one for each: they compute nothing together."""
+    found = []
+    for eqn in eqns:
+        if eqn.primitive.name == "optimization_barrier" and len(eqn.invars) > 1:
+            pairs = zip(eqn.invars, eqn.outvars, strict=True)
+            found += [eqn.replace(invars=[u], outvars=[v]) for u, v in pairs]
         else:
-            kind, name = self._kind(eqns, inputs)
-        if kind == "normalise" and name == "softmax":
-            self.facts[output] = Facts(0, 1)
-        return Operation(
-            kind,
-            name,
-            tuple(eqns),
-            inputs,
-            constants,
-            output,
-            min(f.low for f in input_facts),
-            self.facts.get(output, UNKNOWN),
-            input_facts,
+            found.append(eqn)
+    return found
+
+
+class _Fixed:
+    """Which multiplications are by numbers that the program makes itself: interpolations.
+
+    Weights come from arrays that the network holds, or are drawn at random.
+    """
+
+    def __init__(self, jaxpr: Any, inputs: list, inactive: list, active: list):
+        self.held = set(jaxpr.invars) - set(inputs)
+        for eqn in inactive:
+            random = eqn.primitive.name.startswith(("random", "threefry"))
+            if random or any(is_active(v, self.held) for v in eqn.invars):
+                self.held.update(eqn.outvars)
+        self.none_held = not any(self._multiplies_held(eqn) for eqn in active)
+
+    def _multiplies_held(self, eqn: Any) -> bool:
+        return of_class(eqn.primitive.name, "linear") and any(
+            is_active(v, self.held) for v in eqn.invars
         )
 
-    def _kind(self, eqns: list, inputs: tuple) -> tuple[str, str]:
-        eqn, prim = eqns[-1], eqns[-1].primitive.name
-        if len(eqns) > 1:
-            names = {e.primitive.name for e in eqns}
-            if names & _REDUCING - {"broadcast_in_dim"}:
-                return "normalise", ("softmax" if prim == "div" and "exp" in names else "normalise")
-            return "activation", "activation"
-        if prim in _compat.CUSTOM_CALLS:
-            return self._custom_kind(eqn, inputs)
-        if prim in DISCRETE:
-            return "structural", prim
-        two = len(inputs) > 1
-        if prim in ("conv_general_dilated", "dot_general"):
-            name = "conv" if prim[0] == "c" else "dense"
-            return ("gate", "matmul") if two else ("linear", name)
-        if prim in _SUMS:
-            return "linear", "avg_pool"
-        if prim in _POOLS:
-            return "max_pool", "max_pool" if "window" in prim else prim
-        if prim in ("add", "add_any", "sub"):
-            if two:
-                return "add", "add" if prim != "sub" else "sub"
-            reversed_sub = prim == "sub" and eqn.invars[1] in inputs
-            return ("scale", "scale") if reversed_sub else ("bias", "bias")
-        if prim == "neg":
-            return "scale", "scale"
-        if prim == "mul":
-            return ("gate", "mul") if two else ("scale", "scale")
-        if prim == "div":
-            if two:
-                return "gate", "div"
-            return ("scale", "scale") if eqn.invars[0] in inputs else ("activation", "reciprocal")
-        if prim in ("max", "min"):
-            return ("max_pool", "maximum") if two else ("activation", "activation")
-        if prim in UNARY and not two:
-            return "activation", prim
-        if prim in ("select_n", "concatenate", "stack", "pad", "dynamic_update_slice"):
-            return "structural", prim
-        indices_active = prim in ("gather", "dynamic_slice") and any(
-            is_active(v, self.active) for v in eqn.invars[1:]
-        )
-        if prim in STRUCTURAL and not indices_active:
-            return "structural", prim
-        return "opaque", prim
+    def __call__(self, eqn: Any) -> bool:
+        return not self.none_held and not self._multiplies_held(eqn)
 
-    def _custom_kind(self, eqn: Any, inputs: tuple) -> tuple[str, str]:
-        inner, _ = _compat.body(eqn)
-        names = primitive_names(inner)
-        label = str(eqn.params.get("name") or eqn.primitive.name)
-        same = len(inputs) == 1 and inputs[0].aval.shape == eqn.outvars[0].aval.shape
-        if same and names <= ELEMENTWISE | {"broadcast_in_dim"}:
-            return "activation", label
-        if same and names <= ELEMENTWISE | _REDUCING and names & _CURVED:
-            return "normalise", "softmax" if "softmax" in label else label
-        return "opaque", label
+
+def _mark(operations: list[Operation], outputs: Any) -> list[Operation]:
+    """Marks what stands within gates, and what stands between layers with weights."""
+    reached = {v for v in outputs if not isinstance(v, _compat.Literal)}
+    leading: set = set()  # values on whose way to the output there is a layer
+    marked = []
+    for op in reversed(operations):
+        within = not any(v in reached for v in op.outputs)
+        after = any(v in leading for v in op.outputs)
+        if not within:
+            gates = (op.gates if op.kind == "gate" else None) or [False] * len(op.inputs)
+            reached.update(v for v, is_gate in zip(op.inputs, gates, strict=True) if not is_gate)
+        if after or op.weighted:
+            leading.update(op.inputs)
+        marked.append(dataclasses.replace(op, within_gate=within, hidden=after))
+    behind: set = set()
+    found = []
+    for op in reversed(marked):
+        before = any(v in behind for v in op.inputs)
+        if before or op.weighted:
+            behind.update(op.outputs)
+        found.append(dataclasses.replace(op, hidden=before and op.hidden))
+    return found
+
+
+def _operation(
+    eqns: list, whole: Whole | None, active: set, facts: dict, producer: dict, fixed: _Fixed
+) -> Operation:
+    inside = {v for eqn in eqns for v in eqn.outvars}
+    outer = [
+        v
+        for eqn in eqns
+        for v in eqn.invars
+        if not isinstance(v, _compat.Literal) and v not in inside
+    ]
+    inputs = tuple(dict.fromkeys(v for v in outer if v in active))
+    constants = tuple(dict.fromkeys(v for v in outer if v not in active))
+    for eqn in eqns:
+        _note(eqn, facts)
+    output = eqns[-1].outvars[0]
+    if whole and whole.facts:
+        facts[output] = whole.facts
+    identity = len(eqns) == 1 and is_identity(eqns[0], lambda v: _number(v, facts))
+    if whole:
+        kind, name = whole.kind, whole.name
+    elif identity:
+        prim = eqns[0].primitive.name
+        kind, name = "structural", prim if of_class(prim, "identity", "move") else "identity"
+    else:
+        kind, name = _kind(eqns[-1], inputs, active, fixed)
+    # A derivative that its author wrote is not ours to replace, but by that of a known function.
+    foreign = any(eqn.primitive.name == "custom_vjp_call" for eqn in eqns)
+    if foreign and not identity and not (whole and whole.kind == "activation" and whole.facts):
+        kind, name = "opaque", "custom_vjp_call"
+    known = [facts.get(v, UNKNOWN) for v in inputs]
+    gates = _gates(name, inputs, known, producer) if kind == "gate" else None
+    return Operation(
+        kind,
+        name,
+        tuple(eqns),
+        inputs,
+        constants,
+        output,
+        min(f.low for f in known),
+        facts.get(output, UNKNOWN),
+        gates,
+        identity=identity,
+    )
+
+
+def _number(atom: Any, facts: dict) -> float | None:
+    known = literal(atom) if isinstance(atom, _compat.Literal) else facts.get(atom, UNKNOWN)
+    return known.static
+
+
+def _gates(name: str, inputs: tuple, known: list, producer: dict) -> tuple[bool, ...] | None:
+    """Which factor of a product is a gate; None if that is not clear.
+
+    It is the one between 0 and 1; else the smaller one; else the one that comes out of an
+    activation, where the other does not. Of a product of matrices only the first counts.
+    """
+    if len(inputs) != 2 or name not in ("mul", "matmul"):
+        return None
+    tests = [[f.low >= 0 and f.high <= 1 for f in known]]
+    if name == "mul":
+        sizes = [v.aval.size for v in inputs]
+        tests.append([n < max(sizes) for n in sizes])
+        tests.append([_is_activated(v, producer) for v in inputs])
+    return next((tuple(t) for t in tests if sum(t) == 1), None)
+
+
+def _is_activated(v: Any, producer: dict) -> bool:
+    """Whether a value is an activation's, moved perhaps."""
+    op = producer.get(v)
+    while op is not None and op.kind == "structural" and len(op.inputs) == 1:
+        op = producer.get(op.inputs[0])
+    return op is not None and op.kind == "activation"
+
+
+def _kind(eqn: Any, inputs: tuple, active: set, fixed: _Fixed) -> tuple[str, str]:
+    """The kind and name of an operation that is one equation."""
+    prim = eqn.primitive.name
+    two = len(inputs) > 1
+    if prim in _compat.CUSTOM_CALLS:
+        return "opaque", str(eqn.params.get("name") or prim)
+    if of_class(prim, "discrete"):
+        return "structural", prim
+    if of_class(prim, "linear"):
+        name = "conv" if prim == "conv_general_dilated" else "dense"
+        if two or sum(is_active(v, active) for v in eqn.invars) > 1:
+            return "gate", "matmul"
+        return "linear", "resize" if fixed(eqn) else name
+    if prim in ("reduce_sum", "reduce_window_sum"):
+        return "linear", "avg_pool"
+    if of_class(prim, "extreme"):
+        return "max_pool", "max_pool" if "window" in prim else prim
+    if prim in ("max", "min"):
+        return ("max_pool", "maximum") if two else ("activation", "activation")
+    if prim in ("add", "add_any", "sub"):
+        return _sum(eqn, inputs)
+    if prim in ("neg", "mul", "div"):
+        return _product(prim, eqn, inputs)
+    if of_class(prim, "elementwise"):
+        return ("opaque" if two else "activation"), prim
+    indexed = prim in ("gather", "dynamic_slice", "dynamic_update_slice") and any(
+        is_active(v, active) for v in eqn.invars[2 if prim == "dynamic_update_slice" else 1 :]
+    )
+    if of_class(prim, "identity", "move") and not indexed:
+        return "structural", prim
+    return "opaque", prim
+
+
+def _sum(eqn: Any, inputs: tuple) -> tuple[str, str]:
+    prim = eqn.primitive.name
+    if len(inputs) > 1:
+        return "add", "sub" if prim == "sub" else "add"
+    same = eqn.invars[0] is eqn.invars[1]
+    reverse = prim == "sub" and eqn.invars[1] in inputs
+    return ("scale", "scale") if same or reverse else ("bias", "bias")
+
+
+def _product(prim: str, eqn: Any, inputs: tuple) -> tuple[str, str]:
+    if len(inputs) > 1:
+        return "gate", prim
+    by_input = prim == "div" and eqn.invars[1] in inputs
+    return ("activation", "reciprocal") if by_input else ("scale", "scale")

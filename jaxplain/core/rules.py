@@ -15,7 +15,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 
-from jaxplain.core.folding import Chain, weight_axis
+from jaxplain.core.folding import Chain, Run, weight_axis
 from jaxplain.core.operations import KINDS, Operation
 
 Rule = Callable[..., tuple]
@@ -43,12 +43,19 @@ class RuleSet:
     Args:
         rules: operation name (``"conv"``, ``"dense"``, ``"avg_pool"``, ``"relu"`` ...) or kind
             (``"linear"``, ``"activation"`` ...) -> rule. A name goes before a kind.
-        overrides: address -> rule, before all else. An address is ``"first_linear"``,
-            ``"last_linear"`` (convolutions and dense layers count), or a layer's name.
+        overrides: address -> rule, before all else. An address is ``"first_linear"`` or
+            ``"last_linear"``, which are all layers with weights that have none before or after
+            them on some path, or a layer's name.
         requires: kinds that a rule must handle; one without a rule is an
             :class:`~jaxplain.core.UnsupportedOperationError` instead of a plain gradient.
-        fold: whether linear layers see the batch norm after them folded into weight and bias.
+        fold: whether linear layers see the batch norm after them folded into weight and bias. The
+            rule ``"affine"`` then acts on scales and biases that fold into no layer, which it sees
+            as one linear layer with a diagonal weight.
+        needs: operation names (``"relu"``) of which a network must hold at least one: without any
+            the rules would change nothing.
 
+    A rule may have a method ``accepts(operation)``, asked when it is assigned: True, or the reason
+    why it cannot act on the operation, as the end of a sentence that begins with the operation.
     Operations without a rule take the plain gradient.
 
     >>> from jaxplain import RuleSet, core
@@ -63,6 +70,7 @@ class RuleSet:
         overrides: Mapping[str, Rule] = MappingProxyType({}),
         requires: tuple[str, ...] = (),
         fold: bool = True,
+        needs: tuple[str, ...] = (),
     ):
         unknown = set(requires) - set(KINDS)
         if unknown:
@@ -72,6 +80,7 @@ class RuleSet:
             tuple(sorted(dict(overrides).items(), key=lambda kv: kv[0])),
             tuple(sorted(requires)),
             bool(fold),
+            tuple(needs),
         )
 
     @property
@@ -89,6 +98,10 @@ class RuleSet:
     @property
     def fold(self) -> bool:
         return self._key[3]
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return self._key[4]
 
     def lookup(self, kind: str, name: str) -> Rule | None:
         """The rule for operations of this kind and name, None for the plain gradient."""
@@ -108,6 +121,7 @@ class RuleSet:
             overrides={**self.overrides, **dict(overrides)},
             requires=self.requires,
             fold=self.fold if fold is None else fold,
+            needs=self.needs,
         )
 
     def __eq__(self, other: object) -> bool:
@@ -128,6 +142,7 @@ class BoundOp:
         source: the user's line.
         operation: the static description.
         inputs: the active inputs' values.
+        constants: the other inputs' values.
         output: the output's value.
         low: the proven lower bound of all inputs.
         nonnegative: whether that is at least 0.
@@ -150,13 +165,13 @@ class BoundOp:
         self.operation, self.inputs, self.output = op, inputs, output
         self.kind, self.name, self.source = op.kind, op.name, op.source
         self.low, self.nonnegative = op.low, op.low >= 0
-        self._constants, self._chain, self._extras = constants, chain, extras
+        self.constants, self._chain, self._extras = constants, chain, extras
 
     def vjp(self, g: jax.Array) -> tuple:
         """The plain gradient."""
 
         def forward(*inputs: jax.Array) -> jax.Array:
-            return self.operation.evaluate(inputs, self._constants)[0]
+            return self.operation.evaluate(inputs, self.constants)[0]
 
         return jax.vjp(forward, *self.inputs)[1](g.astype(self.output.dtype))
 
@@ -175,14 +190,25 @@ class BoundOp:
     @functools.cached_property
     def weight(self) -> jax.Array:
         scale = self._affine[0]
-        if not self.operation.weighted:
+        if not self.operation.has_kernel:
             return jnp.asarray(1 if scale is None else scale, self.output.dtype)
-        weight = self._constants[0]
-        if scale is None or jnp.ndim(scale) == 0:
-            return weight if scale is None else weight * jnp.asarray(scale, weight.dtype)
+        weight = self.constants[0]
+        return weight if scale is None else self._by_channel(weight, scale)
+
+    @functools.cached_property
+    def outgoing_weight(self) -> jax.Array:
+        """The weight, its sign turned where the norm that alone reads the layer has a negative scale."""
+        if self._chain is None or not self._chain.beyond:
+            return self.weight
+        values = dict(zip(self._chain.variables, self._extras, strict=True))
+        return self._by_channel(self.weight, self._chain.sign(values, self.output.dtype))
+
+    def _by_channel(self, weight: jax.Array, factor: jax.Array) -> jax.Array:
+        if jnp.ndim(factor) == 0:
+            return weight * jnp.asarray(factor, weight.dtype)
         shape = [1] * weight.ndim
         shape[weight_axis(self.operation)] = -1
-        return weight * scale.reshape(shape).astype(weight.dtype)
+        return weight * factor.reshape(shape).astype(weight.dtype)
 
     @functools.cached_property
     def bias(self) -> jax.Array | None:
@@ -198,9 +224,9 @@ class BoundOp:
 
     def map(self, a: jax.Array, w: jax.Array) -> jax.Array:
         """The layer's bilinear part for any input and weight of the right shapes."""
-        if not self.operation.weighted:
-            return self.operation.evaluate((a,), self._constants)[0] * w
-        return self.operation.evaluate((a,), (w, *self._constants[1:]))[0]
+        if not self.operation.has_kernel:
+            return self.operation.evaluate((a,), self.constants)[0] * w
+        return self.operation.evaluate((a,), (w, *self.constants[1:]))[0]
 
     def transpose(self, w: jax.Array, g: jax.Array) -> jax.Array:
         """The signal at the input: the transpose of ``a -> map(a, w)`` applied to ``g``."""
@@ -208,22 +234,67 @@ class BoundOp:
         return transposed(g.astype(self.output.dtype))[0]
 
 
+class DiagonalOp(BoundOp):
+    """Scales and biases that fold into no layer, as a linear layer with a diagonal weight.
+
+    ``a`` is the value that they begin with; ``run`` says what is known of them.
+    """
+
+    def __init__(self, op: Operation, inputs: tuple, output: jax.Array, run: Run, extras: tuple):
+        super().__init__(op, extras[:1], (), output, None, ())
+        self.kind, self.name, self.run = "linear", "affine", run
+        self.low, self.nonnegative = run.low, run.low >= 0
+        self._last = inputs[0]
+        values = dict(zip(run.variables, extras, strict=True))
+        self._scale, self._bias = run.affine(values, output.dtype)
+
+    @property
+    def weight(self) -> jax.Array:
+        return jnp.asarray(1 if self._scale is None else self._scale, self.output.dtype)
+
+    @property
+    def outgoing_weight(self) -> jax.Array:
+        return self.weight
+
+    @property
+    def bias(self) -> jax.Array | None:
+        return None if self._bias is None else jnp.asarray(self._bias, self.output.dtype)
+
+    def map(self, a: jax.Array, w: jax.Array) -> jax.Array:
+        return jnp.broadcast_to(a * w, self.output.shape)
+
+    def transpose(self, w: jax.Array, g: jax.Array) -> jax.Array:
+        return unbroadcast(g * w, self._last)
+
+    def passed(self, g: jax.Array) -> tuple:
+        """The signal unchanged."""
+        return (unbroadcast(g, self._last),)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def apply_rule(
-    op: Operation, rule: Rule, chain: Chain | None, inputs: tuple, constants: tuple, extras: tuple
+    op: Operation,
+    rule: Rule,
+    view: Chain | Run | None,
+    inputs: tuple,
+    constants: tuple,
+    extras: tuple,
 ) -> list:
     """The operation's outputs, with ``rule`` in place of its gradient."""
     return op.evaluate(inputs, constants)
 
 
-def _forward(op, rule, chain, inputs, constants, extras):
+def _forward(op, rule, view, inputs, constants, extras):
     outs = op.evaluate(inputs, constants)
     return outs, (inputs, constants, extras, outs[0])
 
 
-def _backward(op, rule, chain, residuals, cotangents):
+def _backward(op, rule, view, residuals, cotangents):
     inputs, constants, extras, output = residuals
-    bound = BoundOp(op, inputs, constants, output, chain, extras)
+    if isinstance(view, Run):
+        bound: BoundOp = DiagonalOp(op, inputs, output, view, extras)
+    else:
+        bound = BoundOp(op, inputs, constants, output, view, extras)
     signals = rule(bound, cotangents[0])
     if len(signals) != len(inputs) or any(
         s.shape != a.shape for s, a in zip(signals, inputs, strict=True)

@@ -16,6 +16,7 @@ from jaxplain.core.fingerprint import Fingerprint, fingerprint
 from jaxplain.core.flatten import flatten
 from jaxplain.core.graph import Graph
 from jaxplain.core.model import Model
+from jaxplain.core.operations import known_numbers
 
 #: Graphs live as long as somebody uses them: a model, or a program that is compiled for them.
 _graphs: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
@@ -91,12 +92,13 @@ def trace(fn: Callable, *inputs: Any) -> Model:
 
 
 def _graph(closed: Any, found: Fingerprint, n_weights: int, trees: tuple) -> Graph:
-    key: Hashable = (found.key, n_weights, trees)
+    numbers = known_numbers(found.constants)
+    key: Hashable = (found.key, n_weights, trees, tuple(numbers.items()))
     with _lock:
         graph = _graphs.get(key)
     if graph is None:
         program = flatten(closed, found.constants, found.rules)
-        made = Graph(program, len(found.constants) + n_weights, *trees)
+        made = Graph(program, len(found.constants) + n_weights, *trees, numbers)
         with _lock:  # two threads must not have two graphs for one program
             graph = _graphs.setdefault(key, made)
             _latest.append(graph)

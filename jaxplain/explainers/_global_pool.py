@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-_KEEP_AXES = ("name", "convert_element_type", "copy", "reduce_precision", "optimization_barrier")
+from jaxplain.core.primitives import is_identity
 
 
 def require_global_pool(graph, layer: str) -> None:
@@ -49,7 +49,7 @@ def _refuse(layer: str, why: str) -> None:
 
 
 def _follow(op, eqn, space, layer):
-    if space is None or op.name in _KEEP_AXES:
+    if space is None or op.identity:
         return space
     if op.name == "transpose":
         return tuple(eqn.params["permutation"].index(axis) for axis in space)
@@ -82,7 +82,7 @@ def _varies(v, axes, graph) -> bool:
     eqn = next((e for e in graph.constant_equations if v in e.outvars), None)
     if eqn is None:
         return True
-    if eqn.primitive.name in _KEEP_AXES:
+    if is_identity(eqn):
         return _varies(eqn.invars[0], axes, graph)
     if eqn.primitive.name != "broadcast_in_dim":
         return True

@@ -18,25 +18,7 @@ from jaxplain.core import Graph, Operation, UnknownLayerError, UnsupportedOperat
 from jaxplain.explainers._least_squares import LeastSquares, least_squares
 
 #: Data movement whose transpose leads every value back to where it came from.
-_MOVES = {
-    "reshape",
-    "squeeze",
-    "expand_dims",
-    "transpose",
-    "name",
-    "copy",
-    "copy_p",
-    "pad",
-    "slice",
-    "rev",
-    "convert_element_type",
-    "concatenate",
-    "reduce_precision",
-    "optimization_barrier",
-    "sharding_constraint",
-    "pvary",
-    "pcast",
-}
+_MOVES = ("reshape", "squeeze", "expand_dims", "transpose", "pad", "slice", "rev", "concatenate")
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +57,7 @@ class Stage:
             return "relu"
         if op.name == "leaky_relu" or (op.kind == "max_pool" and op.name != "maximum"):
             return op.name if op.kind == "activation" else "max_pool"
-        return "move" if op.name in _MOVES else "jacobian"
+        return "move" if op.identity or op.name in _MOVES else "jacobian"
 
 
 def working_dtype(dtype: Any) -> Any:

@@ -17,11 +17,7 @@ import jax
 from jaxplain.core.numerics import positive, unit_l1
 from jaxplain.explainers._common import check_option, over_targets, run
 from jaxplain.explainers._types import Images, Layer, Maps, Network, Targets
-from jaxplain.rules.excitation import (
-    ResidualShare,
-    excitation_rules,
-    winner_rules,
-)
+from jaxplain.rules.excitation import SHARES, ResidualShare, excitation_rules, winner_rules
 
 __all__ = ["excitation_backprop", "winner_take_all"]
 
@@ -33,7 +29,7 @@ def excitation_backprop(
     *,
     layer: Layer = None,
     contrastive: bool = False,
-    residual: Literal["proportional", "signed", "branch"] = "proportional",
+    residual: Literal["proportional", "excitation", "signed", "branch"] = "proportional",
     form: Literal["signed", "plain"] = "signed",
     fold_scales: bool = True,
     lower_bound: bool = False,
@@ -58,13 +54,15 @@ def excitation_backprop(
         layer: name of the layer of the map, or a sequence of names; None is the last spatial layer,
             ``"input"`` the image.
         contrastive: c-MWP instead of MWP.
-        residual: ``"proportional"`` shares by magnitude, ``"signed"`` by value, ``"branch"``
-            ignores skip connections (Fig. 7c).
+        residual: how an addition shares the signal: ``"proportional"`` by magnitude,
+            ``"excitation"`` ``(a_i)+ / sum (a)+`` (Eq. 6 with weights 1), ``"signed"`` by value,
+            ``"branch"`` ignores skip connections (Fig. 7c).
         form: ``"signed"`` uses contributions (a w)+ where inputs can be negative, ``"plain"`` a
             w+ always.
         fold_scales: fold the scales of batch norm after a layer into its weights, so that a
             negative scale flips what is excitatory.
-        lower_bound: shift activations bounded below (tanh, ELU) as in Eq. 20.
+        lower_bound: shift activations bounded below (tanh, ELU) as in Eq. 20; an error where a
+            layer below the scores reads values without a known bound.
         normalise: ``"full"``; ``"none"`` leaves out Z_i of Eq. 6; ``"post"`` normalises whole maps
             by their L1 norm instead, before the contrastive subtraction (Table 3).
         classifier: the layer whose weights the contrast negates; default the last dense or
@@ -90,7 +88,7 @@ def excitation_backprop(
         >>> [round(float(p), 3) for p in maps[0, 0]]
         [0.667, 0.333]
     """
-    check_option("residual", residual, ("proportional", "signed", "branch"))
+    check_option("residual", residual, SHARES)
     check_option("form", form, ("signed", "plain"))
     check_option("normalise", normalise, ("full", "post", "none"))
     return run(

@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxplain.core import Graph, Model, UnsupportedOperationError, _compat
+from jaxplain.core import Graph, Model, _compat
 from jaxplain.core.hoist import hoist
 from jaxplain.core.numerics import all_but_batch
 from jaxplain.explainers._common import (
@@ -118,8 +118,8 @@ def feedback(
         the devices exchange after each sweep whether any gate changed, and nothing else.
 
     Raises:
-        UnsupportedOperationError: the network has no ReLU, or a loop or foreign derivative that may
-            hide one.
+        UnsupportedOperationError: the network has no ReLU, other activations beside them, or a loop
+            or foreign derivative that may hide one.
         ValueError, TypeError: unknown mode, order or reduction, steps, step_size or class out of
             range, images that are no finite float batch.
 
@@ -201,14 +201,8 @@ _gate.defvjp(_gate_forward, _gate_backward)
 
 def _gated_values(graph: Graph) -> list:
     """The outputs of the ReLUs, which the gates multiply."""
-    graph.assign(guided_rules())  # refuses what may hide a ReLU
-    values = [op.output for op in graph.ops if op.kind == "activation" and op.name in RELUS]
-    if not values:
-        raise UnsupportedOperationError(
-            "the network has no ReLU or ReLU6 between image and scores, and feedback sets gates "
-            "behind ReLUs only; use gradient, grad_cam or another method without gates"
-        )
-    return values
+    graph.assign(guided_rules())  # refuses what has no ReLU, or may hide one
+    return [op.output for op in graph.ops if op.kind == "activation" and op.name in RELUS]
 
 
 def _feedback(

@@ -36,10 +36,9 @@ __all__ = ["full_grad", "full_grad_terms"]
 
 #: F(t a) = t F(a) for t > 0, so J a = F(a): no offset.
 _HOMOGENEOUS_KINDS = ("linear", "scale", "max_pool", "add")
-_HOMOGENEOUS_NAMES = ("relu", "leaky_relu", "abs")
+_HOMOGENEOUS_NAMES = ("relu", "leaky_relu", "prelu", "abs")
 #: Structural operations that can bring constants in beside the activations.
 _MIXING = ("concatenate", "select_n", "pad", "dynamic_update_slice")
-_SAME_VALUE = ("name", "convert_element_type", "copy", "reduce_precision")
 
 
 class _Term(NamedTuple):
@@ -71,7 +70,8 @@ def _find_terms(graph: core.Graph, implicit: bool) -> tuple[_Term, ...]:
             ops = _affine_run(graph, op)
             grouped.update(ops)
             # constant - activation is a scale by -1 as well as a bias
-            wanted = any(o.equations[-1].primitive.name in ("add", "add_any", "sub") for o in ops)
+            shifts = ("add", "add_any", "sub")
+            wanted = any(not o.identity and o.equations[-1].primitive.name in shifts for o in ops)
         elif op.kind == "structural":
             wanted = implicit and op.name in _MIXING
         else:
@@ -90,11 +90,12 @@ def _affine_run(graph: core.Graph, op: core.Operation) -> tuple[core.Operation, 
     ops = [op]
     while len(graph.consumers.get(ops[-1].output, ())) == 1:
         (user,) = graph.consumers[ops[-1].output]
-        if ops[-1].output in graph.outputs or not (
-            user.kind in ("scale", "bias") or user.name in _SAME_VALUE
-        ):
+        if ops[-1].output in graph.outputs:
             break
-        ops.append(user)
+        more = [user] if user.kind in ("scale", "bias") else graph.detour(ops[-1].output)
+        if not more:
+            break
+        ops += more
     return tuple(ops)
 
 

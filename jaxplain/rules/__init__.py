@@ -5,9 +5,11 @@ from jaxplain.rules.composites import COMPOSITES, composite, lrp_rules, register
 from jaxplain.rules.excitation import Excitation, ResidualShare, excitation_rules, winner_rules
 from jaxplain.rules.gradient_rules import deconvnet_rules, guided_rules
 from jaxplain.rules.lrp import AlphaBeta, Epsilon, Flat, Gamma, Norm, WSquare, ZBox, ZPlus
+from jaxplain.rules.lrp_structure import Affine, Normalisation, Product
 
 __all__ = [
     "COMPOSITES",
+    "Affine",
     "AlphaBeta",
     "BoundOp",
     "Epsilon",
@@ -15,6 +17,8 @@ __all__ = [
     "Flat",
     "Gamma",
     "Norm",
+    "Normalisation",
+    "Product",
     "ResidualShare",
     "RuleSet",
     "WSquare",

@@ -39,10 +39,11 @@ import importlib.metadata
 import inspect
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from jaxplain import core
 from jaxplain.rules.lrp import AlphaBeta, Epsilon, Flat, Gamma, Norm, WSquare, ZBox, ZPlus
+from jaxplain.rules.lrp_structure import Affine, Normalisation, Product
 
 __all__ = [
     "COMPOSITES",
@@ -66,6 +67,7 @@ def lrp_rules(
     first: core.Rule | None = None,
     activation: core.Rule | None = core.pass_rule,
     max_pool: core.Rule | None = None,
+    products: Literal["values", "uniform"] = "values",
     eps: float = 1e-6,
 ) -> core.RuleSet:
     """The rule set that has one rule on every linear layer, with the usual rules on all the rest.
@@ -76,7 +78,8 @@ def lrp_rules(
         first: rule of the first linear layer of the network.
         activation: rule of activations; None for the plain gradient.
         max_pool: rule of max pools; None for the plain gradient.
-        eps: stabiliser of the `Norm` rule on additions, average pools and products.
+        products: who gets the relevance of a product of two activations, see `Product`.
+        eps: stabiliser of the rules of additions, average pools, norms and products.
 
     Returns:
         A `RuleSet` for `jaxplain.lrp` and `jaxplain.with_rules`.
@@ -93,8 +96,10 @@ def lrp_rules(
         "linear": linear,
         "avg_pool": norm,
         "add": norm,
-        "gate": norm,
-        "normalise": core.pass_rule,
+        "resize": norm,
+        "affine": Affine(Epsilon(eps=eps) if isinstance(linear, ZBox) else linear),
+        "gate": Product(products=products, eps=eps),
+        "normalise": Normalisation(eps=eps),
         "scale": core.pass_rule,
         "bias": core.pass_rule,
     }

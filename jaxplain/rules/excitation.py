@@ -26,10 +26,21 @@ import jax.numpy as jnp
 from jaxplain import core
 from jaxplain.core import BoundOp, Rule, RuleSet, pass_rule
 from jaxplain.core.numerics import negative, positive, safe_divide
-from jaxplain.core.rules import unbroadcast
+from jaxplain.core.rules import DiagonalOp, unbroadcast
 from jaxplain.rules._form import Form, require_form
 
-__all__ = ["Excitation", "ResidualShare", "excitation_rules", "gate", "winner", "winner_rules"]
+__all__ = [
+    "Diagonal",
+    "Excitation",
+    "Gate",
+    "ResidualShare",
+    "excitation_rules",
+    "winner",
+    "winner_rules",
+]
+
+#: How an addition shares its signal.
+SHARES = ("excitation", "proportional", "signed", "branch")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,13 +68,25 @@ class Excitation:
             raise ValueError(f"contrast must be 1, 0 or -1, not {self.contrast!r}.")
 
     def __call__(self, op: BoundOp, g: jax.Array) -> tuple:
+        w = op.outgoing_weight
         if self.contrast == 0:
-            return (self._share(op, g, op.weight) - self._share(op, g, -op.weight),)
-        return (self._share(op, g, op.weight if self.contrast == 1 else -op.weight),)
+            return (self._share(op, g, w) - self._share(op, g, -w),)
+        return (self._share(op, g, w if self.contrast == 1 else -w),)
+
+    def accepts(self, op: core.Operation) -> bool | str:
+        if op.kind != "linear":
+            return "is no linear layer, which the excitation rule is for"
+        if self.lower_bound and not math.isfinite(op.low):
+            return (
+                "reads values without a known lower bound, which lower_bound=True needs (sigmoid, "
+                "tanh, ELU, GELU and the like have one); explain a layer above it, or leave "
+                "lower_bound out"
+            )
+        return True
 
     def _share(self, op: BoundOp, g: jax.Array, w: jax.Array) -> jax.Array:
         a, nonnegative = op.a, op.nonnegative
-        if self.lower_bound and not nonnegative and math.isfinite(op.low):
+        if self.lower_bound and not nonnegative:
             a, nonnegative = a - jnp.asarray(op.low, a.dtype), True
         if nonnegative or self.form == "plain":
             parts = [(a, positive(w))]
@@ -78,25 +101,41 @@ def _total(parts: Iterable[jax.Array]) -> jax.Array:
     return functools.reduce(jnp.add, parts)
 
 
+@dataclasses.dataclass(frozen=True)
+class Diagonal:
+    """The rule of scales and biases that fold into no layer.
+
+    A batch norm is a linear layer with one weight for each unit, under ``linear``: a unit whose
+    contribution is negative gets nothing. All else passes the signal: scales alone, biases alone,
+    and what follows a norm.
+    """
+
+    linear: Excitation
+
+    def __call__(self, op: DiagonalOp, g: jax.Array) -> tuple:
+        run = op.run
+        batch_norm = run.varies and run.shifts and not run.after_norm
+        return self.linear(op, g) if batch_norm else op.passed(g)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ResidualShare:
     """The addition's rule (Eq. 19).
 
     Attributes:
-        shares: ``"proportional"`` by magnitude, ``|a_i| / sum |a|``, which is Eq. 19 where no
-            branch is negative; ``"signed"`` by value, ``a_i / sum a``; ``"branch"`` all to the
-            branch with more convolutions, none to the skip connection (Fig. 7c).
+        shares: ``"excitation"`` ``(a_i)+ / sum (a)+``, which is Eq. 6 with weights 1;
+            ``"proportional"`` by magnitude, ``|a_i| / sum |a|``; ``"signed"`` by value,
+            ``a_i / sum a``; ``"branch"`` all to the branch with more convolutions, none to the
+            skip connection (Fig. 7c). The first three are equal where no branch is negative.
         graph: of the traced network (``jaxplain.trace(...).graph``), for ``"branch"`` alone.
     """
 
-    shares: Literal["proportional", "signed", "branch"] = "proportional"
+    shares: Literal["excitation", "proportional", "signed", "branch"] = "proportional"
     graph: core.Graph | None = None
 
     def __post_init__(self) -> None:
-        if self.shares not in ("proportional", "signed", "branch"):
-            raise ValueError(
-                f"shares must be 'proportional', 'signed' or 'branch', not {self.shares!r}."
-            )
+        if self.shares not in SHARES:
+            raise ValueError(f"shares must be one of {SHARES}, not {self.shares!r}.")
         if (self.shares == "branch") != (self.graph is not None):
             raise ValueError("shares='branch' needs the network's graph; the others take none.")
 
@@ -107,38 +146,77 @@ class ResidualShare:
         values = [op.inputs[0], *(sign * v for v in op.inputs[1:])]
         if self.shares == "proportional":
             values = [jnp.abs(v) for v in values]
+        if self.shares == "excitation":
+            values = [positive(v) for v in values]
         share = safe_divide(g, _total(values))
         shared = [jnp.broadcast_to(v, g.shape) * share for v in values]
         return tuple(unbroadcast(s, a) for s, a in zip(shared, op.inputs, strict=True))
 
+    def accepts(self, op: core.Operation) -> bool | str:
+        if op.kind != "add":
+            return "is no addition, which the residual rule is for"
+        if self.graph is None:
+            return True
+        depths = self.graph.branch_depths(op)
+        if depths.count(max(depths)) == 1:
+            return True
+        return (
+            "joins branches of equal depth, so residual='branch' cannot tell the skip connection; "
+            "use another residual"
+        )
+
     def _to_branch(self, graph: core.Graph, op: BoundOp, g: jax.Array) -> tuple:
         depths = graph.branch_depths(op.operation)
-        if depths.count(max(depths)) > 1:
-            raise core.UnsupportedOperationError(
-                f"the addition at {op.source} joins branches of equal depth, so residual='branch' "
-                "cannot tell the skip connection; use residual='proportional'"
-            )
         chosen = depths.index(max(depths))
         return tuple(
             unbroadcast(g, a) if i == chosen else jnp.zeros_like(a) for i, a in enumerate(op.inputs)
         )
 
 
-def gate(op: BoundOp, g: jax.Array) -> tuple:
-    """The signal passes to the gated input, none to the gate (attention: a factor in [0, 1])."""
-    if op.operation.within_gate:  # of another gate, which gets no signal
-        return tuple(jnp.zeros_like(a) for a in op.inputs)
-    gates = op.operation.gates
-    if gates is None:
-        raise core.UnsupportedOperationError(
-            f"the product {op.name!r} of two activations at {op.source} has no recognisable gate "
-            "(one factor between 0 and 1, such as a sigmoid's); explain a layer above it, or pass "
-            "a rule for 'gate'"
+#: Attention weights below this are taken as nothing: a mask of -100 leaves some above 0.
+_NO_ATTENTION = 1e-30
+
+
+@dataclasses.dataclass(frozen=True)
+class Gate:
+    """The signal passes to the gated input, none to the gate (attention: a factor in [0, 1]).
+
+    A product of matrices, one of them attention weights, is a linear layer of the other.
+    """
+
+    def __call__(self, op: BoundOp, g: jax.Array) -> tuple:
+        gates = op.operation.gates
+        if op.operation.within_gate or gates is None:  # of another gate, which gets no signal
+            return tuple(jnp.zeros_like(a) for a in op.inputs)
+        if op.name == "matmul":
+            return _attend(op, g, gates.index(False))
+        return tuple(
+            jnp.zeros_like(a) if is_gate else unbroadcast(g, a)
+            for a, is_gate in zip(op.inputs, gates, strict=True)
         )
-    return tuple(
-        jnp.zeros_like(a) if is_gate else unbroadcast(g, a)
-        for a, is_gate in zip(op.inputs, gates, strict=True)
-    )
+
+    def accepts(self, op: core.Operation) -> bool | str:
+        if op.within_gate or (op.kind == "gate" and op.gates is not None):
+            return True
+        return (
+            "has no recognisable gate (one factor between 0 and 1, such as a sigmoid's or a "
+            "softmax's); explain a layer above it, or pass a rule for 'gate'"
+        )
+
+
+def _attend(op: BoundOp, g: jax.Array, value: int) -> tuple:
+    weights = op.inputs[1 - value]
+    weights = jnp.where(weights < _NO_ATTENTION, jnp.zeros_like(weights), weights)
+
+    def product(v: jax.Array) -> jax.Array:
+        inputs = (v, weights) if value == 0 else (weights, v)
+        return op.operation.evaluate(inputs, op.constants)[0]
+
+    a = positive(op.inputs[value])
+    z, pull = jax.vjp(product, a)
+    signal = a * pull(safe_divide(g.astype(z.dtype), z))[0]
+    nothing = jnp.zeros_like(weights)
+    return (signal, nothing) if value == 0 else (nothing, signal)
 
 
 _PASSING: dict[str, Rule] = dict.fromkeys(("scale", "bias", "activation", "normalise"), pass_rule)
@@ -176,7 +254,13 @@ def excitation_rules(
     linear = Excitation(form=form, lower_bound=lower_bound, normalise=normalise)
     special = {} if contrast == 1 else {classifier: dataclasses.replace(linear, contrast=contrast)}
     return RuleSet(
-        {**_PASSING, "linear": linear, "add": residual or ResidualShare(), "gate": gate},
+        {
+            **_PASSING,
+            "linear": linear,
+            "affine": Diagonal(dataclasses.replace(linear, lower_bound=False)),
+            "add": residual or ResidualShare(),
+            "gate": Gate(),
+        },
         overrides=special,
         requires=_REQUIRED,
         fold=fold_scales,
@@ -189,7 +273,9 @@ def winner(op: BoundOp, g: jax.Array) -> tuple:
     ``g`` has at most one non-zero unit for each image (axis 0), and so has the result.
     """
     if op.kind == "add":
-        children = [jnp.where(g != 0, jnp.broadcast_to(v, g.shape), 0) for v in op.inputs]
+        sign = -1 if op.name == "sub" else 1
+        values = [op.inputs[0], *(sign * v for v in op.inputs[1:])]
+        children = [jnp.where(g != 0, jnp.broadcast_to(v, g.shape), 0) for v in values]
         best = functools.reduce(jnp.maximum, children)
         signals, left = [], g
         for v, a in zip(children, op.inputs, strict=True):
@@ -197,7 +283,7 @@ def winner(op: BoundOp, g: jax.Array) -> tuple:
             left = left - taken
             signals.append(unbroadcast(taken, a))
         return tuple(signals)
-    a, w = op.a, op.weight
+    a, w = op.a, op.outgoing_weight
     chosen = (g != 0).astype(g.dtype)
     excitation = positive(a) * op.transpose(positive(w), chosen)
     if not op.nonnegative:
@@ -213,4 +299,6 @@ def winner(op: BoundOp, g: jax.Array) -> tuple:
 
 def winner_rules() -> RuleSet:
     """The rule set of deterministic winner-take-all (Tsotsos et al. 1995)."""
-    return RuleSet({**_PASSING, "linear": winner, "add": winner, "gate": gate}, requires=_REQUIRED)
+    return RuleSet(
+        {**_PASSING, "linear": winner, "add": winner, "gate": Gate()}, requires=_REQUIRED
+    )

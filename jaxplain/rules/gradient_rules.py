@@ -17,6 +17,7 @@ Springenberg et al., *Striving for simplicity: the all convolutional net*, ICLR 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import jax
@@ -40,15 +41,30 @@ def deconvnet(op: BoundOp, g: jax.Array) -> tuple:
     return (positive(g),)
 
 
-def plain(op: BoundOp, g: jax.Array) -> tuple:
-    """The gradient, named as a rule so that the sets can demand that every activation is seen."""
-    return op.vjp(g)
+@dataclasses.dataclass(frozen=True)
+class Plain:
+    """The gradient, named as a rule so that the sets can demand that every activation is seen.
+
+    Activations outside of the layers (of pixels, of scores) and in gates are no units; of a unit
+    that is no ReLU the method says nothing.
+    """
+
+    def __call__(self, op: BoundOp, g: jax.Array) -> tuple:
+        return op.vjp(g)
+
+    def accepts(self, op: core.Operation) -> bool | str:
+        if op.within_gate or not op.hidden:
+            return True
+        return (
+            "is no ReLU, and the method is defined by ReLUs: some units would have its rule and "
+            "others not; use gradient, grad_cam or another method without such a rule"
+        )
 
 
 def _rules(relu: Rule) -> core.RuleSet:
-    table: dict[str, Rule] = {**dict.fromkeys(RELUS, relu), "activation": plain}
+    table: dict[str, Rule] = {**dict.fromkeys(RELUS, relu), "activation": Plain()}
     # Demanding a rule for activations refuses a loop or a foreign derivative that may hide a ReLU.
-    return core.RuleSet(table, requires=("activation",), fold=False)
+    return core.RuleSet(table, requires=("activation",), fold=False, needs=RELUS)
 
 
 @functools.cache

@@ -38,18 +38,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxplain.core import BoundOp
+from jaxplain.core import BoundOp, Operation
 from jaxplain.core.numerics import negative, positive, stable_divide
 from jaxplain.rules._form import Form, require_form
 
 __all__ = ["AlphaBeta", "Epsilon", "Flat", "Gamma", "Norm", "WSquare", "ZBox", "ZPlus"]
 
 
-def _require_linear(op: BoundOp, rule: object) -> None:
-    if op.kind != "linear":
-        raise ValueError(
-            f"{type(rule).__name__} is a rule for linear operations, but it was given {op.name!r} "
-            f"of kind {op.kind!r}: map it to 'linear', 'conv' or 'dense' in the rule set."
+class _Linear:
+    """A rule for linear operations alone."""
+
+    def accepts(self, op: Operation) -> bool | str:
+        if op.kind == "linear":
+            return True
+        return (
+            f"is no linear operation, which {type(self).__name__} is a rule for: map the rule to "
+            "'linear', 'conv' or 'dense' in the rule set"
         )
 
 
@@ -85,7 +89,7 @@ def _share_plain(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Epsilon:
+class Epsilon(_Linear):
     """LRP-epsilon: ``a w R / s(a w + b)`` (Bach et al. 2015, Eq. 58).
 
     As ``eps`` goes to 0 in a ReLU network, it becomes input times gradient.
@@ -99,12 +103,11 @@ class Epsilon:
     bias: bool = True
 
     def __call__(self, op: BoundOp, g: jax.Array) -> tuple[jax.Array, ...]:
-        _require_linear(op, self)
         return (_share_plain(op, g, op.weight, op.bias if self.bias else None, self.eps),)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AlphaBeta:
+class AlphaBeta(_Linear):
     """LRP-alpha-beta: excitation and inhibition apart (Bach et al. 2015, Eq. 60).
 
     ``alpha=1, beta=0`` is `ZPlus`; without biases and for non-negative inputs, that is the linear
@@ -129,7 +132,6 @@ class AlphaBeta:
         require_form(self.form)
 
     def __call__(self, op: BoundOp, g: jax.Array) -> tuple[jax.Array, ...]:
-        _require_linear(op, self)
         wp, wn = positive(op.weight), negative(op.weight)
         b = op.bias if self.bias else None
         result = None
@@ -149,7 +151,7 @@ class AlphaBeta:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ZPlus:
+class ZPlus(_Linear):
     """LRP-z+: excitation only, ``(a w)+ R / s(sum (a w)+ + b+)`` (Montavon et al. 2017).
 
     Equal to ``AlphaBeta(alpha=1, beta=0)``. The attributes are those of `AlphaBeta`.
@@ -167,7 +169,7 @@ class ZPlus:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Gamma:
+class Gamma(_Linear):
     """LRP-gamma: positive contributions count ``1 + gamma`` times (Montavon et al. 2019).
 
     With ``form="signed"``, inputs and outputs may have any sign: where ``z > 0`` the shares are
@@ -192,7 +194,6 @@ class Gamma:
         require_form(self.form)
 
     def __call__(self, op: BoundOp, g: jax.Array) -> tuple[jax.Array, ...]:
-        _require_linear(op, self)
         w, b = op.weight, op.bias if self.bias else None
         up, down = w + self.gamma * positive(w), w + self.gamma * negative(w)
         if self.form == "plain":
@@ -208,7 +209,7 @@ class Gamma:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WSquare:
+class WSquare(_Linear):
     """LRP-w^2: shares by squared weights, whatever the inputs (Montavon et al. 2017).
 
     Padding takes no share. For first layers whose inputs are unbounded.
@@ -222,7 +223,6 @@ class WSquare:
     eps: float = 1e-6
 
     def __call__(self, op: BoundOp, g: jax.Array) -> tuple[jax.Array, ...]:
-        _require_linear(op, self)
         w = op.weight * op.weight
         b = op.bias * op.bias if self.bias and op.bias is not None else None
         z = _plus_bias(op.map(jnp.ones_like(op.a), w), b)
@@ -230,7 +230,7 @@ class WSquare:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Flat:
+class Flat(_Linear):
     """LRP-flat: equal shares for all inputs that an output sees (Lapuschkin et al. 2019).
 
     Padding does not count, and there is no share for the bias.
@@ -242,14 +242,13 @@ class Flat:
     eps: float = 1e-6
 
     def __call__(self, op: BoundOp, g: jax.Array) -> tuple[jax.Array, ...]:
-        _require_linear(op, self)
         w = jnp.ones_like(op.weight)
         z = op.map(jnp.ones_like(op.a), w)
         return (op.transpose(w, stable_divide(g, z, self.eps)),)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ZBox:
+class ZBox(_Linear):
     """LRP-z^B, for inputs known to lie in a box such as pixel values (Montavon et al. 2017).
 
     ``(a w - l w+ - h w-) R / s(sum_j (a w - l w+ - h w-) + b - b+ - b-)``. ``b - b+ - b-`` is 0, so
@@ -278,7 +277,6 @@ class ZBox:
             object.__setattr__(self, name, hashable)
 
     def __call__(self, op: BoundOp, g: jax.Array) -> tuple[jax.Array, ...]:
-        _require_linear(op, self)
         if self.low is None:
             raise ValueError(
                 "this ZBox has no box yet; give it low and high, or give jaxplain.lrp the option "

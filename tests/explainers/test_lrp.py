@@ -191,21 +191,35 @@ def test_seed(convnet):
     np.testing.assert_allclose(jaxplain.lrp(fn, x, 1), one * score, rtol=1e-10, atol=1e-14)
 
 
-def test_products_share_equally(x64):
-    """Squeeze-and-excitation: a map times its own gate; the relevance is conserved."""
+def squeeze_and_excitation():
+    """A map times its own gate, and the images for it."""
     w = jnp.asarray(np.random.default_rng(0).normal(size=(3, 3)))
 
     def fn(x):
         gate = jaxplain.tag(jax.nn.sigmoid(x.mean((1, 2), keepdims=True) @ w), "gate")
         return (jaxplain.tag(x * 1.0, "map") * gate).sum((1, 2))
 
-    x = jnp.asarray(nets.images(0, size=4))
-    rules = composite("epsilon", eps=1e-14)
+    return fn, jnp.asarray(nets.images(0, size=4))
+
+
+def test_products_share_equally(x64):
+    """By the uniform rule; the relevance is conserved."""
+    fn, x = squeeze_and_excitation()
+    rules = lrp_rules(Epsilon(eps=1e-14), products="uniform", eps=1e-14)
     maps = jaxplain.lrp(fn, x, 1, layer=["gate", "map"], composite=rules, channels=True)
     half = np.asarray(fn(x))[:, 1] / 2
     # The map's own relevance is its half; what flows on through the gate reaches x, not "map".
     np.testing.assert_allclose(np.asarray(maps["gate"]).sum((1, 2, 3)), half, rtol=1e-9)
     np.testing.assert_allclose(np.asarray(maps["map"]).sum((1, 2, 3)), half, rtol=1e-9)
+
+
+def test_a_gate_is_a_constant(x64):
+    """In the composites: all relevance goes to the feature."""
+    fn, x = squeeze_and_excitation()
+    maps = jaxplain.lrp(fn, x, 1, layer=["gate", "map"], composite="epsilon", channels=True)
+    assert not np.asarray(maps["gate"]).any()
+    whole = np.asarray(fn(x))[:, 1]
+    np.testing.assert_allclose(np.asarray(maps["map"]).sum((1, 2, 3)), whole, rtol=1e-4)
 
 
 def test_norm_on_max_pools_is_their_gradient(convnet):
@@ -272,5 +286,5 @@ def test_form_and_kind_are_checked(convnet):
     fn, x = convnet
     with pytest.raises(ValueError, match="'signed' or 'plain'"):
         Gamma(form="captum")
-    with pytest.raises(ValueError, match="is a rule for linear operations"):
+    with pytest.raises(jaxplain.UnsupportedOperationError, match="no linear operation, which Eps"):
         jaxplain.lrp(fn, x, 0, composite=jaxplain.RuleSet({"add": Epsilon()}))

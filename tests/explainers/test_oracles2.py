@@ -1,0 +1,190 @@
+"""Other packages' numbers, and the formulas', on pre-activation, ConvNeXt-like, MobileNet-like and
+mixer networks.
+
+Networks with attention are left out, and of the others the cases of methods that are not checked
+here: `CALLS` says which are.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import pathlib
+import re
+
+import jax.numpy as jnp
+import nets
+import numpy as np
+import oracle2_nets
+import pytest
+
+import jaxplain
+from jaxplain.rules import composite, excitation_rules, pass_rule
+
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
+FOLDER = os.environ.get("JAXPLAIN_ORACLES2")
+if not FOLDER:
+    pytest.skip(
+        "JAXPLAIN_ORACLES2 does not name the folder of oracle files", allow_module_level=True
+    )
+
+_EPSILON = composite("epsilon", eps=1e-13)
+
+
+@functools.cache
+def load(name: str) -> tuple[dict, dict]:
+    """A file's arrays and its meta."""
+    with np.load(pathlib.Path(FOLDER) / f"{name}.npz") as z:
+        arrays = {k: z[k] for k in z.files}
+    return arrays, json.loads(str(arrays["meta"]))
+
+
+NETWORKS = tuple(
+    sorted(
+        path.stem
+        for path in pathlib.Path(FOLDER).glob("*.npz")
+        if not load(path.stem)[1]["attention"]
+    )
+)
+
+
+def _gradient(fn, x, signal, **options):
+    return jaxplain.gradient(fn, x, signal, reduce=None, **options)
+
+
+def _input_x_gradient(fn, x, signal, layer):
+    if layer == ["input"]:
+        return {"input": jaxplain.input_x_gradient(fn, x, signal, reduce=None)}
+    maps = _gradient(fn, x, signal, layer=layer)
+    acts = jaxplain.capture(fn, [v for v in layer if v != "input"])(x)[1] | {"input": x}
+    return {name: acts[name] * m for name, m in maps.items()}
+
+
+def _excitation(**options):
+    return lambda fn, x, signal, layer: jaxplain.excitation_backprop(
+        fn, x, signal, layer=layer, channels=True, **options
+    )
+
+
+def _passing(contrastive):
+    """Batch norms that fold into nothing are passed: the rule set of one's own that says so."""
+    from jaxplain.rules.excitation import ResidualShare
+
+    def call(fn, x, signal, layer):
+        rules = excitation_rules(
+            residual=ResidualShare(shares="excitation"), contrast=0 if contrastive else 1
+        )
+        rules = rules.replace({"affine": pass_rule})
+        return jaxplain.lrp(fn, x, signal, layer=layer, composite=rules, seed="one", channels=True)
+
+    return call
+
+
+#: Case family -> the call that it checks: (fn, x, signal, layer=[...]) -> maps with channels.
+CALLS = {
+    r"torch\.gradient(_sum)?": _gradient,
+    r"torch\.input_x_gradient(_sum)?": _input_x_gradient,
+    r"captum\.guided_backprop": functools.partial(jaxplain.guided_backprop, reduce=None),
+    r"captum\.deconvnet": functools.partial(jaxplain.deconvnet, reduce=None),
+    r"formula\.(lrp_epsilon|cp_lrp)(_sum)?": functools.partial(
+        jaxplain.lrp, composite=_EPSILON, channels=True
+    ),
+    r"formula\.excitation_backprop(_sum)?": _excitation(residual="excitation"),
+    r"formula\.excitation_backprop_magnitude": _excitation(residual="proportional"),
+    r"formula\.contrastive_excitation_backprop(_sum)?": _excitation(
+        residual="excitation", contrastive=True
+    ),
+    r"formula\.excitation_backprop_pass(_sum)?": _passing(False),
+    r"formula\.contrastive_excitation_backprop_pass(_sum)?": _passing(True),
+}
+
+
+def call_of(name: str, case: dict):
+    """The call that a case checks, None where this file has none."""
+    family = case["id"].removesuffix("." + case["layer"]) if case["layer"] else case["id"]
+    if family.startswith("formula.lrp_epsilon") and not case["decided"]:
+        return None  # another reading of gates; `cp_lrp` has ours
+    return next((p for p in CALLS if re.fullmatch(p, family)), None)
+
+
+CASES = [
+    (name, case["id"])
+    for name in NETWORKS
+    for case in load(name)[1]["cases"]
+    if call_of(name, case)
+]
+
+
+@functools.cache
+def network(name: str):
+    """The file's network, its images and its signal."""
+    arrays, meta = load(name)
+    params = {k[7:]: jnp.asarray(v, float) for k, v in arrays.items() if k.startswith("params/")}
+    fn = oracle2_nets.from_ops(meta["ops"], params)
+    return fn, jnp.asarray(arrays["x"], float), jnp.asarray(arrays["signal"], float)
+
+
+@functools.cache
+def result(name: str, pattern: str) -> dict:
+    """What a call returns at all the layers that its cases ask for."""
+    layers = sorted({c["layer"] for c in load(name)[1]["cases"] if call_of(name, c) == pattern})
+    return CALLS[pattern](*network(name), layer=layers)
+
+
+def test_the_networks():
+    assert NETWORKS == ("convnextish", "mixer", "mobilenetish", "preact")
+    assert {call_of(n, c) for n in NETWORKS for c in load(n)[1]["cases"]} - {None} == set(CALLS)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_network(x64, name):
+    """The network is the same: logits and the output of every op."""
+    arrays, meta = load(name)
+    fn, x, _ = network(name)
+    names = [o["name"] for o in meta["ops"] if f"act/{o['name']}" in arrays]
+    logits, acts = jaxplain.capture(fn, names)(x)
+    assert nets.relative_error(logits, arrays["logits"]) < 1e-6
+    for op in names:
+        assert nets.relative_error(acts[op], arrays[f"act/{op}"]) < 1e-6, op
+
+
+@pytest.mark.parametrize(("name", "case_id"), [pytest.param(*c, id="-".join(c)) for c in CASES])
+def test_case(x64, name, case_id):
+    arrays, meta = load(name)
+    case = next(c for c in meta["cases"] if c["id"] == case_id)
+    got = np.asarray(result(name, call_of(name, case))[case["layer"]])
+    expected = arrays[f"case/{case_id}/expected"]
+    if case["options"].get("reduce") == "sum":
+        got = got.sum(-1).reshape(expected.shape)  # tokens as a map
+    assert got.dtype == np.float64
+    for mine, theirs in zip(got, expected, strict=True):
+        error = np.abs(mine - theirs).max() / np.abs(theirs).max()
+        assert error <= case["tolerance"], f"{error:.1e} off"
+
+
+#: Method of the file -> how ours is called.
+UNDEFINED = {
+    "guided_backprop": jaxplain.guided_backprop,
+    "deconvnet": jaxplain.deconvnet,
+    "guided_grad_cam": jaxplain.guided_grad_cam,
+    "feedback": jaxplain.feedback,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        (name, entry["method"])
+        for name in NETWORKS
+        for entry in load(name)[1]["undefined"]
+        if entry["decided"] and entry["method"] in UNDEFINED
+    ],
+)
+def test_undefined(x64, name, method):
+    fn, x, _ = network(name)
+    convolution = load(name)[1]["ops"][0]["name"]
+    layer = {"layer": convolution} if method == "guided_grad_cam" else {}
+    with pytest.raises(jaxplain.UnsupportedOperationError, match="ReLU|relu"):
+        UNDEFINED[method](fn, x, 0, **layer)
