@@ -284,7 +284,7 @@ def reshape(axes: Axes, new: Sequence[int]) -> Axes:
                 left = 1
             else:
                 return _partly(axes, new, result)
-        result.append(Axis(_joined(taken)))
+        result.append(_settled(_joined(taken), n))
     return tuple(result)
 
 
@@ -307,6 +307,27 @@ def _joined(factors: list[Factor]) -> tuple[Factor, ...]:
                 continue
         result.append(f)
     return tuple(result)
+
+
+def _settled(factors: tuple[Factor, ...], n: int) -> Axis:
+    """An axis of which a broadcast is a part: behind positions it repeats each, as upsampling does."""
+    kinds = {f.kind for f in factors}
+    if FREE not in kinds or not kinds & {*SPACE, "batch"}:
+        return Axis(factors)
+    if "channel" in kinds:
+        return Axis(factors)
+    settled: list[Factor] = []
+    for f in factors:
+        if f.kind != FREE:
+            settled.append(f)
+        elif settled and settled[-1].kind in SPACE and not settled[-1].shift:
+            last = settled[-1]
+            settled[-1] = dataclasses.replace(
+                last, size=last.size * f.size, step=last.step / f.size
+            )
+        else:
+            return single("unknown", n)
+    return Axis(tuple(settled))
 
 
 def resized(axis: Axis, new: int) -> Axis:

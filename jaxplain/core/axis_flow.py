@@ -45,6 +45,7 @@ class AxisFlow:
         self.axes: dict[Any, Axes] = {v: image_axes(v.aval.shape) for v in inputs}
         self._learned: set = set(constants)
         self._cuts: dict[Any, _Cut] = {}
+        self._parts: dict[Any, Any] = {}
         self._run(equations)
 
     def _run(self, equations: Sequence[Any]) -> None:
@@ -170,6 +171,7 @@ class AxisFlow:
         ]
 
     def _note_cut(self, out: Any, source: Any, starts: Any, limits: Any, steps: Any) -> None:
+        self._parts[out] = source
         shape = source.aval.shape
         cut = [i for i, n in enumerate(shape) if (starts[i], limits[i], steps[i]) != (0, n, 1)]
         if len(cut) == 1 and steps[cut[0]] == 1:
@@ -178,7 +180,10 @@ class AxisFlow:
     def _split(self, eqn: Any, known: list[Axes | None]) -> list[Axes]:
         axis, axes, start, outs = eqn.params["axis"], _first(known), 0, []
         for v, n in zip(eqn.outvars, eqn.params["sizes"], strict=True):
-            self._cuts[v] = _Cut(eqn.invars[0], axis, start, start + n)
+            self._cuts[v], self._parts[v] = (
+                _Cut(eqn.invars[0], axis, start, start + n),
+                eqn.invars[0],
+            )
             cut = _cut(axes[axis], start, start + n, 1, n)
             outs.append((*axes[:axis], cut, *axes[axis + 1 :]))
             start += n
@@ -226,7 +231,9 @@ class AxisFlow:
         return [(*others[:d], axis, *others[d:])]
 
     def _joined_axis(self, eqn: Any, known: list[Axes | None], d: int, n: int) -> Axis:
-        cuts = [None if a is None else self._cuts.get(v) for a, v in zip(known, eqn.invars, strict=True)]
+        cuts = [
+            None if a is None else self._cuts.get(v) for a, v in zip(known, eqn.invars, strict=True)
+        ]
         parts = [None if a is None else a[d] for a in known]
         sources = {id(c.source) for c in cuts if c is not None and c.axis == d}
         if len(cuts) == 2 and None not in cuts and len(sources) == 1:  # a roll, in two parts
@@ -249,12 +256,20 @@ class AxisFlow:
                 before=spatial[0].before + sum(sizes[:i]),
                 after=spatial[0].after + sum(sizes[i + 1 :]),
             )
-        same_source = len(sources) == 1 and all(
-            p is None or not p.spatial or c is not None for p, c in zip(parts, cuts, strict=True)
-        )
-        if (len(spatial) == 1 or same_source) and len(spatial[0].factors) == 1:
+        roots = {id(self._root(v)) for p, v in zip(parts, eqn.invars, strict=True) if p in spatial}
+        if (len(spatial) == 1 or len(roots) == 1) and len(spatial[0].factors) == 1:
             return resized(spatial[0], n)  # padded with zeros, or with its own border
         return single("unknown", n)
+
+    def _root(self, v: Any) -> Any:
+        """The value that this one is a part of, turned or not."""
+        while v in self._parts:
+            v = self._parts[v]
+        return v
+
+    def _rev(self, eqn: Any, known: list[Axes | None]) -> list[Axes]:
+        self._parts[eqn.outvars[0]] = eqn.invars[0]
+        return [_first(known)]
 
     def _stack(self, eqn: Any, known: list[Axes | None]) -> list[Axes]:
         axes = merge([a for a in known if a is not None])
@@ -395,6 +410,7 @@ _RULES: dict[str, Callable] = {
     "reduce_window_min": AxisFlow._window,
     "reduce_window_sum": AxisFlow._window,
     "reduce_window": AxisFlow._window,
+    "rev": AxisFlow._rev,
     "sort": AxisFlow._sort,
     "fft": AxisFlow._fft,
 }

@@ -151,7 +151,8 @@ class Places:
         while True:
             users = self.graph.consumers.get(v, ())
             if len(users) != 1 or not (
-                users[0].kind in ("scale", "bias") or users[0].name in ("name", "convert_element_type")
+                users[0].kind in ("scale", "bias")
+                or users[0].name in ("name", "convert_element_type")
             ):
                 return v
             v = users[0].output
