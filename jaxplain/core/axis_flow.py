@@ -256,9 +256,11 @@ class AxisFlow:
                 before=spatial[0].before + sum(sizes[:i]),
                 after=spatial[0].after + sum(sizes[i + 1 :]),
             )
-        roots = {id(self._root(v)) for p, v in zip(parts, eqn.invars, strict=True) if p in spatial}
-        if (len(spatial) == 1 or len(roots) == 1) and len(spatial[0].factors) == 1:
-            return resized(spatial[0], n)  # padded with zeros, or with its own border
+        # padded with zeros, or with its own border
+        around = [self._root(v) for p, v in zip(parts, eqn.invars, strict=True) if p in spatial]
+        whole = [v for v in eqn.invars if v is around[0]]
+        if len(spatial) == 1 or (len(whole) == 1 and all(v is around[0] for v in around)):
+            return resized(spatial[0], n)
         return single("unknown", n)
 
     def _root(self, v: Any) -> Any:
