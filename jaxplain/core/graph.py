@@ -8,6 +8,7 @@ import threading
 from typing import Any, NamedTuple
 
 from jaxplain.core import _compat
+from jaxplain.core.axes import Layout
 from jaxplain.core.effects import Effect, find_effects
 from jaxplain.core.errors import UnknownLayerError, UnsupportedOperationError
 from jaxplain.core.flatten import Program, is_scan, unroll
@@ -16,6 +17,7 @@ from jaxplain.core.intervals import Facts, literal, propagate
 from jaxplain.core.naming import Naming, name_values
 from jaxplain.core.operations import Operation, classify
 from jaxplain.core.rules import Rule, RuleSet, pass_rule
+from jaxplain.core.spatial import Places
 
 
 class Layer(NamedTuple):
@@ -170,23 +172,22 @@ class Graph:
         return next((n for n, u in self.names.items() if u is v), "an unnamed value")
 
     @functools.cached_property
+    def places(self) -> Places:
+        """Which values have a place in the image."""
+        return Places(self)
+
+    def layout(self, v: Any) -> Layout | None:
+        """How maps lie in a value; None where it has none, or nothing is known of its axes."""
+        return self.places.layouts.get(v)
+
+    @functools.cached_property
     def last_spatial(self) -> str:
-        """The last layer whose value is a batch of maps, (B, H, W, C) with more than one pixel."""
-        chosen = None
-        for op in self.ops:
-            shape = op.output.aval.shape
-            named = op.name == "name"  # a tag may show as (B, H, W, C) what is transposed inside
-            if (
-                (named or op.kind not in ("structural", "opaque", "scale", "bias"))
-                and len(shape) == 4
-                and shape[1] * shape[2] > 1
-                and op.output not in self.outputs
-            ):
-                chosen = op.output
+        """The last layer with a place in the image, see :meth:`Places.default`."""
+        chosen = self.places.default()
         if chosen is None:
             raise UnknownLayerError(
-                "the network has no layer with a batch of maps (B, H, W, C); "
-                "name the layer to explain with layer="
+                "the network has no layer of which it is known where in the image its values lie; "
+                "name the layer to explain with layer=, and its grid with tokens=(h, w)"
             )
         return self.name_of(chosen)
 

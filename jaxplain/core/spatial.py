@@ -1,0 +1,171 @@
+"""Where a network's values have a place in the image: their layouts, and its last spatial layer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from jaxplain.core import _compat
+from jaxplain.core.axes import Axes, Layout
+from jaxplain.core.axis_flow import AxisFlow
+
+if TYPE_CHECKING:
+    from jaxplain.core.graph import Graph
+    from jaxplain.core.operations import Operation
+
+_PICKS = ("slice", "dynamic_slice", "gather", "split")
+#: What turns the scores of a score map into the output: no layer below the classifier.
+_AFTER_SCORES = ("structural", "bias", "scale", "normalise")
+
+
+class Places:
+    """Which values are maps, which of them the output reads, and where explainers look by default.
+
+    Attributes:
+        axes: value -> its axes.
+        layouts: value -> how maps lie in it, for the outputs of operations that have maps.
+    """
+
+    def __init__(self, graph: Graph):
+        self.graph = graph
+        equations = [*graph.constant_equations, *(e for op in graph.ops for e in op.equations)]
+        self.axes: dict[Any, Axes] = AxisFlow(equations, graph.constants, graph.inputs).axes
+        values = [*graph.inputs, *(v for op in graph.ops for v in op.outputs)]
+        found = {v: Layout.of(self.axes[v]) for v in values if v in self.axes}
+        self.layouts = {v: layout for v, layout in found.items() if layout is not None}
+
+    def default(self) -> Any:
+        """The last layer with a place in the image, as its user would name it; None if none has.
+
+        That is the value after bias, norm and activation from which nothing but moves lead to
+        where space ends. Of networks whose last mixing of positions is attention (or a dense layer
+        over tokens), it is the norm in front of that: where only a class token is read, patches
+        say nothing behind it.
+        """
+        read = self._read()
+        scores = self._score_side()
+        chosen = None
+        for op in self.graph.ops:
+            v = op.output
+            layout = self.layouts.get(v)
+            if layout is None or layout.height * layout.width == 1 or v in scores:
+                continue
+            if v in read and not self._operand(v) and v not in self.graph.outputs:
+                chosen = v
+        mixing = self._last_mixing()
+        if mixing is not None and not self._convolves_after(mixing):
+            norm = self._norm_before(mixing, read)
+            chosen = chosen if norm is None else norm
+        return None if chosen is None else self._before_moves(chosen)
+
+    def _read(self) -> set:
+        """The values of whose positions any reaches the output; behind a class token none does."""
+        outputs = {v for v in self.graph.outputs if not isinstance(v, _compat.Literal)}
+        read = set(outputs)
+        for op in reversed(self.graph.ops):
+            if self.layouts.keys() & set(op.outputs):
+                if read & set(op.outputs) or self.mixes(op):
+                    read.update(op.inputs)
+            elif op.name not in _PICKS:
+                read.update(op.inputs)
+        return read
+
+    def mixes(self, op: Operation) -> bool:
+        """Whether it sums over positions and still has some: attention, or dense over tokens."""
+        if not op.equations or op.equations[-1].primitive.name != "dot_general":
+            return False
+        contracted = op.equations[-1].params["dimension_numbers"][0]
+        for side, v in enumerate(op.equations[-1].invars):
+            axes = None if isinstance(v, _compat.Literal) else self.axes.get(v)
+            if axes is not None and any(axes[d].spatial for d in contracted[side]):
+                other = op.equations[-1].invars[1 - side]
+                return other in self.axes or self._learned(other)
+        return False
+
+    def _learned(self, v: Any) -> bool:
+        return not self.interpolates(v)
+
+    def interpolates(self, v: Any) -> bool:
+        """Whether a constant comes from no weight: the matrix of a resize."""
+        producers = {u: e for e in self.graph.constant_equations for u in e.outvars}
+        stack = [v]
+        while stack:
+            u = stack.pop()
+            if isinstance(u, _compat.Literal):
+                continue
+            if u not in producers:
+                return False
+            stack += producers[u].invars
+        return True
+
+    def _score_side(self) -> set:
+        """The output, and the score maps that only moves, biases and resizes lead to it."""
+        found = {v for v in self.graph.outputs if v in self.layouts}
+        for op in reversed(self.graph.ops):
+            if op.output in found:
+                constant = op.constants[0] if op.constants else None
+                resize = op.weighted and constant is not None and self.interpolates(constant)
+                if op.kind in _AFTER_SCORES or resize:
+                    found.update(op.inputs)
+        return found
+
+    def _operand(self, v: Any) -> bool:
+        """Whether it only goes, without another layer between, into a product of activations."""
+        users = self.graph.consumers.get(v, ())
+        return bool(users) and all(
+            (op.kind == "gate" and op.name == "matmul")
+            or (op.kind in _AFTER_SCORES and self._operand(op.output))
+            for op in users
+        )
+
+    def _last_mixing(self) -> Operation | None:
+        found = [op for op in self.graph.ops if self.mixes(op)]
+        return found[-1] if found else None
+
+    def _convolves_after(self, mixing: Operation) -> bool:
+        ops = self.graph.ops
+        return any(op.name == "conv" for op in ops[ops.index(mixing) + 1 :])
+
+    def _norm_before(self, mixing: Operation, read: set) -> Any:
+        """The norm that the last mixing's operands are made of: not one of queries and keys."""
+        stack = [(v, mixing.weighted) for v in mixing.inputs]
+        seen, norms = set(), []
+        while stack:
+            v, weighted = stack.pop()
+            op = self.graph.producer.get(v)
+            if op is None or (v, weighted) in seen:
+                continue
+            seen.add((v, weighted))
+            if op.kind == "normalise" and op.name != "softmax" and weighted and v in self.layouts:
+                norms.append(op)
+            elif op.kind == "add" and weighted:
+                continue  # the stream: norms below belong to other blocks
+            else:
+                stack += [(u, weighted or op.weighted) for u in op.inputs]
+        if not norms:
+            return None
+        order = {op: i for i, op in enumerate(self.graph.ops)}
+        v = max(norms, key=order.__getitem__).output
+        return self._end_of_chain(v)
+
+    def _end_of_chain(self, v: Any) -> Any:
+        while True:
+            users = self.graph.consumers.get(v, ())
+            if len(users) != 1 or not (
+                users[0].kind in ("scale", "bias")
+                or users[0].name in ("name", "convert_element_type")
+            ):
+                return v
+            v = users[0].output
+
+    def _before_moves(self, v: Any) -> Any:
+        """The value without the changes of order and shape after it; a tag stays."""
+        while True:
+            op = self.graph.producer.get(v)
+            if (
+                op is None
+                or op.kind != "structural"
+                or op.name in ("name", "concatenate", "pad", "slice")
+                or self.layouts.get(op.inputs[0]) is None
+            ):
+                return v
+            v = op.inputs[0]
