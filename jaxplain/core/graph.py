@@ -180,6 +180,15 @@ class Graph:
         """How maps lie in a value; None where it has none, or nothing is known of its axes."""
         return self.places.layouts.get(v)
 
+    def check_place(self, name: str) -> None:
+        """An error if a layer may hold maps, but it is not known how they lie in it."""
+        v = self.layer(name)
+        if len(v.aval.shape) > 2 and self.layout(v) is None and self.places.anywhere(v):
+            raise ValueError(
+                f"it is not known where in the image the values of the layer {name!r}, of shape "
+                f"{tuple(v.aval.shape)}, lie; name a layer for which jaxplain.layers shows it"
+            )
+
     @functools.cached_property
     def last_spatial(self) -> str:
         """The last layer with a place in the image, see :meth:`Places.default`."""

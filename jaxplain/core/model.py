@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from jaxplain.core import _compat
+from jaxplain.core.axes import Layout
 from jaxplain.core.effects import happen
 from jaxplain.core.graph import Graph
 from jaxplain.core.operations import Operation
@@ -28,15 +29,18 @@ class Model:
     targets)`` compiles once and sees new weights, and ``jax.tree.map`` makes a model of other ones.
     """
 
-    def __init__(self, graph: Graph, constants: Sequence[Any]):
-        self.whole, self.constants = graph, constants
+    def __init__(
+        self, graph: Graph, constants: Sequence[Any], views: Sequence[tuple[str, Layout]] = ()
+    ):
+        """``views`` say how maps lie in layers of which the analysis of axes cannot know it."""
+        self.whole, self.constants, self.views = graph, constants, dict(views)
 
-    def tree_flatten(self) -> tuple[tuple, Graph]:
-        return tuple(self.constants), self.whole
+    def tree_flatten(self) -> tuple[tuple, tuple]:
+        return tuple(self.constants), (self.whole, tuple(self.views.items()))
 
     @classmethod
-    def tree_unflatten(cls, graph: Graph, constants: Sequence[Any]) -> Model:
-        return cls(graph, constants)
+    def tree_unflatten(cls, static: tuple, constants: Sequence[Any]) -> Model:
+        return cls(static[0], constants, static[1])
 
     @property
     def graph(self) -> Graph:
@@ -143,11 +147,26 @@ class Model:
         """The variable behind a layer's name."""
         return self.whole.inputs[0] if name == "input" else self.graph.layer(name)
 
+    def layout(self, name: str) -> Layout | None:
+        """How maps lie in a layer; None where its values have no place in the image."""
+        return self.views.get(name) or self.graph.layout(self._inner(name))
+
+    def maps(self, name: str, value: jax.Array) -> jax.Array:
+        """A layer's value, or a signal at it, as maps (B, h, w, C), whatever its order of axes.
+
+        Of a layer that has no place in the image, the value as it is.
+        """
+        layout = self.layout(name)
+        return value if layout is None else layout.maps(value)
+
+    def _inner(self, name: str) -> Any:
+        return self.graph.inputs[0] if name == "input" else self.graph.layer(name)
+
     def forward(self, x: jax.Array, layers: Sequence[str] = ()) -> tuple[jax.Array, dict]:
-        """The scores, and the activations of the named layers."""
+        """The scores, and the activations of the named layers, as maps where they are maps."""
         variables = [self.variable(name) for name in layers]
         scores, *acts = self.evaluate([x], outputs=[self.whole.outputs[0], *variables])
-        return scores, dict(zip(layers, acts, strict=True))
+        return scores, {n: self.maps(n, a) for n, a in zip(layers, acts, strict=True)}
 
     def pullback(
         self, x: jax.Array, layers: Sequence[str], rules: RuleSet | None = None
@@ -155,9 +174,16 @@ class Model:
         """Scores, activations, and ``pull(seed) -> {layer: signal}`` under the rules.
 
         One forward pass. Signals are cotangents of zeros added at the layers, so that the
-        compiler drops everything below the lowest one.
+        compiler drops everything below the lowest one. Activations and signals of layers with a
+        place in the image are maps (B, h, w, C).
         """
-        return self.pull_values(x, {name: self.variable(name) for name in layers}, rules)
+        values = {name: self.variable(name) for name in layers}
+        scores, acts, pull = self.pull_values(x, values, rules)
+
+        def pull_maps(seed: jax.Array) -> dict:
+            return {name: self.maps(name, signal) for name, signal in pull(seed).items()}
+
+        return scores, {name: self.maps(name, a) for name, a in acts.items()}, pull_maps
 
     def pull_values(
         self, x: jax.Array, values: dict[Any, Any], rules: RuleSet | None = None

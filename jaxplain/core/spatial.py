@@ -33,6 +33,11 @@ class Places:
         found = {v: Layout.of(self.axes[v]) for v in values if v in self.axes}
         self.layouts = {v: layout for v, layout in found.items() if layout is not None}
 
+    def anywhere(self, v: Any) -> bool:
+        """Whether a value has a place in the image, or may have one: it is no vector of features."""
+        axes = self.axes.get(v, ())
+        return any(f.kind in ("height", "width", "unknown") for axis in axes for f in axis.factors)
+
     def default(self) -> Any:
         """The last layer with a place in the image, as its user would name it; None if none has.
 
@@ -70,41 +75,22 @@ class Places:
         return read
 
     def mixes(self, op: Operation) -> bool:
-        """Whether it sums over positions and still has some: attention, or dense over tokens."""
-        if not op.equations or op.equations[-1].primitive.name != "dot_general":
+        """Whether it sums over positions by weights or activations: attention, token mixing."""
+        eqn = op.equations[-1]
+        if eqn.primitive.name != "dot_general" or op.name == "resize":
             return False
-        contracted = op.equations[-1].params["dimension_numbers"][0]
-        for side, v in enumerate(op.equations[-1].invars):
+        for contracted, v in zip(eqn.params["dimension_numbers"][0], eqn.invars, strict=True):
             axes = None if isinstance(v, _compat.Literal) else self.axes.get(v)
-            if axes is not None and any(axes[d].spatial for d in contracted[side]):
-                other = op.equations[-1].invars[1 - side]
-                return other in self.axes or self._learned(other)
+            if axes is not None and any(axes[d].spatial for d in contracted):
+                return True
         return False
-
-    def _learned(self, v: Any) -> bool:
-        return not self.interpolates(v)
-
-    def interpolates(self, v: Any) -> bool:
-        """Whether a constant comes from no weight: the matrix of a resize."""
-        producers = {u: e for e in self.graph.constant_equations for u in e.outvars}
-        stack = [v]
-        while stack:
-            u = stack.pop()
-            if isinstance(u, _compat.Literal):
-                continue
-            if u not in producers:
-                return False
-            stack += producers[u].invars
-        return True
 
     def _score_side(self) -> set:
         """The output, and the score maps that only moves, biases and resizes lead to it."""
         found = {v for v in self.graph.outputs if v in self.layouts}
         for op in reversed(self.graph.ops):
             if op.output in found:
-                constant = op.constants[0] if op.constants else None
-                resize = op.weighted and constant is not None and self.interpolates(constant)
-                if op.kind in _AFTER_SCORES or resize:
+                if op.kind in _AFTER_SCORES or op.name == "resize":
                     found.update(op.inputs)
         return found
 

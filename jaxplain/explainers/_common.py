@@ -44,6 +44,7 @@ def run(
         raise ValueError("layer is an empty sequence; name at least one layer")
     for name in names:
         model.variable(name)
+        model.graph.check_place(name)
     result = run_traced(
         impl, model, x, targets, arrays=arrays, layers=names, class_chunk=class_chunk, **static
     )

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import math
+from typing import Any, NoReturn
 
+from jaxplain.core import Graph, Operation
 from jaxplain.core.primitives import is_identity
 
 
-def require_global_pool(graph, layer: str) -> None:
+def require_global_pool(graph: Graph, layer: str) -> None:
     """Raises ValueError unless a global average pool and one classifier are all that follows.
 
     Scales, biases and changes of shape may stand between them. Scales before the pool must not vary
     over space: only then the gradient at the layer is the classifier's weight divided by the number
-    of positions.
+    of positions. Tokens are space, where no other tokens stand beside them.
     """
     source = graph.layer(layer)
-    if len(source.aval.shape) != 4:
-        _refuse(layer, f"the layer has shape {tuple(source.aval.shape)}, not (B, H, W, C)")
-    space: tuple[int, ...] | None = (1, 2)  # None once pooled
+    if graph.layout(source) is None:
+        _refuse(layer, f"the layer, of shape {tuple(source.aval.shape)}, has no height and width")
+    space = _space(graph, source, layer)  # the axes of positions; () once pooled
     classifiers = 0
     reached = graph.downstream(frozenset([source]))
     for op in (op for op in graph.ops if op in reached):
-        eqn = op.equations[-1]
         if len(op.inputs) > 1 or op.kind not in ("structural", "scale", "bias", "linear"):
             _refuse(layer, f"{op.name!r} ({op.kind}) at {op.source} lies after it")
         if op.kind == "structural":
-            space = _follow(op, eqn, space, layer)
+            before, space = space, _space(graph, op.output, layer)
+            if before and not _keeps_all(graph, op):
+                _refuse(layer, f"{op.name!r} at {op.source} comes before the pool")
         elif op.kind == "scale":
             if space and any(_varies(v, space, graph) for v in op.constants):
                 _refuse(layer, f"the scale at {op.source} varies over space")
@@ -36,28 +39,41 @@ def require_global_pool(graph, layer: str) -> None:
             if classifiers > 1:
                 _refuse(layer, f"the {op.name} at {op.source} is a second layer after the pool")
         elif op.kind == "linear":
-            space = _pool(op, eqn, space, layer)
+            space = _pool(op, space, layer)
     if space or not classifiers:
         _refuse(layer, "it has no such pool" if space else "no dense layer follows the pool")
 
 
-def _refuse(layer: str, why: str) -> None:
+def _refuse(layer: str, why: str) -> NoReturn:
     raise ValueError(
         f"cam needs a network that ends in a global average pool and one dense layer after "
         f"{layer!r}, but {why}; use grad_cam, which works for any network."
     )
 
 
-def _follow(op, eqn, space, layer):
-    if space is None or op.identity:
-        return space
-    if op.name == "transpose":
-        return tuple(eqn.params["permutation"].index(axis) for axis in space)
-    _refuse(layer, f"{op.name!r} at {op.source} comes before the pool")
+def _space(graph: Graph, v: Any, layer: str) -> tuple[int, ...]:
+    """The axes of a value along which positions lie."""
+    axes = graph.places.axes[v]
+    places = {"height", "width"}
+    for axis in axes:
+        if axis.spatial and axis.kinds & places and axis.before + axis.after:
+            _refuse(layer, "tokens without a place in the image stand beside those of the patches")
+        if (axis.kinds & places and not axis.kinds <= places) or "unknown" in axis.kinds:
+            _refuse(layer, f"positions lie among others in a value of shape {tuple(v.aval.shape)}")
+    return tuple(i for i, axis in enumerate(axes) if axis.kinds & places)
 
 
-def _pool(op, eqn, space, layer):
-    shape = op.inputs[0].aval.shape
+def _keeps_all(graph: Graph, op: Operation) -> bool:
+    """Whether a change of shape keeps every position, once."""
+    old, new = graph.layout(op.inputs[0]), graph.layout(op.output)
+    if old is None or new is None:
+        return False
+    same = (old.height, old.width, old.channels) == (new.height, new.width, new.channels)
+    return same and op.inputs[0].aval.size == op.output.aval.size
+
+
+def _pool(op: Operation, space: tuple[int, ...], layer: str) -> tuple[int, ...]:
+    shape, eqn = op.inputs[0].aval.shape, op.equations[-1]
     if "axes" in eqn.params:
         pooled = set(eqn.params["axes"])
     else:
@@ -68,10 +84,9 @@ def _pool(op, eqn, space, layer):
         if partial or op.output.aval.size * area != math.prod(shape):
             _refuse(layer, f"the pool at {op.source} is not global")
     pooled = {axis for axis in pooled if shape[axis] > 1}
-    wanted = {axis for axis in space or () if shape[axis] > 1}
-    if pooled != wanted:
+    if pooled != set(space):
         _refuse(layer, f"the sum at {op.source} is not over all of space and nothing else")
-    return None
+    return ()
 
 
 def _varies(v, axes, graph) -> bool:

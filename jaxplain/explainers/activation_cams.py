@@ -16,6 +16,7 @@ Maps are raw, at the layer's own resolution, as those of `jaxplain.explainers.ca
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -145,7 +146,7 @@ def score_cam(
 
 
 def _above(model: core.Model, x: jax.Array, layer: str):
-    """The scores as a function of the layer's value, with all that bypasses it as it is for x."""
+    """The scores as a function of what happens to the layer's maps, all else being as for x."""
     graph = model.graph
     v = graph.layer(layer)
     after = graph.downstream(frozenset([v]))
@@ -153,9 +154,12 @@ def _above(model: core.Model, x: jax.Array, layer: str):
     made.add(v)
     bypass = list(dict.fromkeys(u for op in after for u in op.inputs if u not in made))
     # Computed once, here: a loop over the channels would do it anew for each of them.
-    given = dict(zip(bypass, model.evaluate([x], outputs=bypass), strict=True))
+    own, *values = model.evaluate([x], outputs=[v, *bypass])
+    given = dict(zip(bypass, values, strict=True))
+    layout = model.layout(layer)
 
-    def scores(value: jax.Array) -> jax.Array:
+    def scores(change: Callable[[jax.Array], jax.Array]) -> jax.Array:
+        value = change(own) if layout is None else layout.edit(own, change)
         return model.evaluate([x], outputs=graph.outputs[:1], given={**given, v: value})[0]
 
     return scores
@@ -171,8 +175,8 @@ def _ablation_cam(model, x, targets, *, layers, class_chunk, relative, relu, bat
         a, above = acts[name], _above(model, x, name)
         channels = jnp.arange(a.shape[-1])
 
-        def drop(c, a=a, above=above, channels=channels):
-            return whole - explained_score(signal, above(jnp.where(channels == c, 0, a)))
+        def drop(c, above=above, channels=channels):
+            return whole - explained_score(signal, above(lambda a: jnp.where(channels == c, 0, a)))
 
         w = lax.map(drop, channels, batch_size=min(batch_size, len(channels)))
         if relative:

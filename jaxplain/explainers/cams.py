@@ -90,7 +90,7 @@ _MAPS = {
 
 
 def _require_space(layers, acts, method: str) -> None:
-    for name in layers:
+    for name in layers:  # maps (B, h, w, C) have four axes; what has no place may have four too
         if acts[name].ndim != 4:
             raise ValueError(
                 f"{method} needs a layer with height and width, but {name!r} has shape "

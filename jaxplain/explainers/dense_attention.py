@@ -110,12 +110,14 @@ def _maps(model, x, _, *, variables):
         # Zeros added at the layers: the backward pass stops at the first of them.
         added = dict(zip(variables, zeros, strict=True))
         acts = model.evaluate([x], None, added, list(variables))
-        return acts[-1].astype(dtype).mean((1, 2, 3)).sum(), acts  # the images are independent
+        last = layouts[-1].maps(acts[-1])
+        return last.astype(dtype).mean((1, 2, 3)).sum(), acts  # the images are independent
 
+    layouts = [model.graph.layout(v) for v in variables]
     sensitivities, acts = jax.grad(total, has_aux=True)(zeros)
     own = [
-        _attention(a.astype(dtype), g.astype(dtype))
-        for a, g in zip(acts, sensitivities, strict=True)
+        _attention(layout.maps(a).astype(dtype), layout.maps(g).astype(dtype))
+        for layout, a, g in zip(layouts, acts, sensitivities, strict=True)
     ]
     cumulative = [
         sum((postprocess.resize(m, (one.shape[1], one.shape[2])) for m in own[i:]), one)

@@ -27,7 +27,6 @@ import numpy as np
 from jaxplain import core
 from jaxplain.core.numerics import safe_divide
 from jaxplain.explainers._common import check_option, over_targets, run
-from jaxplain.explainers._stages import is_nhwc
 from jaxplain.explainers._types import Images, Network, Targets
 from jaxplain.explainers.cams import SPACE
 from jaxplain.postprocess import resize
@@ -154,6 +153,22 @@ def _decomposed(model, x, implicit):
     return scores, one
 
 
+def _layouts(graph: core.Graph, implicit: bool) -> dict[str, Any]:
+    """Term -> how maps lie in it, None where it has no place in the image."""
+    found = {}
+    for term in _find_terms(graph, implicit):
+        found[term.name] = graph.layout(term.end)
+        if found[term.name] is None and graph.places.anywhere(term.end):
+            shape = tuple(term.end.aval.shape)
+            hint = ", or leave implicit biases out with implicit=False" if term.implicit else ""
+            raise core.UnsupportedOperationError(
+                f"full_grad adds up maps, and it is not known where in the image the values of "
+                f"{term.name!r}, of shape {shape}, at {term.ops[-1].source} lie; "
+                f"full_grad_terms gives the parts as they are{hint}"
+            )
+    return found
+
+
 def _full_grad_terms(model, x, targets, *, layers, class_chunk, implicit):
     scores, one = _decomposed(model, x, implicit)
     return {"input": over_targets(one, scores, targets, class_chunk)}
@@ -218,21 +233,17 @@ def _rescaled(m: jax.Array, axes: tuple[int, ...], eps: float) -> jax.Array:
 
 
 def _full_grad(model, x, targets, *, layers, class_chunk, rescale, implicit, eps):
-    for op in model.graph.ops:
-        if op.name == "conv" and not is_nhwc(op):
-            raise core.UnsupportedOperationError(
-                "full_grad adds up maps (batch, height, width, channels), but the convolution at "
-                f"{op.source} has its channels elsewhere; full_grad_terms gives the parts in the "
-                "network's own layout"
-            )
+    layouts = {"input": model.layout("input"), **_layouts(model.graph, implicit)}
     scores, decompose = _decomposed(model, x, implicit)
     axes = {"channel": SPACE, "layer": (1, 2, 3), None: ()}[rescale]
 
     def one(seed):
         total = jnp.zeros(x.shape[:3], jnp.promote_types(x.dtype, jnp.float32))
-        for term in decompose(seed).values():
-            if term.ndim != 4 or term.shape[1] * term.shape[2] == 1:
+        for name, term in decompose(seed).items():
+            layout = layouts[name]
+            if layout is None or layout.height * layout.width == 1:
                 continue  # a dense layer's, which has no place in the image
+            term = layout.maps(term)
             m = jnp.abs(term).astype(jnp.promote_types(term.dtype, jnp.float32))
             m = _rescaled(m, axes, eps) if axes else m
             # Resizing is linear: summing the channels first gives the same, for less.

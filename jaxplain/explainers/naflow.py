@@ -48,6 +48,7 @@ from jaxplain.explainers._preimage import (
     stages,
     start,
 )
+from jaxplain.explainers._stages import require_maps
 from jaxplain.explainers._stages import stages as resolutions
 from jaxplain.explainers._types import Images, Layers, Maps, Network, Targets
 
@@ -329,13 +330,7 @@ class _Plan:
         self.values = [graph.inputs[0], *(stage.target for stage in self.stages)]
         cuts = {v: i for i, v in enumerate(self.values)}
         self.at = {name: position(graph, cuts, name) for name in layers}
-        for name in layers:
-            shape = tuple(graph.layer(name).aval.shape)
-            if len(shape) != 4:
-                raise ValueError(
-                    f"naflow needs layers with height and width, but {name!r} has shape {shape}: "
-                    "name a layer before the pooling or flattening"
-                )
+        self.layouts = {name: graph.layout(require_maps(graph, name, "naflow")) for name in layers}
         last = graph.last_spatial if last is None else last
         self.top = position(graph, cuts, last)
         self.bottom = min(self.at.values())
@@ -377,12 +372,13 @@ class _Plan:
             found.reverse()
             alphas = {name: found[i - self.bottom] for name, i in self.at.items()}
             maps = {
-                name: (alphas[name] * features[i - self.bottom])
+                name: self.layouts[name]
+                .maps(alphas[name] * features[i - self.bottom])
                 .sum(-1)
                 .astype(self.values[i].aval.dtype)
                 for name, i in self.at.items()
             }
-            return maps, alphas
+            return maps, {name: self.layouts[name].maps(a) for name, a in alphas.items()}
 
         maps, alphas = over_targets(carry_down, scores, targets, class_chunk)
         chosen = {name: i - self.bottom for name, i in self.at.items()}
@@ -395,7 +391,7 @@ class _Plan:
         }
         return Flow(
             maps,
-            {name: features[i] for name, i in chosen.items()},
+            {name: self.layouts[name].maps(features[i]) for name, i in chosen.items()},
             alphas,
             {name: jnp.stack([s.residual for s in steps]).max() for name, steps in solves.items()},
             {name: jnp.stack([s.steps for s in steps]).sum() for name, steps in solves.items()},

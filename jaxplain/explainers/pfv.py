@@ -26,7 +26,7 @@ from jaxplain import postprocess
 from jaxplain.core import trace
 from jaxplain.explainers._common import check_images, check_option, run_traced
 from jaxplain.explainers._principal import HIGHEST, from_covariance, principal, route_costs
-from jaxplain.explainers._stages import require_maps, stages
+from jaxplain.explainers._stages import require_maps, size, stages
 from jaxplain.explainers._types import Images, Network
 
 __all__ = ["PFVBasis", "PrincipalFeatures", "pfv", "pfv_apply", "pfv_fit"]
@@ -266,7 +266,8 @@ def _call(impl, fn, x, basis: PFVBasis, **static):
     x = check_images(x)
     model = trace(fn, x)
     variables = _variables(model.graph, basis)
-    b, h, w, channels = variables[0].aval.shape
+    layout = model.graph.layout(variables[0])
+    b, h, w, channels = layout.batch, layout.height, layout.width, layout.channels
     if basis.mean is not None and basis.mean.shape != (channels,):
         raise ValueError(
             f"the basis is one of {basis.mean.shape[0]} channels, but the layer has "
@@ -294,8 +295,7 @@ def _variables(graph, basis: PFVBasis) -> tuple:
         return last, *sorted(named, key=order.__getitem__)
     before = [op.output for op in graph.ops]
     before = set(before[: before.index(last)] if last in before else ())
-    size = last.aval.shape[1:3]
-    weights = [v for v in found if v in before and v.aval.shape[1:3] != size]
+    weights = [v for v in found if v in before and size(graph, v) != size(graph, last)]
     if not weights:
         raise ValueError(
             "the network does not become smaller before the layer, so that there is "
@@ -308,7 +308,10 @@ def _activations(model, x, variables) -> tuple[jax.Array, list[jax.Array]]:
     """Features, and the channel sums of the weight layers (Eq. 1), in float32 at least."""
     values = model.evaluate([x], outputs=list(variables))
     dtype = jnp.promote_types(x.dtype, jnp.float32)
-    features, *weights = [v.astype(dtype) for v in values]
+    features, *weights = [
+        model.graph.layout(v).maps(value).astype(dtype)
+        for v, value in zip(variables, values, strict=True)
+    ]
     return features, [w.sum(-1) for w in weights]
 
 
