@@ -16,6 +16,7 @@ from jax._src import core as _internals
 from jax._src import linear_util as _lu
 from jax._src import source_info_util as _source
 from jax._src.callback import io_callback_p as _io_callback_p
+from jax.core import Tracer as _Tracer
 from jax.custom_derivatives import SymbolicZero
 from jax.extend import core as _core
 
@@ -27,7 +28,7 @@ ClosedJaxpr: Any = _core.ClosedJaxpr  # pyright: ignore[reportPrivateImportUsage
 Jaxpr = _core.Jaxpr
 Literal = _core.Literal
 Var = _core.Var
-Tracer = jax.core.Tracer
+Tracer: Any = _Tracer
 WrappedFun = _lu.WrappedFun
 
 #: Calls that are rematerialised in the backward pass.
@@ -242,7 +243,8 @@ def instantiate(cotangent: Any) -> Any:
     """A cotangent as an array, where JAX gives a symbol for zeros."""
     if not isinstance(cotangent, SymbolicZero):
         return cotangent
-    return jax.numpy.zeros(cotangent.aval.shape, cotangent.aval.dtype)
+    aval: Any = cotangent.aval
+    return jax.numpy.zeros(aval.shape, aval.dtype)
 
 
 class JvpRule(NamedTuple):

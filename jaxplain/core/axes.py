@@ -114,7 +114,7 @@ class Layout:
 
     @classmethod
     def of(cls, axes: Axes) -> Layout | None:
-        """The layout of a value with these axes, None where it holds no maps or nothing is known."""
+        """The layout of a value with these axes; None where it holds no maps, or nothing is known."""
         if any(f.kind == "unknown" for axis in axes for f in axis.factors):
             return None
         parts = [(axis, f) for axis in axes for f in axis.factors]
@@ -310,7 +310,7 @@ def _joined(factors: list[Factor]) -> tuple[Factor, ...]:
 
 
 def _settled(factors: tuple[Factor, ...], n: int) -> Axis:
-    """An axis of which a broadcast is a part: behind positions it repeats each, as upsampling does."""
+    """An axis of which a broadcast is a part: behind positions it repeats each, as in upsampling."""
     kinds = {f.kind for f in factors}
     if FREE not in kinds or not kinds & {*SPACE, "batch"}:
         return Axis(factors)
@@ -340,7 +340,7 @@ def resized(axis: Axis, new: int) -> Axis:
         return single(FREE, new)
     if axis.before or axis.after or len(axis.factors) > 1:
         return single("channel" if axis.kinds == {"channel"} else "unknown", new)
-    (f,) = axis.factors
+    f = next(iter(axis.factors))
     if f.kind not in SPACE:
         return single(
             "channel" if f.kind == FREE else f.kind if f.kind == "channel" else "unknown", new

@@ -235,8 +235,8 @@ class AxisFlow:
         ]
         parts = [None if a is None else a[d] for a in known]
         sources = {id(c.source) for c in cuts if c is not None and c.axis == d}
-        if len(cuts) == 2 and None not in cuts and len(sources) == 1:  # a roll, in two parts
-            last, first = cuts
+        last, first = cuts if len(cuts) == 2 else (None, None)
+        if last is not None and first is not None and len(sources) == 1:  # a roll, in two parts
             whole = self.axes[last.source][d]
             size = last.source.aval.shape[d]
             if (last.limit, first.start) == (size, 0) and last.start == first.limit:
@@ -304,7 +304,7 @@ class AxisFlow:
     def _dot_general(self, eqn: Any, known: list[Axes | None]) -> list[Axes]:
         contracted, batch = eqn.params["dimension_numbers"]
         axes = [
-            merge([known[s][d : d + 1] for s, d in enumerate(pair) if known[s] is not None])[0]
+            merge([a[d : d + 1] for a, d in zip(known, pair, strict=True) if a is not None])[0]
             for pair in zip(*batch, strict=True)
         ]
         for side in (0, 1):

@@ -63,11 +63,13 @@ class Curve:
     def __init__(self, function: Callable[[np.ndarray], np.ndarray | None]):
         self.function = function
         with np.errstate(all="ignore"):
-            self.y = function(_GRID)
+            found = function(_GRID)
+        #: The values on the grid; NaN where the function is not known.
+        self.y: np.ndarray = np.full(_GRID.shape, np.nan) if found is None else found
 
     @property
     def known(self) -> bool:
-        return self.y is not None and not np.isnan(self.y).any()
+        return not np.isnan(self.y).any()
 
     @property
     def affine(self) -> bool:
@@ -101,7 +103,8 @@ class Curve:
         if i in (0, len(y) - 1) or y[i - 1] == y[i] or y[i + 1] == y[i]:
             return float(y[i])
         with np.errstate(all="ignore"):
-            near = sign * self.function(np.linspace(_GRID[i - 1], _GRID[i + 1], 2001))
+            near = self.function(np.linspace(_GRID[i - 1], _GRID[i + 1], 2001))
+        near = y if near is None else sign * near
         least = float(np.min(near))
         return least if least == y[i] else least - 1e-6 * abs(least)
 
@@ -189,7 +192,7 @@ _FIXED_NAMES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def _recognise(x: np.ndarray, y: np.ndarray) -> str | None:
-    """The name of a known activation with the values ``y``; constants may be rounded to bfloat16."""
+    """The name of a known activation with the values ``y``; constants may be of bfloat16."""
 
     def close(z: np.ndarray) -> bool:
         return bool(np.allclose(y, z, rtol=1e-2, atol=2e-3))

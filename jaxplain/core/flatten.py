@@ -260,7 +260,7 @@ class _Flattener:
         bodies = [_compat.open_jaxpr(eqn.params[key]) for key in ("cond_jaxpr", "body_jaxpr")]
         held = values[:n], values[n : n + m]
         goes_on, body = (
-            lambda carry, b=b, h=h: self.evaluate(*b, [*h, *carry], top=False)
+            lambda carry, b=b, h=h: self.evaluate(b[0], b[1], [*h, *carry], top=False)
             for b, h in zip(bodies, held, strict=True)
         )
         return lax.while_loop(lambda carry: goes_on(carry)[0], body, values[n + m :])

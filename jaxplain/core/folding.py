@@ -1,4 +1,4 @@
-"""Which scales and biases belong together, and to which linear layer (batch norm, mean subtraction).
+"""Which scales and biases belong together, and to which linear layer (batch norm, a mean).
 
 Inference batch norm is an affine map of each channel. A negative scale flips which weights of the
 convolution before it are excitatory, and LRP's rules want the merged weight and bias, so both are
@@ -137,7 +137,7 @@ class Run:
         )
 
     def affine(self, values: dict, dtype: Any) -> tuple[Any, Any]:
-        """Scale and bias, numbers or arrays that broadcast to the value; None where there is none."""
+        """Scale and bias, numbers or arrays that broadcast to the value; None for none."""
         scale = bias = None
         for step in self.steps:
             c = step.value

@@ -39,11 +39,11 @@ def stateless() -> Iterator[None]:
     token = _calls.set({})
     try:
         with contextlib.ExitStack() as stack:
-            keras = sys.modules.get("keras")
+            keras: Any = sys.modules.get("keras")
             if hasattr(keras, "StatelessScope") and keras.backend.backend() == "jax":
                 stack.enter_context(keras.StatelessScope())
             for name in ("flax.linen", "haiku"):
-                framework = sys.modules.get(name)
+                framework: Any = sys.modules.get(name)
                 if hasattr(framework, "intercept_methods"):
                     stack.enter_context(framework.intercept_methods(_marked))
             yield

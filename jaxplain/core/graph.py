@@ -69,8 +69,8 @@ class Graph:
         self.input_types = [(v.aval.shape, v.aval.dtype) for v in self.inputs]
         self._lock = threading.Lock()
         self._unrolled: tuple[Graph, dict, dict] | None = None
-        self._known = numbers or {}
-        self._numbers = {self.constants[i]: n for i, n in self._known.items()}
+        self.known_numbers = numbers or {}
+        self._numbers = {self.constants[i]: n for i, n in self.known_numbers.items()}
         self.constant_equations, self.ops = classify(program, self.inputs, self._numbers)
         self.consumers: dict = {}
         self.producer: dict = {}
@@ -116,7 +116,7 @@ class Graph:
             if self._unrolled is None:
                 program, own = unroll(self.program)
                 trees = self.in_tree, self.out_tree
-                graph = Graph(program, len(self.constants), *trees, self._known)
+                graph = Graph(program, len(self.constants), *trees, self.known_numbers)
                 whole: dict = {}
                 for v, u in own.items():
                     if not isinstance(u, _compat.Literal):

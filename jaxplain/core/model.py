@@ -36,11 +36,21 @@ class Model:
         self.whole, self.constants, self.views = graph, constants, dict(views)
 
     def tree_flatten(self) -> tuple[tuple, tuple]:
-        return tuple(self.constants), (self.whole, tuple(self.views.items()))
+        # Numbers that are part of the program, as the 0 of a ReLU, are no weights.
+        known = self.whole.known_numbers
+        leaves = (c for i, c in enumerate(self.constants) if i not in known)
+        return tuple(leaves), (self.whole, tuple(self.views.items()))
 
     @classmethod
-    def tree_unflatten(cls, static: tuple, constants: Sequence[Any]) -> Model:
-        return cls(static[0], constants, static[1])
+    def tree_unflatten(cls, static: tuple, leaves: Sequence[Any]) -> Model:
+        graph, rest = static[0], iter(leaves)
+        constants = [
+            np.full(v.aval.shape, graph.known_numbers[i], v.aval.dtype)
+            if i in graph.known_numbers
+            else next(rest)
+            for i, v in enumerate(graph.constants)
+        ]
+        return cls(graph, constants, static[1])
 
     @property
     def graph(self) -> Graph:
@@ -91,14 +101,24 @@ class Model:
         """
         whole = self._seen_from_outside(outputs, added or {}, given or {}, edits or {})
         if whole is not None and not _looks_inside(self.whole, rules, whole[1]):
-            graph, (outputs, added, given, edits) = self.whole, whole
-        else:
-            graph, added, given, edits = self.graph, added or {}, given or {}, edits or {}
-            outputs = graph.outputs if outputs is None else list(map(self._within, outputs))
-            added, given, edits = (
-                {self._within(v): value for v, value in values.items()}
-                for values in (added, given, edits)
-            )
+            return self._evaluate(self.whole, inputs, rules, *whole)
+        outputs = self.graph.outputs if outputs is None else list(map(self._within, outputs))
+        inside = (
+            {self._within(v): value for v, value in (values or {}).items()}
+            for values in (added, given, edits)
+        )
+        return self._evaluate(self.graph, inputs, rules, outputs, *inside)
+
+    def _evaluate(
+        self,
+        graph: Graph,
+        inputs: Sequence[Any],
+        rules: RuleSet | None,
+        outputs: Sequence[Any],
+        added: dict,
+        given: dict,
+        edits: dict,
+    ) -> list:
         run = _Run(graph, rules, added, given, edits)
         env = {**dict(zip(graph.constants, self.constants, strict=True)), **given}
         for v, value in zip(graph.inputs, inputs, strict=True):

@@ -150,14 +150,14 @@ def _hold_statistics(eqns: Any, env: dict, summed: set) -> None:
 def known_numbers(constants: Sequence[Any]) -> dict[int, float]:
     """Position -> value of the constants that are small whole numbers, of one element.
 
-    Such a number may be the 0 of a ReLU or the 6 of a hard sigmoid, so its value, unlike a weight's,
-    is part of the program.
+    Such a number may be the 0 of a ReLU or the 6 of a hard sigmoid, so its value, unlike a
+    weight's, is part of the program.
     """
     found = {}
     for i, v in enumerate(constants):
-        if math.prod(np.shape(v)) != 1 or isinstance(v, jax.core.Tracer):
+        if math.prod(np.shape(v)) != 1 or isinstance(v, _compat.Tracer):
             continue
-        if not jax.dtypes.issubdtype(v.dtype, np.number):
+        if not jax.numpy.issubdtype(v.dtype, np.number):
             continue
         n = float(np.asarray(v, np.float64).reshape(()))
         if n.is_integer() and abs(n) <= _LARGEST_NUMBER:

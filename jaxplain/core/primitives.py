@@ -111,8 +111,9 @@ def of_class(name: str, *classes: str) -> bool:
 def literal_number(atom: Any) -> float | None:
     """The number that a literal of a program is, None for other atoms."""
     value = getattr(atom, "val", None)
-    known = value is not None and np.ndim(value) == 0 and np.asarray(value).dtype.kind in "fiub"
-    return float(value) if known else None
+    if value is None or np.ndim(value) or np.asarray(value).dtype.kind not in "fiub":
+        return None
+    return float(value)
 
 
 def is_identity(eqn: Any, number: Callable[[Any], float | None] = literal_number) -> bool:

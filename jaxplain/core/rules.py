@@ -197,7 +197,7 @@ class BoundOp:
 
     @functools.cached_property
     def outgoing_weight(self) -> jax.Array:
-        """The weight, its sign turned where the norm that alone reads the layer has a negative scale."""
+        """The weight, its sign turned where the norm that alone reads it has a negative scale."""
         if self._chain is None or not self._chain.beyond:
             return self.weight
         values = dict(zip(self._chain.variables, self._extras, strict=True))

@@ -34,7 +34,7 @@ class Places:
         self.layouts = {v: layout for v, layout in found.items() if layout is not None}
 
     def anywhere(self, v: Any) -> bool:
-        """Whether a value has a place in the image, or may have one: it is no vector of features."""
+        """Whether a value has, or may have, a place in the image: it is no vector of features."""
         axes = self.axes.get(v, ())
         return any(f.kind in ("height", "width", "unknown") for axis in axes for f in axis.factors)
 
@@ -89,9 +89,8 @@ class Places:
         """The output, and the score maps that only moves, biases and resizes lead to it."""
         found = {v for v in self.graph.outputs if v in self.layouts}
         for op in reversed(self.graph.ops):
-            if op.output in found:
-                if op.kind in _AFTER_SCORES or op.name == "resize":
-                    found.update(op.inputs)
+            if op.output in found and (op.kind in _AFTER_SCORES or op.name == "resize"):
+                found.update(op.inputs)
         return found
 
     def _operand(self, v: Any) -> bool:

@@ -98,7 +98,8 @@ def _graph(closed: Any, found: Fingerprint, n_weights: int, trees: tuple) -> Gra
         graph = _graphs.get(key)
     if graph is None:
         program = flatten(closed, found.constants, found.rules)
-        made = Graph(program, len(found.constants) + n_weights, *trees, numbers)
+        in_tree, out_tree = trees
+        made = Graph(program, len(found.constants) + n_weights, in_tree, out_tree, numbers)
         with _lock:  # two threads must not have two graphs for one program
             graph = _graphs.setdefault(key, made)
             _latest.append(graph)

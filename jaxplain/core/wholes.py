@@ -156,7 +156,7 @@ class Wholes:
     # -- activations ---------------------------------------------------------------------------
 
     def _activation(self, end: int) -> Whole | None:
-        """A known activation that ends here, in as few equations as possible; else a nameless one."""
+        """A known activation that ends here, of the fewest equations; else a nameless one."""
         eqn = self.equations[end]
         out = eqn.outvars[0]
         if (
@@ -259,9 +259,8 @@ class Wholes:
         if is_call(eqn):
             return str(eqn.params.get("name") or "activation")
         name = eqn.primitive.name
-        return {"div": "reciprocal", "mul": "square", "max": "activation", "min": "activation"}.get(
-            name, name
-        )
+        known = {"div": "reciprocal", "mul": "square", "max": "activation", "min": "activation"}
+        return known.get(name) or name
 
     # -- norms, softmax ------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 
 from jaxplain.core import Graph, Model, trace
 from jaxplain.core.hoist import hoist
@@ -149,7 +150,8 @@ def _floating(dtype: Any) -> bool:
 
 
 def _is_here(x: jax.Array) -> bool:
-    return not isinstance(x, jax.core.Tracer) and x.is_fully_addressable and x.is_ready()
+    here: Any = x
+    return not isinstance(x, Tracer) and here.is_fully_addressable and here.is_ready()
 
 
 def seeds(scores: jax.Array, targets: jax.Array | None) -> tuple[jax.Array, bool]:

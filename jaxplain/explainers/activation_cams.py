@@ -176,7 +176,10 @@ def _ablation_cam(model, x, targets, *, layers, class_chunk, relative, relu, bat
         channels = jnp.arange(a.shape[-1])
 
         def drop(c, above=above, channels=channels):
-            return whole - explained_score(signal, above(lambda a: jnp.where(channels == c, 0, a)))
+            def without(maps):
+                return jnp.where(channels == c, 0, maps)
+
+            return whole - explained_score(signal, above(without))
 
         w = lax.map(drop, channels, batch_size=min(batch_size, len(channels)))
         if relative:

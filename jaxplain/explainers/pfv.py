@@ -266,7 +266,7 @@ def _call(impl, fn, x, basis: PFVBasis, **static):
     x = check_images(x)
     model = trace(fn, x)
     variables = _variables(model.graph, basis)
-    layout = model.graph.layout(variables[0])
+    layout: Any = model.graph.layout(variables[0])
     b, h, w, channels = layout.batch, layout.height, layout.width, layout.channels
     if basis.mean is not None and basis.mean.shape != (channels,):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""LRP's rules for what stands between the linear layers: norms, gates, batch norms that fold nowhere.
+"""LRP's rules between the linear layers: norms, gates, batch norms that fold nowhere.
 
 They are parts of the composites; `jaxplain.rules.composites.lrp_rules` puts them together.
 """
@@ -22,7 +22,7 @@ __all__ = ["Affine", "Normalisation", "Product"]
 
 @dataclasses.dataclass(frozen=True)
 class Affine:
-    """Scales and biases that fold into no layer, such as the batch norm of a pre-activation network.
+    """Scales and biases that fold into no layer, as the batch norm of a pre-activation network.
 
     They are a linear layer with one weight for each unit, under the rule ``linear``. Multiplying by
     a known positive number passes the relevance.
