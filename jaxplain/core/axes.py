@@ -114,7 +114,7 @@ class Layout:
 
     @classmethod
     def of(cls, axes: Axes) -> Layout | None:
-        """The layout of a value with these axes; None where it holds no maps, or nothing is known."""
+        """The layout of a value with these axes; None where it holds no maps or is unknown."""
         if any(f.kind == "unknown" for axis in axes for f in axis.factors):
             return None
         parts = [(axis, f) for axis in axes for f in axis.factors]
@@ -310,7 +310,7 @@ def _joined(factors: list[Factor]) -> tuple[Factor, ...]:
 
 
 def _settled(factors: tuple[Factor, ...], n: int) -> Axis:
-    """An axis of which a broadcast is a part: behind positions it repeats each, as in upsampling."""
+    """An axis of which a broadcast is a part: behind positions it repeats them."""
     kinds = {f.kind for f in factors}
     if FREE not in kinds or not kinds & {*SPACE, "batch"}:
         return Axis(factors)
