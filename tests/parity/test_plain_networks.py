@@ -10,7 +10,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from compare import (
+from torch_compare import (
     SIZES,
     TOLERANCE,
     captured,

@@ -10,8 +10,18 @@ import timm
 import torch
 import torch_residual
 import torchvision
-from compare import SIZES, TOLERANCE, converted, errors, image, state, tags, to_ours, torch_captured
 from flax import nnx
+from torch_compare import (
+    SIZES,
+    TOLERANCE,
+    converted,
+    errors,
+    image,
+    state,
+    tags,
+    to_ours,
+    torch_captured,
+)
 
 import jaxplain
 from jaxplain.models.entries import find
