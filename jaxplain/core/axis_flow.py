@@ -80,12 +80,7 @@ class AxisFlow:
         first = next(a for a in known if a is not None)
         shapes = [getattr(v.aval, "shape", ()) for v in eqn.outvars]
         if of_class(name, "identity", "elementwise", "move", "discrete") or name.startswith("cum"):
-            same = [
-                a
-                for a, v in zip(known, eqn.invars, strict=True)
-                if a is not None and v.aval.shape == shapes[0]
-            ]
-            return [merge(same) if same else unknown(shapes[0])]
+            return [_alike(eqn, known) for _ in eqn.outvars]
         if name.startswith(("reduce_", "arg")) and "axes" in eqn.params:
             gone = set(eqn.params["axes"])
             kept = tuple(a for i, a in enumerate(first) if i not in gone)
@@ -193,12 +188,7 @@ class AxisFlow:
         return [tuple(resized(a, n) for a, n in zip(axes, eqn.outvars[0].aval.shape, strict=True))]
 
     def _keep_first(self, eqn: Any, known: list[Axes | None]) -> list[Axes]:
-        same = [
-            a
-            for a, v in zip(known, eqn.invars, strict=True)
-            if a is not None and v.aval.shape == eqn.outvars[0].aval.shape
-        ]
-        return [merge(same) if same else unknown(eqn.outvars[0].aval.shape)]
+        return [_alike(eqn, known)]
 
     def _pad(self, eqn: Any, known: list[Axes | None]) -> list[Axes]:
         if known[0] is None:
@@ -271,6 +261,21 @@ class AxisFlow:
     def _rev(self, eqn: Any, known: list[Axes | None]) -> list[Axes]:
         self._parts[eqn.outvars[0]] = eqn.invars[0]
         return [_first(known)]
+
+    def _unstack(self, eqn: Any, known: list[Axes | None]) -> list[Axes]:
+        axes, i = _first(known), eqn.params.get("axis", 0)
+        return [(*axes[:i], *axes[i + 1 :]) for _ in eqn.outvars]
+
+    def _tile(self, eqn: Any, known: list[Axes | None]) -> list[Axes]:
+        shape = eqn.outvars[0].aval.shape
+        axes = _first(known)
+        repeated = ("channel" if a.kinds <= {"channel", FREE} else "unknown" for a in axes)
+        return [
+            tuple(
+                a if a.size == n else single(kind, n)
+                for a, n, kind in zip(axes, shape, repeated, strict=True)
+            )
+        ]
 
     def _stack(self, eqn: Any, known: list[Axes | None]) -> list[Axes]:
         axes = merge([a for a in known if a is not None])
@@ -362,6 +367,18 @@ def _literal(atom: Any) -> bool:
     return isinstance(atom, _compat.Literal)
 
 
+def _alike(eqn: Any, known: list[Axes | None]) -> Axes:
+    """The axes of a result that has a value for each place of its operands."""
+    shape = eqn.outvars[0].aval.shape
+    found = []
+    for axes, v in zip(known, eqn.invars, strict=True):
+        if axes is not None and len(v.aval.shape) == len(shape):  # sizes of 1 are broadcast
+            fits = (a.size == n for a, n in zip(axes, shape, strict=True))
+            found.append(tuple(a if f else Axis() for a, f in zip(axes, fits, strict=True)))
+    merged = merge(found) if found else unknown(shape)
+    return tuple(a if a.size == n else single(FREE, n) for a, n in zip(merged, shape, strict=True))
+
+
 def _first(known: list[Axes | None]) -> Axes:
     return next(a for a in known if a is not None)
 
@@ -404,6 +421,8 @@ _RULES: dict[str, Callable] = {
     "pad": AxisFlow._pad,
     "concatenate": AxisFlow._concatenate,
     "stack": AxisFlow._stack,
+    "tile": AxisFlow._tile,
+    "unstack": AxisFlow._unstack,
     "gather": AxisFlow._gather,
     "dot_general": AxisFlow._dot_general,
     "conv_general_dilated": AxisFlow._conv,

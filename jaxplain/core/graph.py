@@ -317,7 +317,6 @@ class Graph:
         """
         downstream = None if sources is None else self.downstream(sources)
         ops = [op for op in self.ops if downstream is None or op in downstream]
-        self._require_names(rules)
         special = self._overridden(rules)
         chosen: dict[Operation, Rule] = {}
         for op in ops:
@@ -331,6 +330,7 @@ class Graph:
                 )
             elif op.kind == "opaque" and (rules.rules or rules.overrides):
                 self._refuse_opaque(op, rules)
+        self._require_names(rules)
         affine = rules.rules.get("affine")
         if affine is not None and rules.fold:
             for last, run in self.runs(sources).items():

@@ -19,16 +19,17 @@ def require_global_pool(graph: Graph, layer: str) -> None:
     source = graph.layer(layer)
     if graph.layout(source) is None:
         _refuse(layer, f"the layer, of shape {tuple(source.aval.shape)}, has no height and width")
-    space = _space(graph, source, layer)  # the axes of positions; () once pooled
+    space = _space(graph, source, layer, "the layer")  # the axes of positions; () once pooled
     classifiers = 0
     reached = graph.downstream(frozenset([source]))
     for op in (op for op in graph.ops if op in reached):
         if len(op.inputs) > 1 or op.kind not in ("structural", "scale", "bias", "linear"):
             _refuse(layer, f"{op.name!r} ({op.kind}) at {op.source} lies after it")
         if op.kind == "structural":
-            before, space = space, _space(graph, op.output, layer)
+            what = f"{op.name!r} at {op.source}"
+            before, space = space, _space(graph, op.output, layer, what)
             if before and not _keeps_all(graph, op):
-                _refuse(layer, f"{op.name!r} at {op.source} comes before the pool")
+                _refuse(layer, f"{what} comes before the pool")
         elif op.kind == "scale":
             if space and any(_varies(v, space, graph) for v in op.constants):
                 _refuse(layer, f"the scale at {op.source} varies over space")
@@ -51,15 +52,15 @@ def _refuse(layer: str, why: str) -> NoReturn:
     )
 
 
-def _space(graph: Graph, v: Any, layer: str) -> tuple[int, ...]:
-    """The axes of a value along which positions lie."""
+def _space(graph: Graph, v: Any, layer: str, what: str) -> tuple[int, ...]:
+    """The axes of a value, which ``what`` makes, along which positions lie."""
     axes = graph.places.axes[v]
     places = {"height", "width"}
     for axis in axes:
         if axis.spatial and axis.kinds & places and axis.before + axis.after:
             _refuse(layer, "tokens without a place in the image stand beside those of the patches")
         if (axis.kinds & places and not axis.kinds <= places) or "unknown" in axis.kinds:
-            _refuse(layer, f"positions lie among others in a value of shape {tuple(v.aval.shape)}")
+            _refuse(layer, f"{what}, which mixes positions with others, comes before the pool")
     return tuple(i for i, axis in enumerate(axes) if axis.kinds & places)
 
 

@@ -76,9 +76,9 @@ def guided_grad_cam(
     Reference: as for `grad_cam`.
 
     Example:
-        >>> import jax.numpy as jnp, jaxplain
+        >>> import jax, jax.numpy as jnp, jaxplain
         >>> def fn(x):
-        ...     return jaxplain.tag(x * 2., "features").sum((1, 2))
+        ...     return jaxplain.tag(jax.nn.relu(x * 2.), "features").sum((1, 2))
         >>> x = jnp.arange(4.).reshape(1, 2, 2, 1)
         >>> jaxplain.guided_grad_cam(fn, x, 0, layer="features")
         Array([[[ 0.,  4.],

@@ -106,16 +106,22 @@ class Diagonal:
     """The rule of scales and biases that fold into no layer.
 
     A batch norm is a linear layer with one weight for each unit, under ``linear``: a unit whose
-    contribution is negative gets nothing. All else passes the signal: scales alone, biases alone,
-    and what follows a norm.
+    contribution is negative gets nothing. A unit below 0, which only the signed form leads signal
+    to (of a normalised image, say), has the contributions below 0 as its own. All else passes the
+    signal: scales alone, biases alone, and what follows a norm.
     """
 
     linear: Excitation
 
     def __call__(self, op: DiagonalOp, g: jax.Array) -> tuple:
         run = op.run
-        batch_norm = run.varies and run.shifts and not run.after_norm
-        return self.linear(op, g) if batch_norm else op.passed(g)
+        if not (run.varies and run.shifts and not run.after_norm):
+            return op.passed(g)
+        (excited,), (passed,) = self.linear(op, g), op.passed(g)
+        if self.linear.form != "signed" or excited.shape != op.output.shape:
+            return (excited,)
+        own = (op.output < 0) & (op.map(op.a, op.weight) < 0)
+        return (jnp.where(own, passed, excited),)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -122,7 +122,7 @@ def options_of(name):
     if entry.random:
         options["key"] = jax.random.key(0)
     small = {"smooth-grad": {"samples": 2}, "integrated-gradients": {"steps": 2}}
-    small |= {"rise": {"masks": 4}, "occlusion": {"window": 4, "stride": 4}}
+    small |= {"rise": {"samples": 4}, "occlusion": {"window": 4, "stride": 4}}
     if name == "cam":
         options["layer"] = "last"
     return entry.function, options | small.get(name, {})

@@ -176,7 +176,8 @@ def test_guided_grad_cam_is_the_product(convnet, resize):
 
 def test_nearest_takes_rows_as_other_packages_do():
     """Row i of 5 reads row floor(i * 2 / 5)."""
-    fn = lambda x: jaxplain.tag(x[:, :2] * 1.0, "a").sum((1, 2)) + 0 * x.sum((1, 2))  # noqa: E731
+    relu = jax.nn.relu
+    fn = lambda x: jaxplain.tag(relu(x[:, :2]), "a").sum((1, 2)) + 0 * x.sum((1, 2))  # noqa: E731
     x = jnp.array([1.0, 2.0, 0.0, 0.0, 0.0]).reshape(1, 5, 1, 1)
     half = lambda v: fn(v) + v.sum((1, 2))  # noqa: E731
     maps = jaxplain.guided_grad_cam(half, x, 0, layer="a", resize="nearest")

@@ -153,8 +153,11 @@ def test_a_network_of_invertible_layers_returns_its_own_activations(x64):
     flow = jaxplain.naflow(invertible, x, 1, layer=names, solver=EXACT, details=True)
     _, acts = jaxplain.capture(invertible, names)(x)
     assert all(list(part) == names for part in flow)
-    for name in names:
+    acts["turned"] = acts["turned"].transpose(0, 2, 1, 3)  # feature maps are (B, h, w, C)
+    for name in names[:-1]:
         assert nets.relative_error(flow.features[name], acts[name]) < 1e-8, name
+    upright = acts["features"].transpose(0, 2, 1, 3)
+    assert nets.relative_error(flow.features["features"], upright) < 1e-8
     assert max(float(r.max()) for r in flow.residuals.values()) < 1e-9
     assert flow.iterations["turned"].min() > 0 and flow.iterations["conv"].max() == 0
 
@@ -379,7 +382,7 @@ def test_other_errors(convnet):
             jaxplain.LeastSquares(**options)
 
     def sorted_pixels(x):
-        return tag(jnp.sort(x, axis=1), "sorted").mean((1, 2))
+        return tag(jnp.sort(x, axis=-1), "sorted").mean((1, 2))
 
     with pytest.raises(UnsupportedOperationError, match="'sort'.*choose layers above it"):
         jaxplain.naflow(sorted_pixels, x, layer=["input", "sorted"])

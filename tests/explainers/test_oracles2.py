@@ -59,7 +59,7 @@ def _input_x_gradient(fn, x, signal, layer):
         return {"input": jaxplain.input_x_gradient(fn, x, signal, reduce=None)}
     maps = _gradient(fn, x, signal, layer=layer)
     acts = jaxplain.capture(fn, [v for v in layer if v != "input"])(x)[1] | {"input": x}
-    return {name: acts[name] * m for name, m in maps.items()}
+    return {name: acts[name].reshape(m.shape) * m for name, m in maps.items()}  # tokens as maps
 
 
 def _excitation(**options):
@@ -157,7 +157,8 @@ def test_case(x64, name, case_id):
     got = np.asarray(result(name, call_of(name, case))[case["layer"]])
     expected = arrays[f"case/{case_id}/expected"]
     if case["options"].get("reduce") == "sum":
-        got = got.sum(-1).reshape(expected.shape)  # tokens as a map
+        got = got.sum(-1)
+    got = got.reshape(expected.shape)  # ours are maps, of tokens too
     assert got.dtype == np.float64
     for mine, theirs in zip(got, expected, strict=True):
         error = np.abs(mine - theirs).max() / np.abs(theirs).max()

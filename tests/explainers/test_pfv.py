@@ -292,4 +292,4 @@ def test_errors(fn, x):
     with pytest.raises(ValueError, match="basis is one of 6 channels"):
         jaxplain.pfv_apply(fn, x, basis=dataclasses.replace(basis, layer="input", weight_layers=()))
     with pytest.raises(ValueError, match="NaN"):
-        jaxplain.pfv(fn, x.at[0, 0, 0, 0].set(jnp.nan))
+        jaxplain.pfv(fn, np.asarray(x.at[0, 0, 0, 0].set(jnp.nan)))

