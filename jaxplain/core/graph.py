@@ -169,7 +169,7 @@ class Graph:
         return self._naming.find(name)
 
     def name_of(self, v: Any) -> str:
-        return next((n for n, u in self.names.items() if u is v), "an unnamed value")
+        return self._naming.of(v)
 
     @functools.cached_property
     def places(self) -> Places:

@@ -15,12 +15,20 @@ class Naming(NamedTuple):
     """Names and the variables behind them, the best name of a value first.
 
     ``counts`` says how many values are numbered under a name (``"conv:0"``, ``"conv:1"`` ...), and
-    ``repeated`` which of those names are tags or module paths that occur more than once.
+    ``repeated`` which of those names are tags or module paths that occur more than once. ``moves``
+    are the numbered names of slices, concatenations and the like, which are listed nowhere but
+    needed where a default layer is such a value.
     """
 
     names: dict[str, Any]
     counts: dict[str, int]
     repeated: dict[str, str]
+    moves: dict[str, Any]
+
+    def of(self, v: Any) -> str:
+        """The best name of a value."""
+        both = (*self.names.items(), *self.moves.items())
+        return next((name for name, u in both if u is v), "an unnamed value")
 
     def find(self, name: str) -> Any:
         """The variable behind a layer's name."""
@@ -32,6 +40,8 @@ class Naming(NamedTuple):
         for candidate in (name, dotted):
             if candidate in self.names:
                 return self.names[candidate]
+        if name in self.moves:
+            return self.moves[name]
         counted = re.fullmatch(r"(.+):(-?\d+)", name)
         if counted and counted[1] in self.counts:
             n, i = self.counts[counted[1]], int(counted[2])
@@ -73,6 +83,7 @@ def name_values(inputs: Sequence[Any], ops: Sequence[Operation]) -> Naming:
     paths = _Paths()
     counted: dict[str, list] = {}
     numbered: list[tuple[str, int, Any]] = []
+    moves: dict[str, list] = {}
     for op in ops:
         floating = op.output.aval.dtype.kind in "fV"  # "V": bfloat16 and its like
         paths.add(op, op.output if floating else None)
@@ -85,6 +96,8 @@ def name_values(inputs: Sequence[Any], ops: Sequence[Operation]) -> Naming:
                 values = counted.setdefault(label, [])
                 numbered.append((label, len(values), op.output))
                 values.append(op.output)
+        elif op.name != "name":
+            moves.setdefault(op.name, []).append(op.output)
     names = {"input": inputs[0]} if inputs else {}
     repeated: dict[str, str] = {}
     counts = {label: len(values) for label, values in counted.items()}
@@ -100,7 +113,8 @@ def name_values(inputs: Sequence[Any], ops: Sequence[Operation]) -> Naming:
     for label, i, v in sorted(numbered, key=lambda n: n[0] in KINDS):  # the specific name first
         if label not in repeated:
             names.setdefault(f"{label}:{i}", v)
-    return Naming(names, counts, repeated)
+    moved = {f"{label}:{i}": v for label, values in moves.items() for i, v in enumerate(values)}
+    return Naming(names, counts, repeated, {n: v for n, v in moved.items() if n not in names})
 
 
 class _Paths:

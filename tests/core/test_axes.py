@@ -233,3 +233,19 @@ def test_last_layer_is_what_its_user_would_name(network, x):
 def test_no_place_no_layer():
     x = weight(1, 2, 1, 1, 6)
     assert places(lambda x: jax.nn.relu(x.reshape(2, 6)) @ weight(2, 6, 4), x).default() is None
+
+
+def test_a_last_layer_that_is_a_slice_has_a_name(x):
+    def network(x):
+        return jnp.pad(stem(x), ((0, 0), (1, 1), (0, 0), (0, 0)))[:, 1:-1].mean((1, 2)) @ weight(
+            1, 8, 4
+        )
+
+    def plain(x):
+        return stem(x).mean((1, 2)) @ weight(1, 8, 4)
+
+    last = places(network, x).graph.last_spatial
+    assert last.startswith("slice:")
+    maps = jaxplain.grad_cam(network, x, 1)
+    np.testing.assert_allclose(maps, jaxplain.grad_cam(plain, x, 1), rtol=1e-6)
+    np.testing.assert_array_equal(maps, jaxplain.grad_cam(network, x, 1, layer=last))
