@@ -97,6 +97,27 @@ class Operation:
         """Whether it is a layer with weights; interpolation has fixed ones, and is none."""
         return self.kind == "linear" and self.name in ("conv", "dense")
 
+    @property
+    def moves(self) -> tuple[Any, ...]:
+        """The equations that only move values between its one input and its output.
+
+        Under ``vmap`` a softmax or a norm may give its values in another order of axes.
+        """
+        if len(self.equations) == 1 or len(self.inputs) != 1:
+            return ()
+        found: dict[Any, tuple[Any, ...]] = {self.inputs[0]: ()}
+        for eqn in self.equations:
+            moves = of_class(eqn.primitive.name, "move") and len(eqn.invars) == 1
+            for v in eqn.invars:
+                if isinstance(v, _compat.Literal) or v not in found:
+                    continue
+                out = eqn.outvars[0]
+                if moves and out.aval.size == v.aval.size:
+                    found.setdefault(out, (*found[v], eqn))
+                elif out.aval.shape == v.aval.shape:
+                    found.setdefault(out, found[v])
+        return found.get(self.output, ())
+
     def evaluate(self, inputs: Any, constants: Any) -> list:
         """The operation's outputs from the values of ``inputs`` and ``constants``."""
         env = self._given(inputs, constants)

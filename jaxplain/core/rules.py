@@ -15,6 +15,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 
+from jaxplain.core import _compat
 from jaxplain.core.folding import Chain, Run, weight_axis
 from jaxplain.core.operations import KINDS, Operation
 
@@ -23,6 +24,10 @@ Rule = Callable[..., tuple]
 
 def pass_rule(op: BoundOp, g: jax.Array) -> tuple:
     """The signal passes unchanged (each unit has one child); a broadcast input gets its sum."""
+    for eqn in reversed(op.operation.moves):
+        shape = _compat.shape_of(eqn.invars[0].aval)
+        move = jax.linear_transpose(functools.partial(_compat.bind, eqn), shape)
+        (g,) = move([g.astype(shape.dtype)])
     return tuple(unbroadcast(g, a) for a in op.inputs)
 
 

@@ -375,3 +375,24 @@ def test_operations_that_only_move_values_conserve(x64, form):
     assert not [
         r for r in jaxplain.coverage(fn, x, jaxplain.rules.excitation_rules()) if r.kind == "opaque"
     ]
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_norm_whose_vmap_moves_its_axes(x64, axis):
+    """As `flax.nnx.dot_product_attention` has its softmax; the signal passes to the same units."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jax.nn.relu(jax.random.normal(keys[0], (2, 5, 5, 4)))
+    w, head = jax.random.normal(keys[1], (4, 6)), jax.random.normal(keys[2], (6, 3))
+
+    def norm(h):
+        return (h - h.mean(-1, keepdims=True)) * jax.lax.rsqrt(h.var(-1, keepdims=True) + 1e-6)
+
+    def network(norm, x):
+        return norm(jax.nn.relu(x @ w)).mean((1, 2)) @ head
+
+    # Height and width change places, which the mean over both undoes.
+    moving = partial(network, jax.vmap(norm, in_axes=axis, out_axes=3 - axis))
+    targets = jnp.array([[1, 2], [0, 1]])
+    for explain in (partial(jaxplain.excitation_backprop, layer="input"), jaxplain.lrp):
+        expected = explain(partial(network, norm), x, targets)
+        np.testing.assert_allclose(explain(moving, x, targets), expected, rtol=1e-9, atol=1e-12)
