@@ -38,6 +38,10 @@ class Places:
         axes = self.axes.get(v, ())
         return any(f.kind in ("height", "width", "unknown") for axis in axes for f in axis.factors)
 
+    def meaning(self, v: Any) -> str:
+        """What a value's axes mean: ``"B H W C"``, ``"tokens 14x14 + 1"``; ``?`` is unknown."""
+        return str(self.layouts.get(v) or " ".join(map(str, self.axes.get(v, ()))))
+
     def default(self) -> Any:
         """The last layer with a place in the image, as its user would name it; None if none has.
 
