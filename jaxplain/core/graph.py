@@ -214,7 +214,10 @@ class Graph:
 
     def describe(self, name: str) -> str:
         """A layer in a message: its name, shape, module and line."""
-        v = self.layer(name)
+        return self.describe_value(self.layer(name), name)
+
+    def describe_value(self, v: Any, name: str) -> str:
+        """The same of a value that need not have a name."""
         op = self.producer.get(v)
         place = f" ({op.place})" if op is not None and op.place else ""
         return f"the layer {name!r} of shape {tuple(v.aval.shape)}{place}"
@@ -233,6 +236,16 @@ class Graph:
     def last_spatial(self) -> str:
         """The last layer with a place in the image, see :meth:`Places.default`."""
         chosen = self.places.default()
+        lost = self.places.lost(chosen)
+        if lost is not None:
+            name = self.name_of(lost)
+            earlier = "" if chosen is None else f", or layer={self.name_of(chosen)!r} before it"
+            raise UnknownLayerError(
+                "the last layer with a place in the image cannot be told: it is not known where in "
+                f"the image the values of {self.describe_value(lost, name)} lie; name it with "
+                "layer=, and say how they lie with tokens=(height, width) or with a function from "
+                f"its values to maps (B, h, w, C){earlier}"
+            )
         if chosen is None:
             raise UnknownLayerError(
                 "the network has no layer of which it is known where in the image its values lie; "

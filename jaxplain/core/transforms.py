@@ -134,8 +134,10 @@ def layers(
     """
     graph = trace(fn, *inputs).graph
     if defaults is None:
-        last = graph.places.default()
-        defaults = {} if last is None else {"last": graph.name_of(last)}
+        places = graph.places
+        last = places.default()
+        told = last is not None and places.lost(last) is None
+        defaults = {"last": graph.name_of(last)} if told else {}
     rows = graph.layers(defaults)
     return Table(rows if all else filter(graph.in_view, rows), Layer._fields)
 
