@@ -23,6 +23,9 @@ from jax.extend import core as _core
 from jaxplain.core.errors import UnsupportedOperationError
 
 _source.register_exclusion(os.path.dirname(__file__))  # tag() is not the user's line
+#: Where a network is called from; and the folders of installed packages.
+_TRACE = os.path.join(os.path.dirname(__file__), "trace.py")
+_INSTALLED = {"site-packages", "dist-packages"}
 
 ClosedJaxpr: Any = _core.ClosedJaxpr  # pyright: ignore[reportPrivateImportUsage]
 Jaxpr = _core.Jaxpr
@@ -166,6 +169,23 @@ def users_frame(eqn: Any) -> tuple | None:
 def source_line(eqn: Any) -> str:
     """``file:line (function)`` of the user's code that made the equation."""
     return _source.summarize(eqn.source_info)
+
+
+def users_line(eqn: Any) -> str:
+    """The innermost line of no installed package: "" where nothing of the user's made it.
+
+    What called jaxplain is no part of the network, and not looked at.
+    """
+    traceback = eqn.source_info.traceback
+    codes, positions = traceback.raw_frames() if traceback else ([], [])
+    for code, position in zip(codes, positions, strict=True):
+        file = code.co_filename
+        if file == _TRACE and code.co_name != "tag":
+            break
+        if _source.is_user_filename(file) and not _INSTALLED & set(file.split(os.sep)):
+            frame = _source.raw_frame_to_frame(code, position)
+            return f"{file}:{frame.start_line} ({frame.function_name})"
+    return ""
 
 
 def mark(kind: str, value: Any) -> Any:

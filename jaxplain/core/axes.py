@@ -197,7 +197,10 @@ class Layout:
         if self.tokens:
             extra = f" + {self.prefix}" if self.prefix else ""
             return f"tokens {self.height}x{self.width}{extra}"
-        return " ".join(map(str, self.axes))
+        letters = list(map(str, self.axes))
+        if self.batch == 1 and letters[0] == "1":  # one image: nothing else leads
+            letters[0] = "B"
+        return " ".join(letters)
 
 
 def _nested(factors: list[Factor]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import threading
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from jaxplain.core import _compat
@@ -21,12 +22,14 @@ from jaxplain.core.spatial import Places
 
 
 class Layer(NamedTuple):
-    """A value in the network that has a name."""
+    """A value in the network that has a name, as :func:`jaxplain.layers` tells of it."""
 
     name: str
     shape: tuple[int, ...]
     dtype: str
+    meaning: str
     kind: str
+    default: tuple[str, ...]
     also: tuple[str, ...]
     source: str
 
@@ -142,9 +145,15 @@ class Graph:
         """The names of values, and the variables behind them."""
         return self._naming.names
 
-    @functools.cached_property
-    def layers(self) -> list[Layer]:
-        """Every named value in order of computation, under its first name."""
+    def layers(self, defaults: Mapping[str, str] | None = None) -> list[Layer]:
+        """Every named value in order of computation, under its first name.
+
+        ``defaults`` are kinds of layer, and the layers that they are.
+        """
+        marks: dict[Any, tuple[str, ...]] = {}
+        for kind, name in (defaults or {}).items():
+            v = self.layer(name)
+            marks[v] = (*marks.get(v, ()), kind)
         grouped: dict[Any, list[str]] = {}
         for name, v in self.names.items():
             grouped.setdefault(v, []).append(name)
@@ -154,8 +163,27 @@ class Graph:
                 first, *also = grouped[v]
                 kind, source = self._kind_and_source(v)
                 shape, dtype = tuple(v.aval.shape), v.aval.dtype.name
-                rows.append(Layer(first, shape, dtype, kind, tuple(also), source))
+                meaning, default = self.places.meaning(v), marks.get(v, ())
+                row = Layer(first, shape, dtype, meaning, kind, default, tuple(also), source)
+                rows.append(row)
         return rows
+
+    def in_view(self, row: Layer) -> bool:
+        """Whether a layer is one that most users look for.
+
+        That is a module or a tag whose values have more than one place in the image, or may have,
+        or a default; where nothing that has a name of its own has a place, whatever has one.
+        """
+        return row.name == "input" or bool(row.default) or row.name in self._in_view
+
+    @functools.cached_property
+    def _in_view(self) -> frozenset[str]:
+        placed = {
+            v for v, layout in self.places.layouts.items() if layout.height * layout.width > 1
+        }
+        found = {n for n, v in self.names.items() if v in placed or self.lacks_meaning(v)}
+        own = {n for n in found if not self._naming.counted(n)} - {"input"}
+        return frozenset(own or found)
 
     def _kind_and_source(self, v: Any) -> tuple[str, str]:
         op = self.producer.get(v)
@@ -180,19 +208,44 @@ class Graph:
         """How maps lie in a value; None where it has none, or nothing is known of its axes."""
         return self.places.layouts.get(v)
 
+    def lacks_meaning(self, v: Any) -> bool:
+        """Whether a value may hold maps, but it is not known how they lie in it."""
+        return len(v.aval.shape) > 2 and self.layout(v) is None and self.places.anywhere(v)
+
+    def describe(self, name: str) -> str:
+        """A layer in a message: its name, shape, module and line."""
+        return self.describe_value(self.layer(name), name)
+
+    def describe_value(self, v: Any, name: str) -> str:
+        """The same of a value that need not have a name."""
+        op = self.producer.get(v)
+        place = f" ({op.place})" if op is not None and op.place else ""
+        return f"the layer {name!r} of shape {tuple(v.aval.shape)}{place}"
+
     def check_place(self, name: str) -> None:
         """An error if a layer may hold maps, but it is not known how they lie in it."""
-        v = self.layer(name)
-        if len(v.aval.shape) > 2 and self.layout(v) is None and self.places.anywhere(v):
+        if self.lacks_meaning(self.layer(name)):
             raise ValueError(
-                f"it is not known where in the image the values of the layer {name!r}, of shape "
-                f"{tuple(v.aval.shape)}, lie; name a layer for which jaxplain.layers shows it"
+                f"it is not known where in the image the values of {self.describe(name)} lie; "
+                "say it with tokens=(height, width), or with a function from the values to maps "
+                "(B, h, w, C), where the method takes it, as grad_cam does; or name with layer= "
+                "one of which jaxplain.layers shows it"
             )
 
     @functools.cached_property
     def last_spatial(self) -> str:
         """The last layer with a place in the image, see :meth:`Places.default`."""
         chosen = self.places.default()
+        lost = self.places.lost(chosen)
+        if lost is not None:
+            name = self.name_of(lost)
+            earlier = "" if chosen is None else f", or layer={self.name_of(chosen)!r} before it"
+            raise UnknownLayerError(
+                "the last layer with a place in the image cannot be told: it is not known where in "
+                f"the image the values of {self.describe_value(lost, name)} lie; name it with "
+                "layer=, and say how they lie with tokens=(height, width) or with a function from "
+                f"its values to maps (B, h, w, C){earlier}"
+            )
         if chosen is None:
             raise UnknownLayerError(
                 "the network has no layer of which it is known where in the image its values lie; "

@@ -15,6 +15,7 @@ from jaxplain.core.effects import happen
 from jaxplain.core.graph import Graph
 from jaxplain.core.operations import Operation
 from jaxplain.core.rules import RuleSet, apply_rule
+from jaxplain.core.views import Rearranged, view
 
 
 @jax.tree_util.register_pytree_node_class
@@ -30,7 +31,10 @@ class Model:
     """
 
     def __init__(
-        self, graph: Graph, constants: Sequence[Any], views: Sequence[tuple[str, Layout]] = ()
+        self,
+        graph: Graph,
+        constants: Sequence[Any],
+        views: Sequence[tuple[str, Layout | Rearranged]] = (),
     ):
         """``views`` say how maps lie in layers of which the analysis of axes cannot know it."""
         self.whole, self.constants, self.views = graph, constants, dict(views)
@@ -167,7 +171,29 @@ class Model:
         """The variable behind a layer's name."""
         return self.whole.inputs[0] if name == "input" else self.graph.layer(name)
 
-    def layout(self, name: str) -> Layout | None:
+    def viewed(self, names: Sequence[str], tokens: Any) -> Model:
+        """The model with the word of the user on those of these layers that hold no known maps.
+
+        Raises:
+            TypeError, ValueError: ``tokens`` is needed and missing, is not needed, or does not fit.
+        """
+        if tokens is None:
+            for name in names:
+                if name not in self.views:
+                    self.graph.check_place(name)
+            return self
+        unknown = [name for name in names if self.graph.layout(self._inner(name)) is None]
+        if not unknown:
+            name = names[0]
+            raise ValueError(
+                f"tokens= is for layers of which it is not known how maps lie in them; "
+                f"{self.graph.describe(name)} is known to be "
+                f"{self.graph.places.meaning(self._inner(name))!r}: leave it out"
+            )
+        views = {**self.views, **{name: view(self.graph, name, tokens) for name in unknown}}
+        return Model(self.whole, self.constants, tuple(views.items()))
+
+    def layout(self, name: str) -> Layout | Rearranged | None:
         """How maps lie in a layer; None where its values have no place in the image."""
         return self.views.get(name) or self.graph.layout(self._inner(name))
 

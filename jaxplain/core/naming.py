@@ -30,6 +30,11 @@ class Naming(NamedTuple):
         both = (*self.names.items(), *self.moves.items())
         return next((name for name, u in both if u is v), "an unnamed value")
 
+    def counted(self, name: str) -> bool:
+        """Whether a name says only what kind of operation it is, and the how manieth."""
+        label, colon, _ = name.rpartition(":")
+        return bool(colon) and label in self.counts and label not in self.repeated
+
     def find(self, name: str) -> Any:
         """The variable behind a layer's name."""
         if not isinstance(name, str):

@@ -75,13 +75,19 @@ class Operation:
 
     @property
     def source(self) -> str:
-        return next(filter(None, map(_compat.source_line, reversed(self.equations))), "")
+        """The user's line that made it; "" of what only installed packages made."""
+        return next(filter(None, map(_compat.users_line, reversed(self.equations))), "")
 
     @property
     def place(self) -> str:
-        """Where it stands: the module's path, if it has one, and the user's line."""
+        """Where it stands: the module's path, if it has one, and the user's line.
+
+        Of what an installed package made, the package's line.
+        """
         path = ".".join(self.scopes)
-        return f"{path!r}, {self.source}" if path else self.source
+        lines = map(_compat.source_line, reversed(self.equations))
+        line = self.source or next(filter(None, lines), "")
+        return ", ".join(filter(None, (repr(path) if path else "", line)))
 
     @property
     def outputs(self) -> tuple[Any, ...]:

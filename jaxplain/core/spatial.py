@@ -38,6 +38,10 @@ class Places:
         axes = self.axes.get(v, ())
         return any(f.kind in ("height", "width", "unknown") for axis in axes for f in axis.factors)
 
+    def meaning(self, v: Any) -> str:
+        """What a value's axes mean: ``"B H W C"``, ``"tokens 14x14 + 1"``; ``?`` is unknown."""
+        return str(self.layouts.get(v) or " ".join(map(str, self.axes.get(v, ()))))
+
     def default(self) -> Any:
         """The last layer with a place in the image, as its user would name it; None if none has.
 
@@ -61,6 +65,23 @@ class Places:
             norm = self._norm_before(mixing, read)
             chosen = chosen if norm is None else norm
         return None if chosen is None else self._before_moves(chosen)
+
+    def lost(self, after: Any) -> Any:
+        """The last value of unknown meaning on the way from a value to the output; None if none.
+
+        Such a value may be what its user would call the last layer. ``after`` is the layer that is
+        taken by default, or None where there is none.
+        """
+        graph, read, scores = self.graph, self._read(), self._score_side()
+        start = graph.inputs[0] if after is None else after
+        behind = graph.downstream(frozenset([start]))
+        for op in reversed(graph.ops):
+            v = op.output
+            unknown = any("unknown" in axis.kinds for axis in self.axes.get(v, ()))
+            maps = unknown and v.aval.ndim > 2 and v.aval.dtype.kind in "fV"
+            if op in behind and maps and v in read - scores and not self._operand(v):
+                return v
+        return None
 
     def _read(self) -> set:
         """The values of whose positions any reaches the output; behind a class token none does."""

@@ -34,8 +34,8 @@ def tag(x: jax.Array, name: str) -> jax.Array:
     >>> def network(x):
     ...     hidden = jaxplain.tag(jnp.maximum(x, 0), "hidden")
     ...     return hidden.mean((1, 2))
-    >>> [row.name for row in jaxplain.layers(network, jnp.ones((1, 2, 2, 3)))][:3]
-    ['input', 'relu:0', 'hidden']
+    >>> [row.name for row in jaxplain.layers(network, jnp.ones((1, 2, 2, 3)))]
+    ['input', 'hidden']
     """
     from jax.ad_checkpoint import checkpoint_name
 

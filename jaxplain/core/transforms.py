@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -90,7 +90,7 @@ def split(fn: Callable, name: str, *inputs: Any) -> tuple[Callable, Callable]:
         if op in needed and op not in above_layer:
             raise ValueError(
                 f"the layer {name!r} is no cut of the network: the operation {op.name!r} at "
-                f"{op.source} reaches the output without passing through it; choose a layer "
+                f"{op.place} reaches the output without passing through it; choose a layer "
                 "outside the skip connection (the addition's output)"
             )
 
@@ -106,17 +106,40 @@ def split(fn: Callable, name: str, *inputs: Any) -> tuple[Callable, Callable]:
     return below, above
 
 
-def layers(fn: Callable, *inputs: Any) -> Table[Layer]:
-    """The named values of a network, in order: name, shape, dtype, kind, other names, source line.
+def layers(
+    fn: Callable, *inputs: Any, all: bool = False, defaults: Mapping[str, str] | None = None
+) -> Table[Layer]:
+    """The layers of a network, in order of computation.
 
     A layer is addressed by its tag (:func:`jaxplain.tag`), else by its module path, else by kind
-    and position (``"conv:-1"``, ``"relu:0"``).
+    and position (``"conv:-1"``, ``"relu:0"``). The rows say its name, shape and dtype; what its
+    axes mean (``"B H W C"``, ``"B C H W"``, ``"tokens 14x14 + 1"`` with a class token, ``?`` for
+    what is not known); its kind; what it is the default for; its other names; and the line of the
+    user's code that made it, which what is made in installed packages has not.
+
+    Args:
+        fn: a callable, a module, or a model of :func:`jaxplain.trace`.
+        inputs: examples of its arguments.
+        all: False lists the image, tags and modules with a place in the image (or, where that is
+            not known, a possible one), and the defaults; of a network without tags and modules,
+            whatever has a place. True lists every value that has a name.
+        defaults: kinds of layer and the layers that they are, to be marked, as in
+            ``dict(config.layers)`` of a network of `jaxplain.models`. None marks as ``"last"`` what
+            explainers with ``layer=None`` take for the last layer with a place in the image.
 
     >>> import jax, jax.numpy as jnp, jaxplain
-    >>> jaxplain.layers(lambda x: jax.nn.relu(x).sum(), jnp.ones(3))[1].name
-    'relu:0'
+    >>> network = lambda x: jaxplain.tag(jax.nn.relu(x), "out").mean((1, 2))
+    >>> [(row.name, row.meaning) for row in jaxplain.layers(network, jnp.ones((2, 4, 4, 3)))]
+    [('input', 'B H W C'), ('out', 'B H W C')]
     """
-    return Table(trace(fn, *inputs).graph.layers)
+    graph = trace(fn, *inputs).graph
+    if defaults is None:
+        places = graph.places
+        last = places.default()
+        told = last is not None and places.lost(last) is None
+        defaults = {"last": graph.name_of(last)} if told else {}
+    rows = graph.layers(defaults)
+    return Table(rows if all else filter(graph.in_view, rows), Layer._fields)
 
 
 class Covered(NamedTuple):

@@ -6,7 +6,7 @@ from typing import Literal, overload
 import jax
 
 from jaxplain.explainers._least_squares import LeastSquares as LeastSquares
-from jaxplain.explainers._types import Composite, Images, Layers, Network, Reduce, Targets
+from jaxplain.explainers._types import Composite, Images, Layers, Network, Reduce, Targets, Tokens
 from jaxplain.explainers.averaged_gradients import integrated_gradients as integrated_gradients
 from jaxplain.explainers.dense_attention import DenseAttention as DenseAttention
 from jaxplain.explainers.dense_attention import dense_attention as dense_attention
@@ -79,6 +79,7 @@ def ablation_cam(
     targets: Targets = None,
     *,
     layer: str | None = None,
+    tokens: Tokens = None,
     relative: bool = True,
     relu: bool = True,
     batch_size: int = 16,
@@ -90,6 +91,7 @@ def ablation_cam(
     targets: Targets = None,
     *,
     layer: Sequence[str],
+    tokens: Tokens = None,
     relative: bool = True,
     relu: bool = True,
     batch_size: int = 16,
@@ -121,6 +123,7 @@ def contrastive_deconvnet(
     targets: Targets = None,
     *,
     layer: str | None = "input",
+    tokens: Tokens = None,
     form: Literal["zeiler", "springenberg"] = "springenberg",
     classifier: str = "last_linear",
     reduce: Literal["max_abs", "sum", "l2"] = "max_abs",
@@ -133,6 +136,7 @@ def contrastive_deconvnet(
     targets: Targets = None,
     *,
     layer: Sequence[str],
+    tokens: Tokens = None,
     form: Literal["zeiler", "springenberg"] = "springenberg",
     classifier: str = "last_linear",
     reduce: Literal["max_abs", "sum", "l2"] = "max_abs",
@@ -145,6 +149,7 @@ def contrastive_gradient(
     targets: Targets = None,
     *,
     layer: str | None = "input",
+    tokens: Tokens = None,
     classifier: str = "last_linear",
     reduce: Literal["max_abs", "sum", "l2"] = "max_abs",
     class_chunk: int | None = None,
@@ -156,6 +161,7 @@ def contrastive_gradient(
     targets: Targets = None,
     *,
     layer: Sequence[str],
+    tokens: Tokens = None,
     classifier: str = "last_linear",
     reduce: Literal["max_abs", "sum", "l2"] = "max_abs",
     class_chunk: int | None = None,
@@ -167,6 +173,7 @@ def deconvnet(
     targets: Targets = None,
     *,
     layer: str | None = "input",
+    tokens: Tokens = None,
     form: Literal["zeiler", "springenberg"] = "zeiler",
     reduce: Reduce = "max_abs",
     class_chunk: int | None = None,
@@ -178,6 +185,7 @@ def deconvnet(
     targets: Targets = None,
     *,
     layer: Sequence[str],
+    tokens: Tokens = None,
     form: Literal["zeiler", "springenberg"] = "zeiler",
     reduce: Reduce = "max_abs",
     class_chunk: int | None = None,
@@ -189,6 +197,7 @@ def eigen_cam(
     targets: Targets = None,
     *,
     layer: str | None = None,
+    tokens: Tokens = None,
     centre: bool = False,
 ) -> jax.Array: ...
 @overload
@@ -198,6 +207,7 @@ def eigen_cam(
     targets: Targets = None,
     *,
     layer: Sequence[str],
+    tokens: Tokens = None,
     centre: bool = False,
 ) -> dict[str, jax.Array]: ...
 @overload
@@ -207,6 +217,7 @@ def excitation_backprop(
     targets: Targets = None,
     *,
     layer: str | None = None,
+    tokens: Tokens = None,
     contrastive: bool = False,
     residual: Literal["proportional", "excitation", "signed", "branch"] = "proportional",
     form: Literal["signed", "plain"] = "signed",
@@ -224,6 +235,7 @@ def excitation_backprop(
     targets: Targets = None,
     *,
     layer: Sequence[str],
+    tokens: Tokens = None,
     contrastive: bool = False,
     residual: Literal["proportional", "excitation", "signed", "branch"] = "proportional",
     form: Literal["signed", "plain"] = "signed",
@@ -269,6 +281,7 @@ def grad_cam(
     targets: Targets = None,
     *,
     layer: str | None = None,
+    tokens: Tokens = None,
     relu: bool = True,
     class_chunk: int | None = None,
 ) -> jax.Array: ...
@@ -279,6 +292,7 @@ def grad_cam(
     targets: Targets = None,
     *,
     layer: Sequence[str],
+    tokens: Tokens = None,
     relu: bool = True,
     class_chunk: int | None = None,
 ) -> dict[str, jax.Array]: ...
@@ -289,6 +303,7 @@ def grad_cam_plus_plus(
     targets: Targets = None,
     *,
     layer: str | None = None,
+    tokens: Tokens = None,
     eps: float = 0.0,
     relu: bool = False,
     class_chunk: int | None = None,
@@ -300,6 +315,7 @@ def grad_cam_plus_plus(
     targets: Targets = None,
     *,
     layer: Sequence[str],
+    tokens: Tokens = None,
     eps: float = 0.0,
     relu: bool = False,
     class_chunk: int | None = None,
@@ -311,6 +327,7 @@ def gradient(
     targets: Targets = None,
     *,
     layer: str | None = "input",
+    tokens: Tokens = None,
     reduce: Reduce = "max_abs",
     class_chunk: int | None = None,
 ) -> jax.Array: ...
@@ -321,6 +338,7 @@ def gradient(
     targets: Targets = None,
     *,
     layer: Sequence[str],
+    tokens: Tokens = None,
     reduce: Reduce = "max_abs",
     class_chunk: int | None = None,
 ) -> dict[str, jax.Array]: ...
@@ -331,6 +349,7 @@ def guided_backprop(
     targets: Targets = None,
     *,
     layer: str | None = "input",
+    tokens: Tokens = None,
     reduce: Reduce = "max_abs",
     class_chunk: int | None = None,
 ) -> jax.Array: ...
@@ -341,6 +360,7 @@ def guided_backprop(
     targets: Targets = None,
     *,
     layer: Sequence[str],
+    tokens: Tokens = None,
     reduce: Reduce = "max_abs",
     class_chunk: int | None = None,
 ) -> dict[str, jax.Array]: ...
@@ -351,6 +371,7 @@ def guided_grad_cam(
     targets: Targets = None,
     *,
     layer: str | None = None,
+    tokens: Tokens = None,
     resize: Literal["bilinear", "nearest"] = "bilinear",
     reduce: Reduce = "max_abs",
     class_chunk: int | None = None,
@@ -362,6 +383,7 @@ def guided_grad_cam(
     targets: Targets = None,
     *,
     layer: Sequence[str],
+    tokens: Tokens = None,
     resize: Literal["bilinear", "nearest"] = "bilinear",
     reduce: Reduce = "max_abs",
     class_chunk: int | None = None,
@@ -373,6 +395,7 @@ def hires_cam(
     targets: Targets = None,
     *,
     layer: str | None = None,
+    tokens: Tokens = None,
     relu: bool = False,
     class_chunk: int | None = None,
 ) -> jax.Array: ...
@@ -383,6 +406,7 @@ def hires_cam(
     targets: Targets = None,
     *,
     layer: Sequence[str],
+    tokens: Tokens = None,
     relu: bool = False,
     class_chunk: int | None = None,
 ) -> dict[str, jax.Array]: ...
@@ -393,6 +417,7 @@ def input_x_gradient(
     targets: Targets = None,
     *,
     layer: str | None = "input",
+    tokens: Tokens = None,
     reduce: Reduce = "sum",
     class_chunk: int | None = None,
 ) -> jax.Array: ...
@@ -403,6 +428,7 @@ def input_x_gradient(
     targets: Targets = None,
     *,
     layer: Sequence[str],
+    tokens: Tokens = None,
     reduce: Reduce = "sum",
     class_chunk: int | None = None,
 ) -> dict[str, jax.Array]: ...
@@ -413,6 +439,7 @@ def layer_cam(
     targets: Targets = None,
     *,
     layer: str | None = None,
+    tokens: Tokens = None,
     relu: bool = False,
     class_chunk: int | None = None,
 ) -> jax.Array: ...
@@ -423,6 +450,7 @@ def layer_cam(
     targets: Targets = None,
     *,
     layer: Sequence[str],
+    tokens: Tokens = None,
     relu: bool = False,
     class_chunk: int | None = None,
 ) -> dict[str, jax.Array]: ...
@@ -433,6 +461,7 @@ def lrp(
     targets: Targets = None,
     *,
     layer: str | None = "input",
+    tokens: Tokens = None,
     composite: Composite = "epsilon_plus",
     seed: Literal["score", "one"] = "score",
     box: tuple | None = None,
@@ -446,6 +475,7 @@ def lrp(
     targets: Targets = None,
     *,
     layer: Sequence[str],
+    tokens: Tokens = None,
     composite: Composite = "epsilon_plus",
     seed: Literal["score", "one"] = "score",
     box: tuple | None = None,
@@ -531,6 +561,7 @@ def relevance_cam(
     targets: Targets = None,
     *,
     layer: str | None = None,
+    tokens: Tokens = None,
     composite: Composite | None = None,
     contrastive: bool = True,
     relu: bool = False,
@@ -543,6 +574,7 @@ def relevance_cam(
     targets: Targets = None,
     *,
     layer: Sequence[str],
+    tokens: Tokens = None,
     composite: Composite | None = None,
     contrastive: bool = True,
     relu: bool = False,
@@ -555,6 +587,7 @@ def score_cam(
     targets: Targets = None,
     *,
     layer: str | None = None,
+    tokens: Tokens = None,
     weighting: Literal["softmax", "increase"] = "softmax",
     align_corners: bool = False,
     relu: bool = True,
@@ -567,6 +600,7 @@ def score_cam(
     targets: Targets = None,
     *,
     layer: Sequence[str],
+    tokens: Tokens = None,
     weighting: Literal["softmax", "increase"] = "softmax",
     align_corners: bool = False,
     relu: bool = True,
@@ -579,6 +613,7 @@ def smooth_grad(
     targets: Targets = None,
     *,
     layer: str | None = "input",
+    tokens: Tokens = None,
     key: jax.Array,
     samples: int = 25,
     noise: float = 0.15,
@@ -592,6 +627,7 @@ def smooth_grad(
     targets: Targets = None,
     *,
     layer: Sequence[str],
+    tokens: Tokens = None,
     key: jax.Array,
     samples: int = 25,
     noise: float = 0.15,
@@ -605,6 +641,7 @@ def winner_take_all(
     targets: Targets = None,
     *,
     layer: str | None = None,
+    tokens: Tokens = None,
     class_chunk: int | None = None,
 ) -> jax.Array: ...
 @overload
@@ -614,6 +651,7 @@ def winner_take_all(
     targets: Targets = None,
     *,
     layer: Sequence[str],
+    tokens: Tokens = None,
     class_chunk: int | None = None,
 ) -> dict[str, jax.Array]: ...
 @overload
@@ -623,6 +661,7 @@ def x_grad_cam(
     targets: Targets = None,
     *,
     layer: str | None = None,
+    tokens: Tokens = None,
     eps: float = 1e-07,
     relu: bool = False,
     class_chunk: int | None = None,
@@ -634,6 +673,7 @@ def x_grad_cam(
     targets: Targets = None,
     *,
     layer: Sequence[str],
+    tokens: Tokens = None,
     eps: float = 1e-07,
     relu: bool = False,
     class_chunk: int | None = None,

@@ -15,7 +15,7 @@ from jax.core import Tracer
 from jaxplain.core import Graph, Model, trace
 from jaxplain.core.hoist import hoist
 from jaxplain.core.numerics import class_scores
-from jaxplain.explainers._types import Baseline, Images, Layer, Network, Reduce, Targets
+from jaxplain.explainers._types import Baseline, Images, Layer, Network, Reduce, Targets, Tokens
 
 
 def run(
@@ -25,6 +25,7 @@ def run(
     targets: Targets,
     *,
     layer: Layer = None,
+    tokens: Tokens = None,
     class_chunk: int | None = None,
     arrays: tuple = (),
     **static: Any,
@@ -38,14 +39,19 @@ def run(
     model = trace(fn, x)
     targets = check_targets(model.whole, targets, x.shape[0])
     check_class_chunk(class_chunk)
-    layer = model.graph.last_spatial if layer is None else layer
+    if layer is None:
+        if tokens is not None:
+            raise ValueError(
+                "tokens= says how the values of a layer lie that is named; name it with layer="
+            )
+        layer = model.graph.last_spatial
     single = isinstance(layer, str)
     names = (layer,) if isinstance(layer, str) else tuple(layer)
     if not names:
         raise ValueError("layer is an empty sequence; name at least one layer")
     for name in names:
         model.variable(name)
-        model.graph.check_place(name)
+    model = model.viewed(names, tokens)
     result = run_traced(
         impl, model, x, targets, arrays=arrays, layers=names, class_chunk=class_chunk, **static
     )
@@ -57,20 +63,22 @@ def run_traced(
 ) -> Any:
     """``impl(model, x, targets, *arrays, **static)`` in the one internal jit."""
     options = tuple(static.items())
-    return _compiled(impl, options, model.whole, model.constants, x, targets, arrays)
+    views = tuple(model.views.items())
+    return _compiled(impl, options, views, model.whole, model.constants, x, targets, arrays)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _compiled(
     impl: Callable,
     options: tuple,
+    views: tuple,
     graph: Graph,
     constants: Sequence[Any],
     x: jax.Array,
     targets: Any,
     arrays: tuple,
 ) -> Any:
-    return impl(Model(graph, constants), x, targets, *arrays, **dict(options))
+    return impl(Model(graph, constants, views), x, targets, *arrays, **dict(options))
 
 
 def check_images(x: Any) -> jax.Array:

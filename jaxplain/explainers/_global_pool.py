@@ -24,21 +24,21 @@ def require_global_pool(graph: Graph, layer: str) -> None:
     reached = graph.downstream(frozenset([source]))
     for op in (op for op in graph.ops if op in reached):
         if len(op.inputs) > 1 or op.kind not in ("structural", "scale", "bias", "linear"):
-            _refuse(layer, f"{op.name!r} ({op.kind}) at {op.source} lies after it")
+            _refuse(layer, f"{op.name!r} ({op.kind}) at {op.place} lies after it")
         if op.kind == "structural":
-            what = f"{op.name!r} at {op.source}"
+            what = f"{op.name!r} at {op.place}"
             before, space = space, _space(graph, op.output, layer, what)
             if before and not _keeps_all(graph, op):
                 _refuse(layer, f"{what} comes before the pool")
         elif op.kind == "scale":
             if space and any(_varies(v, space, graph) for v in op.constants):
-                _refuse(layer, f"the scale at {op.source} varies over space")
+                _refuse(layer, f"the scale at {op.place} varies over space")
         elif op.weighted:
             classifiers += 1
             if space:
-                _refuse(layer, f"the {op.name} at {op.source} comes before the pool")
+                _refuse(layer, f"the {op.name} at {op.place} comes before the pool")
             if classifiers > 1:
-                _refuse(layer, f"the {op.name} at {op.source} is a second layer after the pool")
+                _refuse(layer, f"the {op.name} at {op.place} is a second layer after the pool")
         elif op.kind == "linear":
             space = _pool(op, space, layer)
     if space or not classifiers:
@@ -83,10 +83,10 @@ def _pool(op: Operation, space: tuple[int, ...], layer: str) -> tuple[int, ...]:
         area = math.prod(shape[axis] for axis in pooled)
         partial = any(window[axis] != shape[axis] for axis in pooled)
         if partial or op.output.aval.size * area != math.prod(shape):
-            _refuse(layer, f"the pool at {op.source} is not global")
+            _refuse(layer, f"the pool at {op.place} is not global")
     pooled = {axis for axis in pooled if shape[axis] > 1}
     if pooled != set(space):
-        _refuse(layer, f"the sum at {op.source} is not over all of space and nothing else")
+        _refuse(layer, f"the sum at {op.place} is not over all of space and nothing else")
     return ()
 
 

@@ -96,7 +96,7 @@ def position(graph: Graph, cuts: dict[Any, int], name: str) -> int:
     reason = ""
     if meeting is not None:
         reason = (
-            f": at the operation {meeting.name!r} at {meeting.source} it meets a path that "
+            f": at the operation {meeting.name!r} at {meeting.place} it meets a path that "
             "bypasses it"
         )
     raise UnknownLayerError(
@@ -211,7 +211,7 @@ def _least_squares(stage, constants, a, y, known, options):
         if op.kind == "opaque" or not jnp.issubdtype(stage.target.aval.dtype, jnp.floating):
             raise UnsupportedOperationError(
                 f"NAFlow cannot lead a feature map back through the operation {op.name!r} at "
-                f"{op.source}: it has no Jacobian that can be transposed; choose layers above it"
+                f"{op.place}: it has no Jacobian that can be transposed; choose layers above it"
             )
     function, parameters = functools.partial(_masked, stage), (constants, known)
     value, through = jax.jvp(functools.partial(function, parameters), (a,), (a,))

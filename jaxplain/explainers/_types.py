@@ -28,6 +28,9 @@ Targets: TypeAlias = (
 Layer: TypeAlias = str | Sequence[str] | None
 #: A layer or several; None is several, one at each resolution.
 Layers: TypeAlias = str | Sequence[str] | None
+#: How maps lie in a layer of which it is not known: the grid of its positions, row by row, or a
+#: function from its values to maps ``(B, h, w, C)``.
+Tokens: TypeAlias = tuple[int, int] | Callable[[jax.Array], jax.Array] | None
 #: Of one layer, or of each of several.
 Maps: TypeAlias = jax.Array | dict[str, jax.Array]
 #: What becomes of the channel axis.

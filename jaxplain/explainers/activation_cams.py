@@ -33,7 +33,7 @@ from jaxplain.explainers._common import (
     run,
     seeds,
 )
-from jaxplain.explainers._types import Images, Layer, Maps, Network, Targets
+from jaxplain.explainers._types import Images, Layer, Maps, Network, Targets, Tokens
 from jaxplain.explainers.cams import SPACE, _require_space
 from jaxplain.postprocess import resize
 
@@ -79,6 +79,7 @@ def score_cam(
     targets: Targets = None,
     *,
     layer: Layer = None,
+    tokens: Tokens = None,
     weighting: Literal["softmax", "increase"] = "softmax",
     align_corners: bool = False,
     relu: bool = True,
@@ -98,6 +99,8 @@ def score_cam(
         targets: None for the top class, an int, ``(B,)`` or ``(B, K)`` ints, or a float signal
             ``(B, N)`` or ``(B, K, N)`` over the scores.
         layer: None for the last layer with more than one position, a name, or a sequence of names.
+        tokens: where it is not known how maps lie in the layer: the grid ``(h, w)`` of its
+            positions, row by row, or a function from its values to maps ``(B, h, w, C)``.
         weighting: ``"softmax"`` or ``"increase"``, see above. With many channels the softmax of
             logits lets very few of them count. The authors' code uses the probability itself as the
             weight: give a ``fn`` that ends in a softmax, and ``"increase"``.
@@ -138,6 +141,7 @@ def score_cam(
         x,
         targets,
         layer=layer,
+        tokens=tokens,
         weighting=weighting,
         align_corners=bool(align_corners),
         relu=bool(relu),
@@ -194,6 +198,7 @@ def ablation_cam(
     targets: Targets = None,
     *,
     layer: Layer = None,
+    tokens: Tokens = None,
     relative: bool = True,
     relu: bool = True,
     batch_size: int = 16,
@@ -231,6 +236,7 @@ def ablation_cam(
         x,
         targets,
         layer=layer,
+        tokens=tokens,
         relative=bool(relative),
         relu=bool(relu),
         batch_size=positive_int("batch_size", batch_size),
@@ -284,7 +290,13 @@ def _eigen_cam(model, x, targets, *, layers, class_chunk, centre):
 
 
 def eigen_cam(
-    fn: Network, x: Images, targets: Targets = None, *, layer: Layer = None, centre: bool = False
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: Layer = None,
+    tokens: Tokens = None,
+    centre: bool = False,
 ) -> Maps:
     """Eigen-CAM (Muhammad and Yeasin 2020): the first principal component of the activations.
 
@@ -294,7 +306,7 @@ def eigen_cam(
     non-negative.
 
     Args:
-        fn, x, layer: as in `score_cam`.
+        fn, x, layer, tokens: as in `score_cam`.
         targets: they do not change the map; they are taken, and checked, so that the method can
             stand wherever an explainer does. ``(B, K)`` targets repeat it K times.
         centre: subtract each channel's mean over space first (pytorch-grad-cam does; the paper does
@@ -318,4 +330,4 @@ def eigen_cam(
         >>> jaxplain.eigen_cam(fn, x, layer="features").round(4)
         Array([[[ 5., 10.]]], dtype=float32)
     """
-    return run(_eigen_cam, fn, x, targets, layer=layer, centre=bool(centre))
+    return run(_eigen_cam, fn, x, targets, layer=layer, tokens=tokens, centre=bool(centre))

@@ -26,7 +26,16 @@ from jaxplain.explainers._common import (
     reduce_channels,
     run,
 )
-from jaxplain.explainers._types import Baseline, Images, Layer, Maps, Network, Reduce, Targets
+from jaxplain.explainers._types import (
+    Baseline,
+    Images,
+    Layer,
+    Maps,
+    Network,
+    Reduce,
+    Targets,
+    Tokens,
+)
 
 __all__ = ["integrated_gradients", "smooth_grad"]
 
@@ -61,6 +70,7 @@ def smooth_grad(
     targets: Targets = None,
     *,
     layer: Layer = "input",
+    tokens: Tokens = None,
     key: jax.Array,
     samples: int = 25,
     noise: float = 0.15,
@@ -106,6 +116,7 @@ def smooth_grad(
         x,
         targets,
         layer=layer,
+        tokens=tokens,
         class_chunk=class_chunk,
         arrays=(key,),
         samples=samples,

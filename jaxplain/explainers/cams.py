@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from jaxplain.core.numerics import positive
 from jaxplain.explainers._common import over_targets, run
 from jaxplain.explainers._global_pool import require_global_pool
-from jaxplain.explainers._types import Images, Layer, Maps, Network, Targets
+from jaxplain.explainers._types import Images, Layer, Maps, Network, Targets, Tokens
 
 __all__ = [
     "cam",
@@ -114,13 +114,14 @@ def _cams(model, x, targets, *, layers, class_chunk, method, relu, options=()):
     return over_targets(one, scores, targets, class_chunk)
 
 
-def _run(method, fn, x, targets, layer, relu, class_chunk, **options):
+def _run(method, fn, x, targets, layer, tokens, relu, class_chunk, **options):
     return run(
         _cams,
         fn,
         x,
         targets,
         layer=layer,
+        tokens=tokens,
         class_chunk=class_chunk,
         method=method,
         relu=bool(relu),
@@ -181,7 +182,7 @@ def cam(
         Array([[[ 0.,  6.],
                 [12., 18.]]], dtype=float32)
     """
-    return _run("cam", fn, x, targets, layer, relu, class_chunk)
+    return _run("cam", fn, x, targets, layer, None, relu, class_chunk)
 
 
 def grad_cam(
@@ -190,6 +191,7 @@ def grad_cam(
     targets: Targets = None,
     *,
     layer: Layer = None,
+    tokens: Tokens = None,
     relu: bool = True,
     class_chunk: int | None = None,
 ) -> Maps:
@@ -203,6 +205,8 @@ def grad_cam(
         targets: None for the top class, an int, ``(B,)`` or ``(B, K)`` ints, or a float signal
             ``(B, N)`` or ``(B, K, N)`` over the scores.
         layer: None for the last layer with more than one position, a name, or a sequence of names.
+        tokens: where it is not known how maps lie in the layer: the grid ``(h, w)`` of its
+            positions, row by row, or a function from its values to maps ``(B, h, w, C)``.
         relu: False keeps the negative part (captum's default, and pytorch-grad-cam before its
             scaling).
         class_chunk: how many of K classes to take at once, to bound memory; None takes all.
@@ -228,7 +232,7 @@ def grad_cam(
         >>> [round(float(v)) for v in jaxplain.grad_cam(fn, x, 0, layer="features").ravel()]
         [0, 2, 4, 6]
     """
-    return _run("grad_cam", fn, x, targets, layer, relu, class_chunk)
+    return _run("grad_cam", fn, x, targets, layer, tokens, relu, class_chunk)
 
 
 def grad_cam_plus_plus(
@@ -237,6 +241,7 @@ def grad_cam_plus_plus(
     targets: Targets = None,
     *,
     layer: Layer = None,
+    tokens: Tokens = None,
     eps: float = 0.0,
     relu: bool = False,
     class_chunk: int | None = None,
@@ -271,7 +276,9 @@ def grad_cam_plus_plus(
         Array([[[0. , 0.5],
                 [1. , 1.5]]], dtype=float32)
     """
-    return _run("grad_cam_plus_plus", fn, x, targets, layer, relu, class_chunk, eps=_eps(eps))
+    return _run(
+        "grad_cam_plus_plus", fn, x, targets, layer, tokens, relu, class_chunk, eps=_eps(eps)
+    )
 
 
 def x_grad_cam(
@@ -280,6 +287,7 @@ def x_grad_cam(
     targets: Targets = None,
     *,
     layer: Layer = None,
+    tokens: Tokens = None,
     eps: float = 1e-7,
     relu: bool = False,
     class_chunk: int | None = None,
@@ -308,7 +316,7 @@ def x_grad_cam(
         >>> [round(float(v)) for v in jaxplain.x_grad_cam(fn, x, 0, layer="features").ravel()]
         [0, 1, 2, 3]
     """
-    return _run("x_grad_cam", fn, x, targets, layer, relu, class_chunk, eps=_eps(eps))
+    return _run("x_grad_cam", fn, x, targets, layer, tokens, relu, class_chunk, eps=_eps(eps))
 
 
 def layer_cam(
@@ -317,6 +325,7 @@ def layer_cam(
     targets: Targets = None,
     *,
     layer: Layer = None,
+    tokens: Tokens = None,
     relu: bool = False,
     class_chunk: int | None = None,
 ) -> Maps:
@@ -341,7 +350,7 @@ def layer_cam(
         Array([[[0., 0.],
                 [2., 0.]]], dtype=float32)
     """
-    return _run("layer_cam", fn, x, targets, layer, relu, class_chunk)
+    return _run("layer_cam", fn, x, targets, layer, tokens, relu, class_chunk)
 
 
 def hires_cam(
@@ -350,6 +359,7 @@ def hires_cam(
     targets: Targets = None,
     *,
     layer: Layer = None,
+    tokens: Tokens = None,
     relu: bool = False,
     class_chunk: int | None = None,
 ) -> Maps:
@@ -375,4 +385,4 @@ def hires_cam(
         Array([[[ 0., -1.],
                 [ 2., -3.]]], dtype=float32)
     """
-    return _run("hires_cam", fn, x, targets, layer, relu, class_chunk)
+    return _run("hires_cam", fn, x, targets, layer, tokens, relu, class_chunk)

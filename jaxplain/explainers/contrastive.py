@@ -16,7 +16,7 @@ import jax
 from jaxplain import core
 from jaxplain.core.numerics import unit_l1
 from jaxplain.explainers._common import check_option, over_targets, reduce_channels, run
-from jaxplain.explainers._types import Images, Layer, Maps, Network, Targets
+from jaxplain.explainers._types import Images, Layer, Maps, Network, Targets, Tokens
 from jaxplain.rules import gradient_rules
 
 __all__ = ["contrastive_deconvnet", "contrastive_gradient"]
@@ -46,7 +46,7 @@ def _contrastive(model, x, targets, *, layers, class_chunk, rules, classifier, r
     return over_targets(one, scores, targets, class_chunk)
 
 
-def _run(fn, x, targets, layer, rules, classifier, reduce, class_chunk):
+def _run(fn, x, targets, layer, tokens, rules, classifier, reduce, class_chunk):
     check_option("reduce", reduce, ("max_abs", "sum", "l2"))
     return run(
         _contrastive,
@@ -54,6 +54,7 @@ def _run(fn, x, targets, layer, rules, classifier, reduce, class_chunk):
         x,
         targets,
         layer=layer,
+        tokens=tokens,
         class_chunk=class_chunk,
         rules=rules,
         classifier=classifier,
@@ -67,6 +68,7 @@ def contrastive_deconvnet(
     targets: Targets = None,
     *,
     layer: Layer = "input",
+    tokens: Tokens = None,
     form: Literal["zeiler", "springenberg"] = "springenberg",
     classifier: str = "last_linear",
     reduce: Literal["max_abs", "sum", "l2"] = "max_abs",
@@ -85,6 +87,8 @@ def contrastive_deconvnet(
             ``(B, N)`` or ``(B, K, N)`` over the scores.
         layer: where the maps are made: ``"input"`` as in the paper's comparison, the name of a
             layer, None for the last layer with more than one position, or a sequence of names.
+        tokens: where it is not known how maps lie in the layer: the grid ``(h, w)`` of its
+            positions, row by row, or a function from its values to maps ``(B, h, w, C)``.
         form: as in `deconvnet`; the paper uses Springenberg's (which is `guided_backprop`).
         reduce: what becomes of the channel axis before the norm: ``"max_abs"`` as in the paper,
             ``"sum"``, or ``"l2"``.
@@ -117,7 +121,7 @@ def contrastive_deconvnet(
     check_option("form", form, ("zeiler", "springenberg"))
     zeiler = form == "zeiler"
     rules = gradient_rules.deconvnet_rules() if zeiler else gradient_rules.guided_rules()
-    return _run(fn, x, targets, layer, rules, classifier, reduce, class_chunk)
+    return _run(fn, x, targets, layer, tokens, rules, classifier, reduce, class_chunk)
 
 
 def contrastive_gradient(
@@ -126,6 +130,7 @@ def contrastive_gradient(
     targets: Targets = None,
     *,
     layer: Layer = "input",
+    tokens: Tokens = None,
     classifier: str = "last_linear",
     reduce: Literal["max_abs", "sum", "l2"] = "max_abs",
     class_chunk: int | None = None,
@@ -145,4 +150,6 @@ def contrastive_gradient(
         >>> jaxplain.contrastive_gradient(fn, jnp.ones((1, 1, 2, 1)), 0)
         Array([[[0., 0.]]], dtype=float32)
     """
-    return _run(fn, x, targets, layer, core.RuleSet(fold=False), classifier, reduce, class_chunk)
+    return _run(
+        fn, x, targets, layer, tokens, core.RuleSet(fold=False), classifier, reduce, class_chunk
+    )

@@ -16,7 +16,7 @@ import jax
 
 from jaxplain.core.numerics import positive, unit_l1
 from jaxplain.explainers._common import check_option, over_targets, run
-from jaxplain.explainers._types import Images, Layer, Maps, Network, Targets
+from jaxplain.explainers._types import Images, Layer, Maps, Network, Targets, Tokens
 from jaxplain.rules.excitation import SHARES, ResidualShare, excitation_rules, winner_rules
 
 __all__ = ["excitation_backprop", "winner_take_all"]
@@ -28,6 +28,7 @@ def excitation_backprop(
     targets: Targets = None,
     *,
     layer: Layer = None,
+    tokens: Tokens = None,
     contrastive: bool = False,
     residual: Literal["proportional", "excitation", "signed", "branch"] = "proportional",
     form: Literal["signed", "plain"] = "signed",
@@ -53,6 +54,8 @@ def excitation_backprop(
             N), the prior P(A_0). For a score map the signal is spread by the softmax over space.
         layer: name of the layer of the map, or a sequence of names; None is the last spatial layer,
             ``"input"`` the image.
+        tokens: where it is not known how maps lie in the layer: the grid ``(h, w)`` of its
+            positions, row by row, or a function from its values to maps ``(B, h, w, C)``.
         contrastive: c-MWP instead of MWP.
         residual: how an addition shares the signal: ``"proportional"`` by magnitude,
             ``"excitation"`` ``(a_i)+ / sum (a)+`` (Eq. 6 with weights 1), ``"signed"`` by value,
@@ -97,6 +100,7 @@ def excitation_backprop(
         x,
         targets,
         layer=layer,
+        tokens=tokens,
         class_chunk=class_chunk,
         contrastive=bool(contrastive),
         residual=residual,
@@ -170,6 +174,7 @@ def winner_take_all(
     targets: Targets = None,
     *,
     layer: Layer = None,
+    tokens: Tokens = None,
     class_chunk: int | None = None,
 ) -> Maps:
     """Deterministic winner-take-all (d-WTA, Table 4): the one winner of each layer, a binary map.
@@ -186,7 +191,9 @@ def winner_take_all(
         >>> jaxplain.winner_take_all(network, x, 0, layer="relu:0")[0, 0].tolist()
         [1.0, 0.0]
     """
-    return run(_winner_take_all, fn, x, targets, layer=layer, class_chunk=class_chunk)
+    return run(
+        _winner_take_all, fn, x, targets, layer=layer, tokens=tokens, class_chunk=class_chunk
+    )
 
 
 def _winner_take_all(model, x, targets, *, layers, class_chunk):

@@ -17,7 +17,7 @@ import numpy as np
 from jaxplain.core import trace
 from jaxplain.core.numerics import class_scores, positive
 from jaxplain.explainers._common import check_images, over_targets, run
-from jaxplain.explainers._types import Images, Network, Targets
+from jaxplain.explainers._types import Images, Network, Targets, Tokens
 from jaxplain.explainers.cams import SPACE, _require_space
 
 __all__ = ["FittedCam", "fit_cam", "fitted_cam"]
@@ -78,7 +78,12 @@ def _pooled(model, x, targets, *, layers, class_chunk):
 
 
 def fit_cam(
-    fn: Network, batches: Iterable[Images], *, layer: str | None = None, ridge: float = 1e-3
+    fn: Network,
+    batches: Iterable[Images],
+    *,
+    layer: str | None = None,
+    tokens: Tokens = None,
+    ridge: float = 1e-3,
 ) -> FittedCam:
     """Regresses a network's scores on its pooled activations, over a data set (for `fitted_cam`).
 
@@ -95,6 +100,8 @@ def fit_cam(
             Batches of one shape share one compiled program. For a good fit there are several times
             as many images as channels, of all the classes.
         layer: where the channels are; None for the last layer with more than one position.
+        tokens: where it is not known how maps lie in the layer: the grid ``(h, w)`` of its
+            positions, row by row, or a function from its values to maps ``(B, h, w, C)``.
         ridge: strength of the regularisation. 0 is ordinary least squares.
 
     Returns:
@@ -126,7 +133,7 @@ def fit_cam(
         x = check_images(x)
         if layer is None:
             layer = trace(fn, x).graph.last_spatial
-        features, scores = run(_pooled, fn, x, None, layer=layer)
+        features, scores = run(_pooled, fn, x, None, layer=layer, tokens=tokens)
         dtype = jnp.promote_types(jnp.float32, scores.dtype)
         moments.add(np.asarray(features, np.float64), np.asarray(scores, np.float64))
     if layer is None or moments.count < 2:
@@ -176,7 +183,13 @@ def _fitted_cam(model, x, targets, weight, *, layers, class_chunk, relu):
 
 
 def fitted_cam(
-    fn: Network, x: Images, targets: Targets = None, *, fit: FittedCam, relu: bool = False
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    tokens: Tokens = None,
+    fit: FittedCam,
+    relu: bool = False,
 ) -> jax.Array:
     """CAM with fitted weights: ``sum_c w_c A_c`` at the layer of the fit.
 
@@ -188,6 +201,8 @@ def fitted_cam(
         x: float images ``(B, H, W, C)``.
         targets: None for the top class, an int, ``(B,)`` or ``(B, K)`` ints, or a float signal
             ``(B, N)`` or ``(B, K, N)`` over the scores.
+        tokens: where it is not known how maps lie in the layer: the grid ``(h, w)`` of its
+            positions, row by row, or a function from its values to maps ``(B, h, w, C)``.
         fit: the result of `fit_cam` for this network.
         relu: True keeps only the positive part.
 
@@ -209,4 +224,13 @@ def fitted_cam(
         >>> jaxplain.fitted_cam(fn, jnp.arange(2.).reshape(1, 1, 2, 1), 0, fit=fit)
         Array([[[0., 2.]]], dtype=float32)
     """
-    return run(_fitted_cam, fn, x, targets, layer=fit.layer, arrays=(fit.weight,), relu=bool(relu))
+    return run(
+        _fitted_cam,
+        fn,
+        x,
+        targets,
+        layer=fit.layer,
+        tokens=tokens,
+        arrays=(fit.weight,),
+        relu=bool(relu),
+    )

@@ -58,7 +58,7 @@ class _Term(NamedTuple):
 
 @functools.lru_cache(maxsize=64)
 def _find_terms(graph: core.Graph, implicit: bool) -> tuple[_Term, ...]:
-    names = {graph.layer(row.name): row.name for row in graph.layers}
+    names = {graph.layer(row.name): row.name for row in graph.layers()}
     terms: list[_Term] = []
     grouped: set[core.Operation] = set()
     for op in graph.ops:
@@ -118,7 +118,7 @@ def _offset(term: _Term, values: dict) -> jax.Array:
         linear = inputs[0] * pull(jnp.ones_like(output))[0]
     elif len(op.outputs) > 1 or op.name == "custom_vjp_call":
         raise core.UnsupportedOperationError(
-            f"full_grad finds no implicit bias of the operation {op.name!r} at {op.source}, which "
+            f"full_grad finds no implicit bias of the operation {op.name!r} at {op.place}, which "
             "has several outputs or a derivative of its own; use implicit=False to leave implicit "
             "biases out"
         )
@@ -163,7 +163,7 @@ def _layouts(graph: core.Graph, implicit: bool) -> dict[str, Any]:
             hint = ", or leave implicit biases out with implicit=False" if term.implicit else ""
             raise core.UnsupportedOperationError(
                 f"full_grad adds up maps, and it is not known where in the image the values of "
-                f"{term.name!r}, of shape {shape}, at {term.ops[-1].source} lie; "
+                f"{term.name!r}, of shape {shape}, at {term.ops[-1].place} lie; "
                 f"full_grad_terms gives the parts as they are{hint}"
             )
     return found

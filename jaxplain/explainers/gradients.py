@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import Literal
 
 from jaxplain.explainers._common import check_reduce, over_targets, reduce_channels, run
-from jaxplain.explainers._types import Images, Layer, Maps, Network, Reduce, Targets
+from jaxplain.explainers._types import Images, Layer, Maps, Network, Reduce, Targets, Tokens
 from jaxplain.rules import gradient_rules
 
 __all__ = [
@@ -45,6 +45,7 @@ def gradient(
     targets: Targets = None,
     *,
     layer: Layer = "input",
+    tokens: Tokens = None,
     reduce: Reduce = "max_abs",
     class_chunk: int | None = None,
 ) -> Maps:
@@ -59,6 +60,8 @@ def gradient(
             ``(B, N)`` or ``(B, K, N)`` over the scores.
         layer: where the gradient is taken: ``"input"``, the name of a layer, None for the last
             layer with more than one position, or a sequence of names.
+        tokens: where it is not known how maps lie in the layer: the grid ``(h, w)`` of its
+            positions, row by row, or a function from its values to maps ``(B, h, w, C)``.
         reduce: what becomes of the channel axis: ``"max_abs"``, ``"sum"``, ``"l2"`` (the Euclidean
             norm), or None, which keeps it and gives the signed gradient.
         class_chunk: how many of K classes to take at once, to bound memory; None takes all.
@@ -90,6 +93,7 @@ def gradient(
         x,
         targets,
         layer=layer,
+        tokens=tokens,
         class_chunk=class_chunk,
         reduce=check_reduce(reduce),
     )
@@ -101,6 +105,7 @@ def input_x_gradient(
     targets: Targets = None,
     *,
     layer: Layer = "input",
+    tokens: Tokens = None,
     reduce: Reduce = "sum",
     class_chunk: int | None = None,
 ) -> Maps:
@@ -125,6 +130,7 @@ def input_x_gradient(
         x,
         targets,
         layer=layer,
+        tokens=tokens,
         class_chunk=class_chunk,
         reduce=check_reduce(reduce),
         times_input=True,
@@ -137,6 +143,7 @@ def guided_backprop(
     targets: Targets = None,
     *,
     layer: Layer = "input",
+    tokens: Tokens = None,
     reduce: Reduce = "max_abs",
     class_chunk: int | None = None,
 ) -> Maps:
@@ -169,6 +176,7 @@ def guided_backprop(
         x,
         targets,
         layer=layer,
+        tokens=tokens,
         class_chunk=class_chunk,
         reduce=check_reduce(reduce),
         rules=gradient_rules.guided_rules(),
@@ -181,6 +189,7 @@ def deconvnet(
     targets: Targets = None,
     *,
     layer: Layer = "input",
+    tokens: Tokens = None,
     form: Literal["zeiler", "springenberg"] = "zeiler",
     reduce: Reduce = "max_abs",
     class_chunk: int | None = None,
@@ -223,6 +232,7 @@ def deconvnet(
         x,
         targets,
         layer=layer,
+        tokens=tokens,
         class_chunk=class_chunk,
         reduce=check_reduce(reduce),
         rules=rules,

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxplain.core.numerics import positive
 from jaxplain.explainers._common import check_reduce, over_targets, reduce_channels, run
-from jaxplain.explainers._types import Images, Layer, Maps, Network, Reduce, Targets
+from jaxplain.explainers._types import Images, Layer, Maps, Network, Reduce, Targets, Tokens
 from jaxplain.explainers.cams import SPACE, _grad_cam_map, _require_space
 from jaxplain.rules import gradient_rules
 
@@ -50,6 +50,7 @@ def guided_grad_cam(
     targets: Targets = None,
     *,
     layer: Layer = None,
+    tokens: Tokens = None,
     resize: Literal["bilinear", "nearest"] = "bilinear",
     reduce: Reduce = "max_abs",
     class_chunk: int | None = None,
@@ -92,6 +93,7 @@ def guided_grad_cam(
         x,
         targets,
         layer=layer,
+        tokens=tokens,
         class_chunk=class_chunk,
         resize=resize,
         reduce=check_reduce(reduce),

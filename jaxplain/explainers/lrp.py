@@ -6,7 +6,7 @@ from typing import Literal
 
 from jaxplain import core
 from jaxplain.explainers._common import over_targets, run
-from jaxplain.explainers._types import Composite, Images, Layer, Maps, Network, Targets
+from jaxplain.explainers._types import Composite, Images, Layer, Maps, Network, Targets, Tokens
 from jaxplain.rules import composites
 
 __all__ = ["lrp"]
@@ -28,6 +28,7 @@ def lrp(
     targets: Targets = None,
     *,
     layer: Layer = "input",
+    tokens: Tokens = None,
     composite: Composite = "epsilon_plus",
     seed: Literal["score", "one"] = "score",
     box: tuple | None = None,
@@ -47,6 +48,8 @@ def lrp(
             ``(B, N)`` or ``(B, K, N)`` over the scores.
         layer: where the relevance is taken: ``"input"``, the name of a layer, None for the last
             layer with more than one position, or a sequence of names.
+        tokens: where it is not known how maps lie in the layer: the grid ``(h, w)`` of its
+            positions, row by row, or a function from its values to maps ``(B, h, w, C)``.
         composite: which rule goes on which layer: a name (`jaxplain.rules.composites` has the
             table, and `jaxplain.rules.register_composite` adds to it), ``"module:builder"``, or any
             `RuleSet`, such as ``rules.composite("epsilon_plus", bias=False)`` or
@@ -99,6 +102,7 @@ def lrp(
         x,
         targets,
         layer=layer,
+        tokens=tokens,
         class_chunk=class_chunk,
         rules=composite,
         seed=seed,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxplain import core
 from jaxplain.core.numerics import positive
 from jaxplain.explainers._common import over_targets, run
-from jaxplain.explainers._types import Composite, Images, Layer, Maps, Network, Targets
+from jaxplain.explainers._types import Composite, Images, Layer, Maps, Network, Targets, Tokens
 from jaxplain.explainers.cams import SPACE, _require_space
 from jaxplain.rules import composites
 
@@ -38,6 +38,7 @@ def relevance_cam(
     targets: Targets = None,
     *,
     layer: Layer = None,
+    tokens: Tokens = None,
     composite: Composite | None = None,
     contrastive: bool = True,
     relu: bool = False,
@@ -54,6 +55,8 @@ def relevance_cam(
     Args:
         fn, x, targets: as in `grad_cam`.
         layer: None for the last layer with more than one position, a name, or a sequence of names.
+        tokens: where it is not known how maps lie in the layer: the grid ``(h, w)`` of its
+            positions, row by row, or a function from its values to maps ``(B, h, w, C)``.
         composite: which rule of LRP goes on which layer, as in `lrp`; None for z+ without biases,
             ``composites.composite("z_plus", bias=False)``.
         contrastive: False leaves out the other classes.
@@ -98,6 +101,7 @@ def relevance_cam(
         x,
         targets,
         layer=layer,
+        tokens=tokens,
         class_chunk=class_chunk,
         rules=rules,
         contrastive=bool(contrastive),

@@ -321,5 +321,13 @@ def test_default_run_writes_a_panel_and_says_what_it_saw(capsys):
 def test_layers_prints_the_table(capsys):
     assert cli.main(["layers"]) == 0
     out = capsys.readouterr().out
-    assert "(1, 224, 224, 3)" in out or "224" in out
-    assert len(out.splitlines()) > 50
+    table, _, marks = out.partition("\n\n")
+    rows = table.splitlines()
+    assert "1 x 224 x 224 x 3" in rows[1] and "B H W C" in rows[1]
+    assert any(row.startswith("head ") and "winner, last" in row for row in rows)
+    assert "excitation: blocks.4.2, the default of mwp, c-mwp" in marks.splitlines()
+    assert cli.main(["layers", "--all"]) == 0
+    whole = capsys.readouterr().out.partition("\n\n")[0].splitlines()
+    short, every = ({row.split()[0] for row in found[1:]} for found in (rows, whole))
+    assert short < every and {"classifier", "avgpool", "avg_pool:0"} <= every - short
+    assert not any(":" in name for name in short)

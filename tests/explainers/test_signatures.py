@@ -26,6 +26,7 @@ POSITIONAL = (
 KEYWORDS = (
     # where
     "layer",  # of the maps: a name, several, or None
+    "tokens",  # how maps lie in it, where that is not known
     "weight_layers",  # whose channel sums weight the result
     "last",  # where a flow through the layers starts
     # what was found before
