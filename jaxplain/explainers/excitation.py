@@ -98,6 +98,7 @@ def excitation_backprop(
         targets,
         layer=layer,
         class_chunk=class_chunk,
+        logits=False,
         contrastive=bool(contrastive),
         residual=residual,
         form=form,
@@ -186,7 +187,9 @@ def winner_take_all(
         >>> jaxplain.winner_take_all(network, x, 0, layer="relu:0")[0, 0].tolist()
         [1.0, 0.0]
     """
-    return run(_winner_take_all, fn, x, targets, layer=layer, class_chunk=class_chunk)
+    return run(
+        _winner_take_all, fn, x, targets, layer=layer, class_chunk=class_chunk, logits=False
+    )
 
 
 def _winner_take_all(model, x, targets, *, layers, class_chunk):

@@ -126,7 +126,7 @@ def fit_cam(
         x = check_images(x)
         if layer is None:
             layer = trace(fn, x).graph.last_spatial
-        features, scores = run(_pooled, fn, x, None, layer=layer)
+        features, scores = run(_pooled, fn, x, None, layer=layer, logits=False)
         dtype = jnp.promote_types(jnp.float32, scores.dtype)
         moments.add(np.asarray(features, np.float64), np.asarray(scores, np.float64))
     if layer is None or moments.count < 2:
@@ -209,4 +209,13 @@ def fitted_cam(
         >>> jaxplain.fitted_cam(fn, jnp.arange(2.).reshape(1, 1, 2, 1), 0, fit=fit)
         Array([[[0., 2.]]], dtype=float32)
     """
-    return run(_fitted_cam, fn, x, targets, layer=fit.layer, arrays=(fit.weight,), relu=bool(relu))
+    return run(
+        _fitted_cam,
+        fn,
+        x,
+        targets,
+        layer=fit.layer,
+        arrays=(fit.weight,),
+        logits=False,
+        relu=bool(relu),
+    )
