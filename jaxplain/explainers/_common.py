@@ -94,7 +94,7 @@ def warn_of_probabilities(graph: Graph) -> None:
         f"fn ends in a {op.name}: of a probability that rounds to 0 or 1 the gradient is 0, and so "
         "is the map; return the logits instead",
         UserWarning,
-        stacklevel=level - 1,
+        stacklevel=level,
     )
 
 
@@ -171,7 +171,9 @@ def check_targets(
         raise TypeError(
             f"targets must be class numbers (int) or a signal (float), not {targets.dtype}"
         )
-    fitting = {(*lead, *rest) for lead in _leads(batch, targets) for rest in ((classes,), shape[1:])}
+    fitting = {
+        (*lead, *rest) for lead in _leads(batch, targets) for rest in ((classes,), shape[1:])
+    }
     if targets.shape not in fitting:
         ends = dict.fromkeys((f"{classes}", ", ".join(map(str, shape[1:]))))
         allowed = [f"({batch}, {lead}{end})" for end in ends for lead in ("", "targets, ")]

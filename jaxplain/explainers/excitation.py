@@ -187,9 +187,7 @@ def winner_take_all(
         >>> jaxplain.winner_take_all(network, x, 0, layer="relu:0")[0, 0].tolist()
         [1.0, 0.0]
     """
-    return run(
-        _winner_take_all, fn, x, targets, layer=layer, class_chunk=class_chunk, logits=False
-    )
+    return run(_winner_take_all, fn, x, targets, layer=layer, class_chunk=class_chunk, logits=False)
 
 
 def _winner_take_all(model, x, targets, *, layers, class_chunk):
