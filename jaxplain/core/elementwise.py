@@ -208,7 +208,7 @@ def _recognise(x: np.ndarray, y: np.ndarray) -> str | None:
     if abs(last - 1) < 1e-2:  # the identity far to the right
         return _rectifier(x, y, close, at)
     bottom = float(np.min(y))
-    if top > 0 and abs(top + bottom) < 1e-3 * top and close(np.clip(x, bottom, top)):
+    if top > 0.1 and abs(top + bottom) < 1e-3 * top and close(np.clip(x, bottom, top)):
         return "hard_tanh"
     step = (y[_ZERO + 1] - at) / (x[_ZERO + 1] - x[_ZERO])
     if abs(at - 0.5) < 2e-3 and 0 < step <= 1 and close(np.clip(step * x + 0.5, 0, 1)):

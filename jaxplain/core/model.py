@@ -14,6 +14,7 @@ from jaxplain.core.axes import Layout
 from jaxplain.core.effects import happen
 from jaxplain.core.graph import Graph
 from jaxplain.core.operations import Operation
+from jaxplain.core.primitives import WITHOUT_GRADIENT
 from jaxplain.core.rules import RuleSet, apply_rule
 from jaxplain.core.views import Rearranged, view
 
@@ -214,6 +215,31 @@ class Model:
         scores, *acts = self.evaluate([x], outputs=[self.whole.outputs[0], *variables])
         return scores, {n: self.maps(n, a) for n, a in zip(layers, acts, strict=True)}
 
+    def check_gradient(
+        self, names: Sequence[str], rules: RuleSet | None = None, end: Any = None
+    ) -> None:
+        """An error if an operation without a gradient cuts layers off from the scores (or ``end``).
+
+        ``end`` is a value of the graph. Of a layer that it does not depend on, the signal is 0.
+        """
+        end = self.whole.outputs[0] if end is None else end
+        for name in names:
+            v = self.variable(name)
+            seen = self._seen_from_outside([end], {v: None}, {}, {})
+            if seen is None or _looks_inside(self.whole, rules, seen[1]):
+                graph, start, stop = self.graph, self._within(v), self._within(end)
+            else:
+                graph, (stop,), (start,) = self.whole, seen[0], seen[1]
+            assigned = graph.assign(rules, frozenset([start])) if rules else {}
+            cut = _cut(graph, start, stop, assigned)
+            if cut is not None:
+                raise ValueError(
+                    f"no gradient gets from the scores to {name!r}: {cut.name!r} at {cut.place} "
+                    "has none, as whole numbers, rounding, comparisons and arg max have not; "
+                    "explain a layer above it, or use a method without gradients, such as "
+                    "occlusion, rise or score_cam"
+                )
+
     def pullback(
         self, x: jax.Array, layers: Sequence[str], rules: RuleSet | None = None
     ) -> tuple[jax.Array, dict, Callable[[jax.Array], dict]]:
@@ -223,6 +249,7 @@ class Model:
         compiler drops everything below the lowest one. Activations and signals of layers with a
         place in the image are maps (B, h, w, C).
         """
+        self.check_gradient(layers, rules)
         values = {name: self.variable(name) for name in layers}
         scores, acts, pull = self.pull_values(x, values, rules)
 
@@ -282,6 +309,34 @@ def _needed(graph: Graph, outputs: Sequence[Any], given: Collection[Any]) -> set
             needed.add(op)
             wanted.update(v for v in op.inputs if v not in given)
     return needed
+
+
+def _cut(graph: Graph, start: Any, end: Any, assigned: dict) -> Operation | None:
+    """The first operation that has no gradient, if such ones cut ``start`` off from ``end``."""
+    if isinstance(end, _compat.Literal):
+        return None
+    reached, passed, cut = {start}, {start}, None
+    needed = _needed(graph, [end], ())
+    for op in graph.ops:
+        if op not in needed or not reached.intersection(op.inputs):
+            continue
+        reached.update(op.outputs)
+        if not passed.intersection(op.inputs):
+            continue
+        if op in assigned:
+            passed.update(filter(_is_inexact, op.outputs))
+        for eqn in () if op in assigned else op.equations:
+            if eqn.primitive.name not in WITHOUT_GRADIENT and any(
+                not isinstance(v, _compat.Literal) and v in passed for v in eqn.invars
+            ):
+                passed.update(filter(_is_inexact, eqn.outvars))
+        if cut is None and not passed.intersection(op.outputs):
+            cut = op
+    return None if end in passed or end not in reached else cut
+
+
+def _is_inexact(v: Any) -> bool:
+    return jax.numpy.issubdtype(v.aval.dtype, jax.numpy.inexact)
 
 
 def _looks_inside(whole: Graph, rules: RuleSet | None, added: dict) -> bool:

@@ -44,6 +44,22 @@ def stable_divide(p: jax.Array, z: jax.Array, eps: float) -> jax.Array:
     )
 
 
+def magnitude(v: jax.Array, axes: tuple[int, ...] | None = None) -> jax.Array:
+    """The power of two at the largest size of ``v``, 1 for zeros; the axes are kept, of size 1.
+
+    What is divided by it can be squared and summed without overflow, and loses no digit.
+
+    >>> import jax.numpy as jnp
+    >>> magnitude(jnp.array([[3.0, -9.0], [0.0, 0.0]]), (1,)).tolist()
+    [[8.0], [1.0]]
+    """
+    wide = jnp.promote_types(v.dtype, jnp.float32)
+    largest = jax.lax.stop_gradient(jnp.abs(v)).max(axes, keepdims=True).astype(wide)
+    usual = (largest >= jnp.finfo(wide).tiny) & jnp.isfinite(largest)
+    exponent = jnp.frexp(jnp.where(usual, largest, 1))[1] - 1
+    return jnp.where(usual, jnp.ldexp(jnp.ones((), wide), exponent), 1).astype(v.dtype)
+
+
 def all_but_batch(v: jax.Array) -> tuple[int, ...]:
     """The axes of a batch but the first: those over which an image's values are summed.
 

@@ -53,6 +53,9 @@ CLASS: dict[str, str] = {name: kind for kind, names in _TABLE.items() for name i
 #: Elementwise primitives that are affine in each single argument, the others being held.
 AFFINE = frozenset({"add", "add_any", "sub", "mul", "neg"})
 
+#: Primitives on floats whose derivative is 0 wherever there is one.
+WITHOUT_GRADIENT = frozenset({"stop_gradient", "sign", "floor", "ceil", "round"})
+
 #: Elementwise primitives on NumPy arrays in double precision; parameters come as keywords.
 ON_NUMPY: dict[str, Callable[..., Any]] = {
     "add": np.add,

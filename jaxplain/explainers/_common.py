@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,7 +16,7 @@ from jax.core import Tracer
 
 from jaxplain.core import Graph, Model, trace
 from jaxplain.core.hoist import hoist
-from jaxplain.core.numerics import class_scores
+from jaxplain.core.numerics import class_scores, magnitude
 from jaxplain.explainers._types import Baseline, Images, Layer, Network, Reduce, Targets, Tokens
 
 
@@ -28,17 +30,21 @@ def run(
     tokens: Tokens = None,
     class_chunk: int | None = None,
     arrays: tuple = (),
+    logits: bool = True,
     **static: Any,
 ) -> Any:
     """Check the arguments, trace ``fn`` and call ``impl`` inside the one internal jit.
 
     ``impl(model, x, targets, *arrays, layers=..., class_chunk=..., **static)`` returns a dict from
-    layer name to result; ``static`` values must be hashable.
+    layer name to result; ``static`` values must be hashable. ``logits`` says whether the method is
+    one for logits, so that a network that ends in a softmax is worth a warning.
     """
     x = check_images(x)
     model = trace(fn, x)
     targets = check_targets(model.whole, targets, x.shape[0])
     check_class_chunk(class_chunk)
+    if logits:
+        warn_of_probabilities(model.whole)
     if layer is None:
         if tokens is not None:
             raise ValueError(
@@ -81,6 +87,25 @@ def _compiled(
     return impl(Model(graph, constants, views), x, targets, *arrays, **dict(options))
 
 
+def warn_of_probabilities(graph: Graph) -> None:
+    """A warning if the scores are probabilities, which may have no gradient left."""
+    makers = {v: op for op in graph.ops for v in op.outputs}
+    op = makers.get(graph.outputs[0]) if not hasattr(graph.outputs[0], "val") else None
+    while op is not None and op.identity:
+        op = makers.get(op.inputs[0])
+    if op is None or op.name not in ("softmax", "sigmoid"):
+        return
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("jaxplain."):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(
+        f"fn ends in a {op.name}: of a probability that rounds to 0 or 1 the gradient is 0, and so "
+        "is the map; return the logits instead",
+        UserWarning,
+        stacklevel=level,
+    )
+
+
 def check_images(x: Any) -> jax.Array:
     """``x`` as a JAX array; an error unless it is a float batch (B, H, W, C).
 
@@ -92,6 +117,8 @@ def check_images(x: Any) -> jax.Array:
     if x.ndim != 4:
         hint = "; add a batch axis with x[None]" if x.ndim == 3 else ""
         raise ValueError(f"images must have the shape (B, H, W, C), not {x.shape}{hint}")
+    if not x.shape[0]:
+        raise ValueError(f"the batch holds no image: its shape is {x.shape}")
     if not _floating(x.dtype):
         raise TypeError(
             f"images must be floating point, preprocessed as the network expects, not {x.dtype}"
@@ -106,6 +133,9 @@ def check_targets(
 ) -> jax.Array | np.ndarray | None:
     """Targets as an array: None, ints () / (B,) / (B, K), or a float signal (B, N) / (B, K, N).
 
+    A signal over a score map may also say where: (B, H', W', N) / (B, K, H', W', N). What is not
+    on a device must be finite.
+
     ``traced_batch`` is the number of images that the graph was traced at, where it is another one.
     """
     if len(graph.outputs) != 1:
@@ -116,9 +146,14 @@ def check_targets(
             "fn must return scores (batch, classes) or a score map "
             f"(batch, height, width, classes), not shape {shape}"
         )
+    if not _floating(graph.outputs[0].aval.dtype):
+        raise TypeError(
+            f"fn must return floating-point scores, not {graph.outputs[0].aval.dtype}: whole "
+            "numbers have no gradient"
+        )
     if targets is None:
         return None
-    values = None
+    given, values = targets, None
     # In NumPy, so that the values can be checked under the user's own jit too. What a device still
     # computes is not waited for.
     if not isinstance(targets, jax.Array) or _is_here(targets):
@@ -144,12 +179,23 @@ def check_targets(
         raise TypeError(
             f"targets must be class numbers (int) or a signal (float), not {targets.dtype}"
         )
-    if targets.ndim not in (2, 3) or targets.shape[0] != batch or targets.shape[-1] != classes:
+    fitting = {
+        (*lead, *rest) for lead in _leads(batch, targets) for rest in ((classes,), shape[1:])
+    }
+    if targets.shape not in fitting:
+        ends = dict.fromkeys((f"{classes}", ", ".join(map(str, shape[1:]))))
+        allowed = [f"({batch}, {lead}{end})" for end in ends for lead in ("", "targets, ")]
         raise ValueError(
-            f"a signal must have the shape ({batch}, {classes}) or ({batch}, targets, "
-            f"{classes}), not {targets.shape}"
+            f"a signal must have the shape {' or '.join(allowed)}, not {targets.shape}"
         )
+    if not isinstance(given, jax.Array) and not np.isfinite(targets).all():
+        raise ValueError("the signal holds NaN or infinity; every entry must be finite")
     return targets
+
+
+def _leads(batch: int, targets: Any) -> tuple:
+    """The axes before those of the scores: the batch, and that of several targets."""
+    return (batch,), (batch, *targets.shape[1:2])
 
 
 @functools.cache
@@ -165,7 +211,8 @@ def _is_here(x: jax.Array) -> bool:
 def seeds(scores: jax.Array, targets: jax.Array | None) -> tuple[jax.Array, bool]:
     """The signals at the scores, and whether they have a leading axis of K targets.
 
-    A score map's signal is spread over space by the softmax of the class's scores.
+    A score map's signal that does not say where is spread over space by the softmax of the class's
+    scores.
     """
     space = tuple(range(1, scores.ndim - 1))
     if targets is None:
@@ -178,10 +225,11 @@ def seeds(scores: jax.Array, targets: jax.Array | None) -> tuple[jax.Array, bool
         signal = jnp.where(known[..., None], signal, jnp.nan)
     else:
         signal = targets.astype(scores.dtype)
-    several = signal.ndim == 3
+    over_map = bool(space) and signal.ndim > 3
+    several = signal.ndim == (scores.ndim + 1 if over_map else 3)
     if several:
         signal = jnp.moveaxis(signal, 1, 0)
-    if space:
+    if space and not over_map:
         signal = jnp.expand_dims(
             signal, tuple(range(signal.ndim - 1, signal.ndim - 1 + len(space)))
         )
@@ -256,10 +304,12 @@ def reduce_channels(signal: jax.Array, reduce: Reduce) -> jax.Array:
         return signal.sum(-1)
     if reduce == "max_abs":
         return jnp.abs(signal).max(-1)
-    square = jnp.square(signal).sum(-1)
+    scale = magnitude(signal, (-1,))
+    square = jnp.square(signal / scale).sum(-1)
     # The root has an infinite slope at 0, which would make the gradient of a map NaN.
     empty = square == 0
-    return jnp.where(empty, jnp.zeros_like(square), jnp.sqrt(jnp.where(empty, 1, square)))
+    root = jnp.where(empty, jnp.zeros_like(square), jnp.sqrt(jnp.where(empty, 1, square)))
+    return root * scale[..., 0]
 
 
 def positive_int(name: str, value: int) -> int:

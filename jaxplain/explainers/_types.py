@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 #: Images ``(B, H, W, C)`` to scores; an NNX module need not say that it can be called.
 Network: TypeAlias = Union[Callable[..., Any], "nnx.Module"]
 Images: TypeAlias = jax.Array | np.ndarray
-#: None, a class, ``(B,)`` or ``(B, K)`` classes, or a signal ``(B, N)`` or ``(B, K, N)``.
+#: None, a class, ``(B,)`` or ``(B, K)`` classes, or a signal ``(B, N)`` or ``(B, K, N)``,
+#: over a score map also ``(B, H', W', N)`` or ``(B, K, H', W', N)``.
 Targets: TypeAlias = (
     int | np.integer | jax.Array | np.ndarray | Sequence[int] | Sequence[Sequence[int]] | None
 )

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxplain import core
-from jaxplain.core.numerics import positive, safe_divide
+from jaxplain.core.numerics import magnitude, positive, safe_divide
 from jaxplain.explainers._common import (
     check_option,
     explained_score,
@@ -142,6 +142,7 @@ def score_cam(
         targets,
         layer=layer,
         tokens=tokens,
+        logits=False,  # its authors weight by probabilities
         weighting=weighting,
         align_corners=bool(align_corners),
         relu=bool(relu),
@@ -265,6 +266,8 @@ def _principal_jvp(primals, tangents):
 
 def _eigen_map(a: jax.Array, centre: bool) -> jax.Array:
     wide = a.astype(jnp.promote_types(a.dtype, jnp.float32))  # LAPACK has no half precision
+    scale = magnitude(wide, (1, 2, 3))  # squares of large values would overflow
+    wide = wide / scale
     flat = wide.reshape(len(a), -1, a.shape[-1])
     if centre:
         flat = flat - flat.mean(1, keepdims=True)
@@ -279,7 +282,8 @@ def _eigen_map(a: jax.Array, centre: bool) -> jax.Array:
         dead = square <= 0  # the root has an infinite slope at 0
         projected = jnp.where(dead, 0, jnp.sqrt(jnp.where(dead, 1, square))) * u
     agreement = (projected * wide.sum(-1).reshape(len(a), -1)).sum(1, keepdims=True)
-    return (projected * jnp.where(agreement < 0, -1, 1)).reshape(a.shape[:-1]).astype(a.dtype)
+    signed = (projected * jnp.where(agreement < 0, -1, 1)).reshape(a.shape[:-1])
+    return (signed * scale[..., 0]).astype(a.dtype)
 
 
 def _eigen_cam(model, x, targets, *, layers, class_chunk, centre):
@@ -330,4 +334,6 @@ def eigen_cam(
         >>> jaxplain.eigen_cam(fn, x, layer="features").round(4)
         Array([[[ 5., 10.]]], dtype=float32)
     """
-    return run(_eigen_cam, fn, x, targets, layer=layer, tokens=tokens, centre=bool(centre))
+    return run(
+        _eigen_cam, fn, x, targets, layer=layer, tokens=tokens, logits=False, centre=bool(centre)
+    )

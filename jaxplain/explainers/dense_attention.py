@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from jaxplain import postprocess
 from jaxplain.core import _compat, trace
+from jaxplain.core.numerics import magnitude
 from jaxplain.explainers._common import check_images, run_traced
 from jaxplain.explainers._stages import names, require_maps, stages
 from jaxplain.explainers._types import Images, Layers, Network
@@ -103,6 +104,7 @@ def dense_attention(fn: Network, x: Images, *, layer: Layers = None) -> DenseAtt
 
 
 def _maps(model, x, _, *, variables):
+    model.check_gradient([model.graph.name_of(v) for v in variables], None, variables[-1])
     zeros = [_compat.zeros_like_varying(v.aval.shape, v.aval.dtype, x) for v in variables]
     dtype = jnp.promote_types(x.dtype, jnp.float32)
 
@@ -130,4 +132,6 @@ def _attention(f: jax.Array, g: jax.Array) -> jax.Array:
     """Mean over channels of W^c f^2 + W^s f^2: (B, h, w)."""
     space = jax.nn.softmax(g.sum(-1, keepdims=True), axis=(1, 2))
     channel = jax.nn.softmax(g.sum((1, 2), keepdims=True), axis=-1)
-    return ((channel + space) * jnp.square(f)).mean(-1)
+    scale = magnitude(f, (1, 2, 3))
+    mean = ((channel + space) * jnp.square(f / scale)).mean(-1)
+    return mean * scale[..., 0] * scale[..., 0]  # the sum over channels may be too large, not this

@@ -102,6 +102,7 @@ def excitation_backprop(
         layer=layer,
         tokens=tokens,
         class_chunk=class_chunk,
+        logits=False,
         contrastive=bool(contrastive),
         residual=residual,
         form=form,
@@ -192,7 +193,14 @@ def winner_take_all(
         [1.0, 0.0]
     """
     return run(
-        _winner_take_all, fn, x, targets, layer=layer, tokens=tokens, class_chunk=class_chunk
+        _winner_take_all,
+        fn,
+        x,
+        targets,
+        layer=layer,
+        tokens=tokens,
+        class_chunk=class_chunk,
+        logits=False,
     )
 
 

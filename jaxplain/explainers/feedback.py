@@ -282,5 +282,6 @@ def _feedback(
             )
         }
 
+    model.check_gradient(["input"])
     open_scores, _ = model.forward(x)
     return over_targets(one, open_scores, targets, class_chunk)

@@ -133,7 +133,7 @@ def fit_cam(
         x = check_images(x)
         if layer is None:
             layer = trace(fn, x).graph.last_spatial
-        features, scores = run(_pooled, fn, x, None, layer=layer, tokens=tokens)
+        features, scores = run(_pooled, fn, x, None, layer=layer, tokens=tokens, logits=False)
         dtype = jnp.promote_types(jnp.float32, scores.dtype)
         moments.add(np.asarray(features, np.float64), np.asarray(scores, np.float64))
     if layer is None or moments.count < 2:
@@ -232,5 +232,6 @@ def fitted_cam(
         layer=fit.layer,
         tokens=tokens,
         arrays=(fit.weight,),
+        logits=False,
         relu=bool(relu),
     )

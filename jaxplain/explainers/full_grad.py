@@ -143,6 +143,7 @@ def _decomposed(model, x, implicit):
     values = dict(zip(needed, model.evaluate([x], outputs=list(needed)), strict=True))
     offsets = {t.name: _offset(t, values) for t in terms}
     ends = {t.name: t.end for t in terms}
+    model.check_gradient(["input"])
     scores, _, pull = model.pull_values(x, {"": model.graph.layer("input"), **ends})
 
     def one(seed):

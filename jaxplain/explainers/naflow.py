@@ -39,6 +39,7 @@ from jaxplain.explainers._common import (
     check_targets,
     over_targets,
     run_traced,
+    warn_of_probabilities,
 )
 from jaxplain.explainers._least_squares import LeastSquares
 from jaxplain.explainers._preimage import (
@@ -224,7 +225,9 @@ def _run(fn, x, targets, reference, layer, last, solver, details, class_chunk, s
     # Traced at one image and mapped over the batch: each is a least-squares problem of its own.
     model = trace(fn, x[:1])
     targets = check_targets(model.graph, targets, len(x), traced_batch=1)
-    if reference is not None:
+    if reference is None:
+        warn_of_probabilities(model.whole)
+    else:
         reference = _check_reference(model.graph, reference, x)
     layer = _default_layers(model.graph, last) if layer is None else layer
     single = isinstance(layer, str)
@@ -283,6 +286,7 @@ def _flow(model, x, targets, reference, *, layers, class_chunk, last, solver, si
     if targets is not None and targets.ndim == 0:
         targets = jnp.broadcast_to(targets, len(x))
     plan = _Plan(model, layers, last)
+    model.check_gradient([model.graph.last_spatial if last is None else last])
 
     def one(x, targets, reference):
         def lift(v):

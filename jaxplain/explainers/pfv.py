@@ -24,6 +24,7 @@ import numpy as np
 
 from jaxplain import postprocess
 from jaxplain.core import trace
+from jaxplain.core.numerics import magnitude
 from jaxplain.explainers._common import check_images, check_option, run_traced
 from jaxplain.explainers._principal import HIGHEST, from_covariance, principal, route_costs
 from jaxplain.explainers._stages import require_maps, size, stages
@@ -319,7 +320,10 @@ def _pfv(model, x, _, basis, *, variables, components, method):
     features, sums = _activations(model, x, variables)
     rows = features.reshape(-1, features.shape[-1])
     mean = rows.mean(0)
-    directions, singular_values = principal(rows - mean, components, method)
+    centred = rows - mean
+    scale = magnitude(centred)  # squares of large values would overflow
+    directions, singular_values = principal(centred / scale, components, method)
+    singular_values = singular_values * scale[0]
     basis = dataclasses.replace(
         basis,
         mean=mean,
@@ -369,7 +373,8 @@ def _features(features, sums, basis: PFVBasis, x) -> PrincipalFeatures:
 def _limits(v: jax.Array) -> tuple[jax.Array, jax.Array]:
     """What clipping at one standard deviation and min-max scaling make 0 and 1."""
     mean = v.mean()
-    spread = jnp.sqrt(jnp.square(v - mean).mean())
+    scale = magnitude(v - mean)
+    spread = (jnp.sqrt(jnp.square((v - mean) / scale).mean()) * scale).reshape(())
     return jnp.maximum(v.min(), mean - spread), jnp.minimum(v.max(), mean + spread)
 
 

@@ -35,6 +35,7 @@ __all__ = [
     "Gate",
     "ResidualShare",
     "excitation_rules",
+    "first_maximum",
     "winner",
     "winner_rules",
 ]
@@ -266,11 +267,29 @@ def excitation_rules(
             "affine": Diagonal(dataclasses.replace(linear, lower_bound=False)),
             "add": residual or ResidualShare(),
             "gate": Gate(),
+            "max_pool": first_maximum,
         },
         overrides=special,
         requires=_REQUIRED,
         fold=fold_scales,
     )
+
+
+def first_maximum(op: BoundOp, g: jax.Array) -> tuple:
+    """A max pool's signal goes to the first of its greatest inputs, as a windowed pool's does.
+
+    The gradient of ``jnp.max`` shares it among all that are equal.
+    """
+    if op.name != "reduce_max":
+        return op.vjp(g)
+    a, axes = op.a, op.operation.equations[-1].params["axes"]
+    kept = tuple(i for i in range(a.ndim) if i not in axes)
+    order = (*kept, *axes)
+    turned = a.transpose(order)
+    rows = turned.reshape(*(a.shape[i] for i in kept), -1)
+    won = jax.nn.one_hot(rows.argmax(-1), rows.shape[-1], dtype=g.dtype) * g[..., None]
+    back = tuple(order.index(i) for i in range(a.ndim))
+    return (won.reshape(turned.shape).transpose(back),)
 
 
 def winner(op: BoundOp, g: jax.Array) -> tuple:
@@ -306,5 +325,6 @@ def winner(op: BoundOp, g: jax.Array) -> tuple:
 def winner_rules() -> RuleSet:
     """The rule set of deterministic winner-take-all (Tsotsos et al. 1995)."""
     return RuleSet(
-        {**_PASSING, "linear": winner, "add": winner, "gate": Gate()}, requires=_REQUIRED
+        {**_PASSING, "linear": winner, "add": winner, "gate": Gate(), "max_pool": first_maximum},
+        requires=_REQUIRED,
     )
