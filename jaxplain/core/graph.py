@@ -106,6 +106,10 @@ class Graph:
         return frozenset(op for op in self.ops if any(map(is_scan, op.equations)))
 
     @functools.cached_property
+    def _has_scans(self) -> bool:
+        return any(map(is_scan, self.program.eqns))
+
+    @functools.cached_property
     def variables(self) -> frozenset:
         """All values that can be computed, perturbed or replaced."""
         made = (v for op in self.ops for v in op.outputs)
@@ -113,7 +117,7 @@ class Graph:
         return frozenset((*self.program.invars, *made, *fixed))
 
     def _unroll(self) -> tuple[Graph, dict, dict]:
-        if not any(map(is_scan, self.program.eqns)):
+        if not self._has_scans:
             return self, {}, {}
         with self._lock:  # variables belong to one graph: there must be only one
             if self._unrolled is None:
