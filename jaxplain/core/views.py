@@ -117,4 +117,5 @@ def _rearranged(
             "stay the first"
         )
     digest = hashlib.sha256(np.ascontiguousarray(order).tobytes()).digest()
-    return Rearranged(*order.shape, digest, function)
+    b, h, w, channels = order.shape
+    return Rearranged(b, h, w, channels, digest, function)
