@@ -74,7 +74,7 @@ class _Block(nnx.Module):
 
     def branch(self, x: jax.Array) -> jax.Array:
         """The convolutions that the shortcut passes by."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not say what its branch is.")
 
     def _make_shortcut(self, inputs, width, stride, options):
         outputs = width * self.expansion

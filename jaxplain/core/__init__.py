@@ -1,7 +1,8 @@
 """Trace, analyse, rewrite, tap. The core knows JAX; it knows no method and no model."""
 
 from jaxplain.core.errors import UnknownLayerError, UnsupportedOperationError, nearest
-from jaxplain.core.graph import Graph, Layer
+from jaxplain.core.graph import Graph
+from jaxplain.core.layer_table import Layer
 from jaxplain.core.model import Model
 from jaxplain.core.operations import KINDS, Operation
 from jaxplain.core.rules import BoundOp, Rule, RuleSet, pass_rule

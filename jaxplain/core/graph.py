@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import threading
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from jaxplain.core import _compat
 from jaxplain.core.axes import Layout
@@ -19,20 +18,6 @@ from jaxplain.core.naming import Naming, name_values
 from jaxplain.core.operations import Operation, classify
 from jaxplain.core.rules import Rule, RuleSet, pass_rule
 from jaxplain.core.spatial import Places
-
-
-class Layer(NamedTuple):
-    """A value in the network that has a name, as :func:`jaxplain.layers` tells of it."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    meaning: str
-    kind: str
-    default: tuple[str, ...]
-    also: tuple[str, ...]
-    source: str
-
 
 #: How messages write the names of operations.
 _TITLES = {"relu": "ReLU", "relu6": "ReLU6"}
@@ -149,52 +134,9 @@ class Graph:
         """The names of values, and the variables behind them."""
         return self._naming.names
 
-    def layers(self, defaults: Mapping[str, str] | None = None) -> list[Layer]:
-        """Every named value in order of computation, under its first name.
-
-        ``defaults`` are kinds of layer, and the layers that they are.
-        """
-        marks: dict[Any, tuple[str, ...]] = {}
-        for kind, name in (defaults or {}).items():
-            v = self.layer(name)
-            marks[v] = (*marks.get(v, ()), kind)
-        grouped: dict[Any, list[str]] = {}
-        for name, v in self.names.items():
-            grouped.setdefault(v, []).append(name)
-        rows = []
-        for v in [*self.inputs[:1], *(op.output for op in self.ops)]:
-            if v in grouped:
-                first, *also = grouped[v]
-                kind, source = self._kind_and_source(v)
-                shape, dtype = tuple(v.aval.shape), v.aval.dtype.name
-                meaning, default = self.places.meaning(v), marks.get(v, ())
-                row = Layer(first, shape, dtype, meaning, kind, default, tuple(also), source)
-                rows.append(row)
-        return rows
-
-    def in_view(self, row: Layer) -> bool:
-        """Whether a layer is one that most users look for.
-
-        That is a module or a tag whose values have more than one place in the image, or may have,
-        or a default; where nothing that has a name of its own has a place, whatever has one.
-        """
-        return row.name == "input" or bool(row.default) or row.name in self._in_view
-
-    @functools.cached_property
-    def _in_view(self) -> frozenset[str]:
-        placed = {
-            v for v, layout in self.places.layouts.items() if layout.height * layout.width > 1
-        }
-        found = {n for n, v in self.names.items() if v in placed or self.lacks_meaning(v)}
-        own = {n for n in found if not self._naming.counted(n)} - {"input"}
-        return frozenset(own or found)
-
-    def _kind_and_source(self, v: Any) -> tuple[str, str]:
-        op = self.producer.get(v)
-        if op is None:
-            return "input", ""
-        tagged = self.producer.get(op.inputs[0], op) if op.name == "name" else op
-        return tagged.name, op.source
+    def is_counted(self, name: str) -> bool:
+        """See :meth:`Naming.counted`."""
+        return self._naming.counted(name)
 
     def layer(self, name: str) -> Any:
         """The variable behind a layer's name."""

@@ -14,7 +14,7 @@ from jaxplain.core.axes import Layout
 from jaxplain.core.effects import happen
 from jaxplain.core.graph import Graph
 from jaxplain.core.operations import Operation
-from jaxplain.core.primitives import WITHOUT_GRADIENT
+from jaxplain.core.reach import first_cut, needed_for
 from jaxplain.core.rules import RuleSet, apply_rule
 from jaxplain.core.views import Rearranged, view
 
@@ -132,7 +132,7 @@ class Model:
             with _compat.equation_context(eqn):
                 values = _compat.bind(eqn, *(_read(env, v) for v in eqn.invars))
             env.update(zip(eqn.outvars, values, strict=True))
-        needed = _needed(graph, outputs, given)
+        needed = needed_for(graph, outputs, given)
         computed = {*env, *(v for op in needed for v in op.outputs)}
         effects = [effect for effect in graph.effects if effect.reads <= computed]
         wanted = {v for v in outputs if not isinstance(v, _compat.Literal)}
@@ -144,7 +144,7 @@ class Model:
 
     def needed(self, outputs: Sequence[Any], given: Collection[Any]) -> set[Operation]:
         """The operations that compute ``outputs`` from the inputs and the values ``given``."""
-        return _needed(self.graph, outputs, given)
+        return needed_for(self.graph, outputs, given)
 
     def _seen_from_outside(self, outputs: Any, *values: dict) -> tuple | None:
         """The same in terms of the graph with whole scans; None if one of the values is inside."""
@@ -231,7 +231,7 @@ class Model:
             else:
                 graph, (stop,), (start,) = self.whole, seen[0], seen[1]
             assigned = graph.assign(rules, frozenset([start])) if rules else {}
-            cut = _cut(graph, start, stop, assigned)
+            cut = first_cut(graph, start, stop, assigned)
             if cut is not None:
                 raise ValueError(
                     f"no gradient gets from the scores to {name!r}: {cut.name!r} at {cut.place} "
@@ -299,44 +299,6 @@ def _dtype(value: Any) -> Any:
 
 def _read(env: dict, atom: Any) -> Any:
     return atom.val if isinstance(atom, _compat.Literal) else env[atom]
-
-
-def _needed(graph: Graph, outputs: Sequence[Any], given: Collection[Any]) -> set[Operation]:
-    wanted = {v for v in outputs if not isinstance(v, _compat.Literal)} - set(given)
-    needed = set()
-    for op in reversed(graph.ops):
-        if any(v in wanted for v in op.outputs):
-            needed.add(op)
-            wanted.update(v for v in op.inputs if v not in given)
-    return needed
-
-
-def _cut(graph: Graph, start: Any, end: Any, assigned: dict) -> Operation | None:
-    """The first operation that has no gradient, if such ones cut ``start`` off from ``end``."""
-    if isinstance(end, _compat.Literal):
-        return None
-    reached, passed, cut = {start}, {start}, None
-    needed = _needed(graph, [end], ())
-    for op in graph.ops:
-        if op not in needed or not reached.intersection(op.inputs):
-            continue
-        reached.update(op.outputs)
-        if not passed.intersection(op.inputs):
-            continue
-        if op in assigned:
-            passed.update(filter(_is_inexact, op.outputs))
-        for eqn in () if op in assigned else op.equations:
-            if eqn.primitive.name not in WITHOUT_GRADIENT and any(
-                not isinstance(v, _compat.Literal) and v in passed for v in eqn.invars
-            ):
-                passed.update(filter(_is_inexact, eqn.outvars))
-        if cut is None and not passed.intersection(op.outputs):
-            cut = op
-    return None if end in passed or end not in reached else cut
-
-
-def _is_inexact(v: Any) -> bool:
-    return jax.numpy.issubdtype(v.aval.dtype, jax.numpy.inexact)
 
 
 def _looks_inside(whole: Graph, rules: RuleSet | None, added: dict) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -27,7 +28,7 @@ class Naming(NamedTuple):
 
     def of(self, v: Any) -> str:
         """The best name of a value."""
-        both = (*self.names.items(), *self.moves.items())
+        both = itertools.chain(self.names.items(), self.moves.items())
         return next((name for name, u in both if u is v), "an unnamed value")
 
     def counted(self, name: str) -> bool:

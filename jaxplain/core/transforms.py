@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxplain.core.graph import Layer
+from jaxplain.core.layer_table import Layer, layer_rows
 from jaxplain.core.model import Model
 from jaxplain.core.rules import RuleSet
 from jaxplain.core.table import Table
@@ -138,8 +138,7 @@ def layers(
         last = places.default()
         told = last is not None and places.lost(last) is None
         defaults = {"last": graph.name_of(last)} if told else {}
-    rows = graph.layers(defaults)
-    return Table(rows if all else filter(graph.in_view, rows), Layer._fields)
+    return Table(layer_rows(graph, defaults, all), Layer._fields)
 
 
 class Covered(NamedTuple):

@@ -15,9 +15,6 @@ import numpy as np
 from jaxplain.core.axes import Axes, Axis, Factor, Layout, single
 from jaxplain.core.graph import Graph
 
-#: A grid (height, width), or a function from a layer's values to maps (B, h, w, C).
-Tokens = tuple[int, int] | Callable[[jax.Array], jax.Array]
-
 
 @dataclasses.dataclass(frozen=True)
 class Rearranged:

@@ -19,7 +19,7 @@ from jaxplain.core.primitives import AFFINE, CLASS, is_identity, literal_number,
 #: An activation of more equations than this is not looked for.
 _LONGEST = 48
 _POWERS = {"rsqrt", "sqrt", "pow"}
-_JOINS = {"mul", "div", "sub", "add", "add_any", "select_n"}
+_JOINS = AFFINE - {"neg"} | {"div", "select_n"}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 from jax.core import Tracer
 
-from jaxplain.core import Graph, Model, trace
+from jaxplain.core import Graph, Model, _compat, trace
 from jaxplain.core.hoist import hoist
 from jaxplain.core.numerics import class_scores, magnitude
 from jaxplain.explainers._types import Baseline, Images, Layer, Network, Reduce, Targets, Tokens
@@ -89,10 +89,10 @@ def _compiled(
 
 def warn_of_probabilities(graph: Graph) -> None:
     """A warning if the scores are probabilities, which may have no gradient left."""
-    makers = {v: op for op in graph.ops for v in op.outputs}
-    op = makers.get(graph.outputs[0]) if not hasattr(graph.outputs[0], "val") else None
+    scores = graph.outputs[0]
+    op = None if isinstance(scores, _compat.Literal) else graph.producer.get(scores)
     while op is not None and op.identity:
-        op = makers.get(op.inputs[0])
+        op = graph.producer.get(op.inputs[0])
     if op is None or op.name not in ("softmax", "sigmoid"):
         return
     frame, level = sys._getframe(1), 2

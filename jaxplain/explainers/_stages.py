@@ -49,7 +49,7 @@ def stages(graph: Graph) -> list[Any]:
 
 def names(graph: Graph, variables: list) -> list[str]:
     """The variables' names; a value without one is called after its place, "stage1" onwards."""
-    known = {v for v in map(graph.layer, (row.name for row in graph.layers()))}
+    known = set(graph.names.values())
     return [graph.name_of(v) if v in known else f"stage{i}" for i, v in enumerate(variables, 1)]
 
 

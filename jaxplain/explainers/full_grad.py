@@ -58,7 +58,7 @@ class _Term(NamedTuple):
 
 @functools.lru_cache(maxsize=64)
 def _find_terms(graph: core.Graph, implicit: bool) -> tuple[_Term, ...]:
-    names = {graph.layer(row.name): row.name for row in graph.layers()}
+    names = {v: name for name, v in reversed(graph.names.items())}  # the first, the best, stays
     terms: list[_Term] = []
     grouped: set[core.Operation] = set()
     for op in graph.ops:

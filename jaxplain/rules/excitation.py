@@ -227,7 +227,7 @@ def _attend(op: BoundOp, g: jax.Array, value: int) -> tuple:
 
 
 _PASSING: dict[str, Rule] = dict.fromkeys(("scale", "bias", "activation", "normalise"), pass_rule)
-_REQUIRED = ("linear", "scale", "bias", "activation", "add", "gate", "normalise")
+_REQUIRED = (*_PASSING, "linear", "add", "gate")
 
 
 def excitation_rules(

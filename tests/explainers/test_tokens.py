@@ -8,6 +8,7 @@ import methods
 import nets
 import numpy as np
 import pytest
+from tracing import compilations
 
 import jaxplain
 from jaxplain.explainers.catalogue import CATALOGUE
@@ -106,23 +107,16 @@ def test_ablation_leaves_alone_what_is_no_map(x):
 
 
 def test_functions_made_anew_compile_nothing_anew_and_work_under_jit(x):
-    counted = []
-
-    def fn(x):
-        counted.append(x)
-        return network(True)(x)
-
-    model = jaxplain.trace(fn, x)
+    model = jaxplain.trace(network(True), x)
 
     def explain(model, x):
         return jaxplain.grad_cam(model, x, 1, layer="out", tokens=lambda v: grid(v))
 
     first = explain(model, x)
-    from jaxplain.explainers import _common
-
-    size = _common._compiled._cache_size()
-    np.testing.assert_array_equal(explain(model, x), first)
-    assert _common._compiled._cache_size() == size
+    with compilations() as compiled:
+        again = explain(model, x)
+    np.testing.assert_array_equal(again, first)
+    assert not compiled
     transposed = jaxplain.grad_cam(
         model, x, 1, layer="out", tokens=lambda v: grid(v)[:, ::-1]
     )  # another function of the same shape is another map
