@@ -1,0 +1,474 @@
+"""What each method should give on a network, worked out without jaxplain.
+
+Every check is ``check(subject) -> (what was compared, worst relative error)``. Only the name of the
+default layer, the masks of RISE and the parts of FullGrad, whose sum must be the score, are
+jaxplain's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxplain
+from benchmarks.third_party.networks import Cut, Network
+from jaxplain.explainers.catalogue import CATALOGUE
+from jaxplain.explainers.perturbation import draw_masks, make_mask
+
+CLASS = 1  # that is explained, of both images
+SAMPLES = 3
+Result = tuple[str, float]
+
+
+class NoCheckError(Exception):
+    """Nothing independent is known of this method on this network."""
+
+
+def error(found: Any, expected: Any) -> float:
+    """The largest difference, relative to the largest value of each image."""
+    found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
+    if found.shape != expected.shape or not np.isfinite(found).all():
+        return float("inf")
+    if not expected.any():
+        raise NoCheckError("what is expected is 0 everywhere: a map of nothing shows nothing")
+    axes = tuple(range(1, found.ndim))
+    size = np.abs(expected).max(axes, keepdims=True)
+    off = np.abs(found - expected)
+    worst = np.where(size > 0, off / np.where(size > 0, size, 1), np.where(off > 0, np.inf, 0))
+    return float(worst.max())
+
+
+def compiled(fn: Callable, x: jax.Array) -> Callable[[jax.Array], jax.Array]:
+    """``jax.jit`` of a function of arrays like x, its weights as arguments: nothing to fold."""
+    closed = jax.make_jaxpr(fn)(x)
+    run = jax.jit(functools.partial(jax.core.eval_jaxpr, closed.jaxpr))
+    weights = [jnp.asarray(v) for v in closed.consts]
+    return lambda x: run(weights, x)[0]
+
+
+class Subject:
+    """A network with what several checks need of it, each computed once."""
+
+    def __init__(self, network: Network):
+        self.network, self.x = network, network.x
+        self.fn = compiled(network.fn, network.x)
+        self.model = jaxplain.trace(network.fn, network.x)
+
+    def explain(self, method: str, **options: Any) -> Any:
+        entry = CATALOGUE[method]
+        explain = getattr(jaxplain, entry.function)
+        classes = (CLASS,) if entry.per_class else ()
+        return explain(self.model, self.x, *classes, **{**entry.options, **options})
+
+    @functools.cached_property
+    def layer(self) -> str:
+        """The default layer."""
+        return self.model.graph.last_spatial
+
+    @functools.cached_property
+    def cut(self) -> Cut:
+        """The framework's cut that has the values of the default layer."""
+        found = jaxplain.capture(self.model, [self.layer])(self.x)[1][self.layer]
+        for cut in self.network.cuts:
+            if error(found, compiled(cut.features, self.x)(self.x)) < 1e-6:
+                return cut
+        raise NoCheckError(f"the default layer {self.layer!r} is none of the cuts of the network")
+
+    @functools.cached_property
+    def activation(self) -> jax.Array:
+        return compiled(self.cut.features, self.x)(self.x)
+
+    @functools.cached_property
+    def slope(self) -> jax.Array:
+        """The gradient of the score at the cut."""
+        slope = jax.grad(lambda a: self.cut.head(a)[:, CLASS].sum())
+        return compiled(slope, self.activation)(self.activation)
+
+    @functools.cached_property
+    def dense(self) -> np.ndarray:
+        """The weights ``(C, N)`` of a head that is a global pool and a dense layer; else NoCheck."""
+        a = self.activation
+        positions, channels = a.shape[1] * a.shape[2], a.shape[3]
+        bias = self.cut.head(jnp.zeros_like(a[:1]))
+        basis = jnp.broadcast_to(jnp.eye(channels)[:, None, None], (channels, *a.shape[1:]))
+        weights = self.cut.head(basis.astype(a.dtype)) - bias
+        if error(self.cut.head(a), a.mean((1, 2)) @ weights + bias) > 1e-6 or positions == 1:
+            raise NoCheckError("the head is no global pool and dense layer")
+        return np.asarray(weights)
+
+    def grad(self, x: jax.Array) -> jax.Array:
+        return self._grad(x)
+
+    @functools.cached_property
+    def _grad(self) -> Callable[[jax.Array], jax.Array]:
+        return compiled(jax.grad(lambda v: self.network.fn(v)[:, CLASS].sum()), self.x)
+
+
+# ---------------------------------------------------------------- gradients
+
+
+def gradient(s: Subject) -> Result:
+    expected = jnp.abs(s.grad(s.x)).max(-1)
+    return "jax.grad", error(s.explain("gradient"), expected)
+
+
+def input_x_gradient(s: Subject) -> Result:
+    expected = (s.x * s.grad(s.x)).sum(-1)
+    return "jax.grad", error(s.explain("input-x-gradient"), expected)
+
+
+def smooth_grad(s: Subject) -> Result:
+    key = jax.random.key(5)
+    sigma = 0.15 * (s.x.max((1, 2, 3), keepdims=True) - s.x.min((1, 2, 3), keepdims=True))
+    noisy = [
+        s.x + sigma * jax.random.normal(k, s.x.shape, s.x.dtype)
+        for k in jax.random.split(key, SAMPLES)
+    ]
+    expected = jnp.abs(sum(map(s.grad, noisy)) / SAMPLES).max(-1)
+    return "jax.grad of noisy copies", error(
+        s.explain("smooth-grad", key=key, samples=SAMPLES), expected
+    )
+
+
+def integrated_gradients(s: Subject) -> Result:
+    nodes, weights = np.polynomial.legendre.leggauss(4)
+    total = sum(w / 2 * s.grad(s.x * (n + 1) / 2) for n, w in zip(nodes, weights, strict=True))
+    return "jax.grad along the path", error(
+        s.explain("integrated-gradients", steps=4), (s.x * total).sum(-1)
+    )
+
+
+@contextlib.contextmanager
+def _relus(passes: Callable[[jax.Array, jax.Array], jax.Array]) -> Iterator[None]:
+    """`jax.nn.relu` and `relu6` with another backward pass: what frameworks call."""
+
+    def replaced(forward: Callable) -> Callable:
+        @jax.custom_vjp
+        def relu(a: jax.Array) -> jax.Array:
+            return forward(a)
+
+        relu.defvjp(
+            lambda a: (forward(a), a),
+            lambda a, g: (passes(g, jax.vjp(forward, a)[1](jnp.ones_like(a))[0]),),
+        )
+        return relu
+
+    plain = {"relu": jax.nn.relu, "relu6": jax.nn.relu6}
+    with mock.patch.multiple(jax.nn, **{name: replaced(f) for name, f in plain.items()}):
+        yield
+
+
+def _guided(s: Subject, sign: float = 1.0, closed: bool = False) -> jax.Array:
+    """The gradient with ReLUs that pass positive signals only, where open (or anywhere)."""
+
+    def passes(g: jax.Array, is_open: jax.Array) -> jax.Array:
+        return jnp.maximum(g, 0) * (1 if closed else is_open)
+
+    with _relus(passes):  # a new function, that nothing is remembered of
+        return compiled(jax.grad(lambda v: sign * s.network.fn(v)[:, CLASS].sum()), s.x)(s.x)
+
+
+def guided_backprop(s: Subject) -> Result:
+    found = s.explain("guided-backprop")
+    return "jax.grad, ReLUs replaced", error(found, jnp.abs(_guided(s)).max(-1))
+
+
+def deconvnet(s: Subject) -> Result:
+    found = s.explain("deconvnet")
+    return "jax.grad, ReLUs replaced", error(found, jnp.abs(_guided(s, closed=True)).max(-1))
+
+
+def contrastive_deconvnet(s: Subject) -> Result:
+    found = s.explain("c-deconvnet")
+    # The classifier comes last in all of these networks: negating it negates the signal.
+    ahead, against = (jnp.abs(_guided(s, sign)).max(-1) for sign in (1.0, -1.0))
+    ahead, against = (m / m.sum((1, 2), keepdims=True) for m in (ahead, against))
+    return "jax.grad, ReLUs replaced", error(found, ahead - against)
+
+
+def feedback(s: Subject) -> Result:
+    found = s.explain("feedback", steps=1)
+    return "one sweep: jax.grad, ReLUs replaced", error(found, jnp.abs(_guided(s)).max(-1))
+
+
+def full_grad(s: Subject) -> Result:
+    found = s.explain("full-grad")
+    terms = jaxplain.full_grad_terms(s.model, s.x, CLASS)
+    total = sum(np.asarray(t).reshape(len(t), -1).sum(1) for t in terms.values())
+    complete = error(total, s.fn(s.x)[:, CLASS])
+    size, expected = s.x.shape[1:3], 0.0
+    for term in terms.values():
+        if term.ndim == 4 and term.shape[1] * term.shape[2] > 1:
+            m = jnp.abs(term)
+            low, high = m.min((1, 2), keepdims=True), m.max((1, 2), keepdims=True)
+            m = jnp.where(high > low, (m - low) / jnp.where(high > low, high - low, 1), 0).sum(-1)
+            expected = expected + jax.image.resize(m, (len(m), *size), "bilinear", antialias=False)
+    return "completeness; sum of the rescaled parts", max(complete, error(found, expected))
+
+
+# ---------------------------------------------------------------- maps at the last layer
+
+
+def _cam(method: str, combine: Callable, relu: bool = False) -> Callable[[Subject], Result]:
+    def check(s: Subject) -> Result:
+        found = s.explain(method)
+        expected = combine(s.activation, s.slope).sum(-1)
+        expected = jnp.maximum(expected, 0) if relu else expected
+        return "jax.grad at the framework's own layer", error(found, expected)
+
+    return check
+
+
+def _mean(g: jax.Array) -> jax.Array:
+    return g.mean((1, 2), keepdims=True)
+
+
+def _total(g: jax.Array) -> jax.Array:
+    return g.sum((1, 2), keepdims=True)
+
+
+def _plus_plus(a: jax.Array, g: jax.Array) -> jax.Array:
+    below = 2 * g**2 + _total(a) * g**3
+    alpha = jnp.where(below == 0, 0, g**2 / jnp.where(below == 0, 1, below))
+    return _total(jnp.maximum(g, 0) * alpha) * a
+
+
+def _x_weights(a: jax.Array, g: jax.Array) -> jax.Array:
+    return _total(g * a) / (_total(a) + 1e-7) * a
+
+
+def cam(s: Subject) -> Result:
+    found = s.explain("cam")
+    expected = s.activation @ s.dense[:, CLASS]
+    return "the classifier's weights", error(found, expected)
+
+
+def fitted_cam(s: Subject) -> Result:
+    weight = np.random.default_rng(1).normal(size=(s.activation.shape[-1], s.fn(s.x).shape[-1]))
+    fit = jaxplain.FittedCam(
+        jnp.asarray(weight), jnp.zeros(weight.shape[1]), jnp.ones(weight.shape[1]), s.layer
+    )
+    return "weights times activations", error(
+        s.explain("fitted-cam", fit=fit), s.activation @ weight[:, CLASS]
+    )
+
+
+def guided_grad_cam(s: Subject) -> Result:
+    found = s.explain("guided-grad-cam")
+    coarse = jnp.maximum((_mean(s.slope) * s.activation).sum(-1), 0)
+    fine = jax.image.resize(coarse, s.x.shape[:3], "bilinear", antialias=False)
+    return "jax.grad, ReLUs replaced; at the framework's own layer", error(
+        found, jnp.abs(_guided(s) * fine[..., None]).max(-1)
+    )
+
+
+def score_cam(s: Subject) -> Result:
+    found, a = s.explain("score-cam"), s.activation
+    masks = jax.image.resize(a, (*s.x.shape[:3], a.shape[-1]), "bilinear", antialias=False)
+    low, high = masks.min((1, 2), keepdims=True), masks.max((1, 2), keepdims=True)
+    masks = jnp.where(high > low, (masks - low) / jnp.where(high > low, high - low, 1), 0)
+    scores = jnp.stack([s.fn(s.x * masks[..., c, None])[:, CLASS] for c in range(a.shape[-1])], -1)
+    weights = jax.nn.softmax(scores, -1)[:, None, None]
+    return "masked forward passes", error(found, jnp.maximum((weights * a).sum(-1), 0))
+
+
+def ablation_cam(s: Subject) -> Result:
+    found, a = s.explain("ablation-cam"), s.activation
+    head = compiled(lambda a: s.cut.head(a)[:, CLASS], a)
+    whole = head(a)
+    lost = jnp.stack([whole - head(a.at[..., c].set(0)) for c in range(a.shape[-1])], -1)
+    weights = (lost / whole[:, None])[:, None, None]
+    return "forward passes without a channel", error(found, jnp.maximum((weights * a).sum(-1), 0))
+
+
+def eigen_cam(s: Subject) -> Result:
+    found, a = s.explain("eigen-cam"), np.asarray(s.activation)
+    u, values, _ = np.linalg.svd(a.reshape(len(a), -1, a.shape[-1]), full_matrices=False)
+    expected = (u[..., 0] * values[:, :1]).reshape(a.shape[:3])
+    sign = np.sign((expected * a.sum(-1)).sum((1, 2), keepdims=True))
+    return "numpy's SVD", error(found, expected * sign)
+
+
+def dense_attention(s: Subject) -> Result:
+    s.explain("dense-attention")  # at its own layers
+    found = s.explain("dense-attention", layer=s.layer).layers[s.layer]
+    _, h, w, channels = s.activation.shape
+    expected = (jnp.square(s.activation) * (1 / (h * w) + 1 / channels)).mean(-1)
+    return "uniform weights at the last layer", error(found, expected)
+
+
+def pfv(s: Subject) -> Result:
+    s.explain("pfv")  # at its own layers
+    found = s.explain("pfv", layer=s.layer, weight_layers=(), components=1).components[..., 0]
+    a = np.asarray(s.activation)
+    rows = a.reshape(-1, a.shape[-1])
+    u, values, _ = np.linalg.svd(rows - rows.mean(0), full_matrices=False)
+    expected = np.abs(u[:, 0] * values[0]).reshape(a.shape[:3])
+    return "numpy's SVD", error(np.abs(found), expected)
+
+
+def naflow(s: Subject) -> Result:
+    found = s.explain("naflow", layer=s.layer)
+    return "jax.grad at the framework's own layer", error(found, (s.slope * s.activation).sum(-1))
+
+
+# ---------------------------------------------------------------- shares
+
+
+def _shares(contributions: jax.Array) -> jax.Array:
+    """The positive part over its sum (axis 1), 0 where nothing is positive."""
+    positive = jnp.maximum(contributions, 0)
+    total = positive.sum(1, keepdims=True)
+    return jnp.where(total > 0, positive / jnp.where(total > 0, total, 1), 0)
+
+
+def _to_places(s: Subject, pooled: jax.Array) -> jax.Array:
+    """The signal of the pooled channels, led back through the pool."""
+    b, h, w, c = s.activation.shape
+    flat = s.activation.reshape(b, h * w, c)
+    return (_shares(flat) * pooled[:, None]).reshape(b, h, w, c)
+
+
+def _winning(s: Subject, sign: float = 1.0) -> jax.Array:
+    return _shares(s.activation.mean((1, 2)) * sign * s.dense[:, CLASS])
+
+
+def mwp(s: Subject) -> Result:
+    found = s.explain("mwp")
+    try:
+        expected = _to_places(s, _winning(s)).sum(-1)
+    except NoCheckError:
+        total = found.sum((1, 2))
+        return "conservation of the signal", error(total, jnp.ones_like(total))
+    return "Eq. 6 by hand, through pool and classifier", error(found, expected)
+
+
+def c_mwp(s: Subject) -> Result:
+    found = s.explain("c-mwp")
+    try:
+        expected = _to_places(s, _winning(s) - _winning(s, -1.0)).sum(-1)
+    except NoCheckError:  # what the class wins, the others lose
+        total = s.explain("c-mwp", channels=True).sum((1, 2, 3))
+        return "conservation of the signal", float(jnp.abs(total).max())
+    return "Eqs. 6 and 9 by hand, through pool and classifier", error(
+        found, jnp.maximum(expected, 0)
+    )
+
+
+def d_wta(s: Subject) -> Result:
+    found, a = s.explain("d-wta"), np.asarray(s.activation)
+    try:
+        channel = (a.mean((1, 2)) * s.dense[:, CLASS]).argmax(-1)
+    except NoCheckError:
+        found = np.sort(np.asarray(found).reshape(len(found), -1))
+        return "one winner", error(found, np.eye(found.shape[1])[[-1] * len(found)])
+    expected = np.zeros(a.shape[:3])
+    for image, c in enumerate(channel):
+        expected[image].flat[a[image, :, :, c].argmax()] = 1
+    return "the largest contributions, by hand", error(found, expected)
+
+
+def lrp(s: Subject) -> Result:
+    s.explain("lrp")  # its own composite
+    if not s.network.relus:
+        rules = jaxplain.rules.composite("epsilon", bias=False)
+        total = s.explain("lrp", composite=rules).sum((1, 2))
+        return "conservation of the score", error(total, s.fn(s.x)[:, CLASS])
+    epsilon = s.explain("lrp", composite="epsilon")
+    return "epsilon is input x gradient", error(epsilon, (s.x * s.grad(s.x)).sum(-1))
+
+
+def relevance_cam(s: Subject) -> Result:
+    found = s.explain("relevance-cam")
+    others = s.fn(s.x).shape[1] - 1
+    seed = jnp.full(others + 1, -1 / others).at[CLASS].set(1)
+    try:
+        pooled = s.activation.mean((1, 2))[..., None] * s.dense
+    except NoCheckError:
+        rules = jaxplain.rules.composite("z_plus", bias=False)
+        each = jaxplain.lrp(
+            s.model,
+            s.x,
+            jnp.broadcast_to(jnp.eye(others + 1), (len(s.x), others + 1, others + 1)),
+            layer=s.layer,
+            composite=rules,
+            seed="one",
+            channels=True,
+        )
+        total = each.sum((2, 3, 4))
+        expected = (_total(jnp.einsum("bkhwc,k->bhwc", each, seed)) * s.activation).sum(-1)
+        return "conservation of each class's relevance", max(
+            error(total, jnp.ones_like(total)), error(found, expected)
+        )
+    relevance = _to_places(s, (_shares(pooled) * seed).sum(-1))
+    return "z+ by hand, through pool and classifier", error(
+        found, (_total(relevance) * s.activation).sum(-1)
+    )
+
+
+# ---------------------------------------------------------------- perturbation
+
+
+def occlusion(s: Subject) -> Result:
+    size = s.x.shape[1:3]
+    window = step = max(size) // 3
+    found = s.explain("occlusion", window=window, stride=step)
+    total = np.zeros(s.x.shape[:3])
+    whole = s.fn(s.x)[:, CLASS]
+    for top in range(0, size[0], step):
+        for left in range(0, size[1], step):
+            here = (slice(None), slice(top, top + window), slice(left, left + window))
+            drop = whole - s.fn(s.x.at[here].set(0))[:, CLASS]
+            total[here] = np.asarray(drop)[:, None, None]
+    return "masked forward passes", error(found, total)
+
+
+def rise(s: Subject) -> Result:
+    key, size = jax.random.key(5), s.x.shape[1:3]
+    found = s.explain("rise", key=key, samples=SAMPLES)
+    drawn = draw_masks(key, SAMPLES, size, (7, 7), 0.5)
+    masks = [make_mask(cells, shift, size) for cells, shift in zip(*drawn, strict=True)]
+    scores = jnp.stack([s.fn(s.x * m[..., None].astype(s.x.dtype))[:, CLASS] for m in masks])
+    expected = jnp.einsum("ib,iyx->byx", scores - scores.mean(0), jnp.stack(masks))
+    return "masked forward passes", error(found, expected / (SAMPLES * 0.5))
+
+
+CHECKS: dict[str, Callable[[Subject], Result]] = {
+    "mwp": mwp,
+    "c-mwp": c_mwp,
+    "d-wta": d_wta,
+    "c-deconvnet": contrastive_deconvnet,
+    "gradient": gradient,
+    "input-x-gradient": input_x_gradient,
+    "smooth-grad": smooth_grad,
+    "integrated-gradients": integrated_gradients,
+    "guided-backprop": guided_backprop,
+    "deconvnet": deconvnet,
+    "full-grad": full_grad,
+    "feedback": feedback,
+    "cam": cam,
+    "fitted-cam": fitted_cam,
+    "grad-cam": _cam("grad-cam", lambda a, g: _mean(g) * a, relu=True),
+    "guided-grad-cam": guided_grad_cam,
+    "grad-cam++": _cam("grad-cam++", _plus_plus),
+    "x-grad-cam": _cam("x-grad-cam", _x_weights),
+    "layer-cam": _cam("layer-cam", lambda a, g: jnp.maximum(g, 0) * a),
+    "hires-cam": _cam("hires-cam", lambda a, g: g * a),
+    "score-cam": score_cam,
+    "ablation-cam": ablation_cam,
+    "eigen-cam": eigen_cam,
+    "relevance-cam": relevance_cam,
+    "dense-attention": dense_attention,
+    "pfv": pfv,
+    "naflow": naflow,
+    "lrp": lrp,
+    "occlusion": occlusion,
+    "rise": rise,
+}
