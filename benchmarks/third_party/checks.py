@@ -8,9 +8,7 @@ jaxplain's own.
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Callable, Iterator
-from typing import Any
 from unittest import mock
 
 import jax
@@ -18,97 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxplain
-from benchmarks.third_party.networks import Cut, Network
-from jaxplain.explainers.catalogue import CATALOGUE
+from benchmarks.third_party.subject import CLASS, NoCheckError, Subject, compiled, error
 from jaxplain.explainers.perturbation import draw_masks, make_mask
 
-CLASS = 1  # that is explained, of both images
 SAMPLES = 3
 Result = tuple[str, float]
-
-
-class NoCheckError(Exception):
-    """Nothing independent is known of this method on this network."""
-
-
-def error(found: Any, expected: Any) -> float:
-    """The largest difference, relative to the largest value of each image."""
-    found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
-    if found.shape != expected.shape or not np.isfinite(found).all():
-        return float("inf")
-    if not expected.any():
-        raise NoCheckError("what is expected is 0 everywhere: a map of nothing shows nothing")
-    axes = tuple(range(1, found.ndim))
-    size = np.abs(expected).max(axes, keepdims=True)
-    off = np.abs(found - expected)
-    worst = np.where(size > 0, off / np.where(size > 0, size, 1), np.where(off > 0, np.inf, 0))
-    return float(worst.max())
-
-
-def compiled(fn: Callable, x: jax.Array) -> Callable[[jax.Array], jax.Array]:
-    """``jax.jit`` of a function of arrays like x, its weights as arguments: nothing to fold."""
-    closed = jax.make_jaxpr(fn)(x)
-    run = jax.jit(functools.partial(jax.core.eval_jaxpr, closed.jaxpr))
-    weights = [jnp.asarray(v) for v in closed.consts]
-    return lambda x: run(weights, x)[0]
-
-
-class Subject:
-    """A network with what several checks need of it, each computed once."""
-
-    def __init__(self, network: Network):
-        self.network, self.x = network, network.x
-        self.fn = compiled(network.fn, network.x)
-        self.model = jaxplain.trace(network.fn, network.x)
-
-    def explain(self, method: str, **options: Any) -> Any:
-        entry = CATALOGUE[method]
-        explain = getattr(jaxplain, entry.function)
-        classes = (CLASS,) if entry.per_class else ()
-        return explain(self.model, self.x, *classes, **{**entry.options, **options})
-
-    @functools.cached_property
-    def layer(self) -> str:
-        """The default layer."""
-        return self.model.graph.last_spatial
-
-    @functools.cached_property
-    def cut(self) -> Cut:
-        """The framework's cut that has the values of the default layer."""
-        found = jaxplain.capture(self.model, [self.layer])(self.x)[1][self.layer]
-        for cut in self.network.cuts:
-            if error(found, compiled(cut.features, self.x)(self.x)) < 1e-6:
-                return cut
-        raise NoCheckError(f"the default layer {self.layer!r} is none of the cuts of the network")
-
-    @functools.cached_property
-    def activation(self) -> jax.Array:
-        return compiled(self.cut.features, self.x)(self.x)
-
-    @functools.cached_property
-    def slope(self) -> jax.Array:
-        """The gradient of the score at the cut."""
-        slope = jax.grad(lambda a: self.cut.head(a)[:, CLASS].sum())
-        return compiled(slope, self.activation)(self.activation)
-
-    @functools.cached_property
-    def dense(self) -> np.ndarray:
-        """The weights ``(C, N)`` of a head that is a global pool and a dense layer; else NoCheck."""
-        a = self.activation
-        positions, channels = a.shape[1] * a.shape[2], a.shape[3]
-        bias = self.cut.head(jnp.zeros_like(a[:1]))
-        basis = jnp.broadcast_to(jnp.eye(channels)[:, None, None], (channels, *a.shape[1:]))
-        weights = self.cut.head(basis.astype(a.dtype)) - bias
-        if error(self.cut.head(a), a.mean((1, 2)) @ weights + bias) > 1e-6 or positions == 1:
-            raise NoCheckError("the head is no global pool and dense layer")
-        return np.asarray(weights)
-
-    def grad(self, x: jax.Array) -> jax.Array:
-        return self._grad(x)
-
-    @functools.cached_property
-    def _grad(self) -> Callable[[jax.Array], jax.Array]:
-        return compiled(jax.grad(lambda v: self.network.fn(v)[:, CLASS].sum()), self.x)
 
 
 # ---------------------------------------------------------------- gradients

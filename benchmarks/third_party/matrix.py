@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import jaxplain
-from benchmarks.third_party.checks import CHECKS, NoCheckError, Subject
+from benchmarks.third_party.checks import CHECKS
 from benchmarks.third_party.networks import network
+from benchmarks.third_party.subject import NoCheckError, Subject
 
 #: Relative errors up to this are rounding, in double precision.
 TOLERANCE = 1e-5

@@ -29,7 +29,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class Network:
-    """A network, images for it, its last cuts (uppermost first), and whether its units are ReLUs."""
+    """A network, images for it, its last cuts (uppermost first), and whether its units are ReLU."""
 
     name: str
     fn: Callable[[jax.Array], jax.Array]
