@@ -20,6 +20,7 @@ from benchmarks.third_party.subject import CLASS, NoCheckError, Subject, compile
 from jaxplain.explainers.perturbation import draw_masks, make_mask
 
 SAMPLES = 3
+EPS = 1e-12  # of LRP's stabiliser, whose default would be seen where shares cancel
 Result = tuple[str, float]
 
 
@@ -227,7 +228,8 @@ def pfv(s: Subject) -> Result:
 
 
 def naflow(s: Subject) -> Result:
-    found = s.explain("naflow", layer=s.layer)
+    # It takes images one by one, and so a model of one image, or the function.
+    found = jaxplain.naflow(s.network.fn, s.x, CLASS, layer=s.layer)
     return "jax.grad at the framework's own layer", error(found, (s.slope * s.activation).sum(-1))
 
 
@@ -290,21 +292,22 @@ def d_wta(s: Subject) -> Result:
 def lrp(s: Subject) -> Result:
     s.explain("lrp")  # its own composite
     if not s.network.relus:
-        rules = jaxplain.rules.composite("epsilon", bias=False)
+        rules = jaxplain.rules.composite("z_plus", bias=False, eps=EPS)
         total = s.explain("lrp", composite=rules).sum((1, 2))
-        return "conservation of the score", error(total, s.fn(s.x)[:, CLASS])
-    epsilon = s.explain("lrp", composite="epsilon")
+        return "z+ conserves the score", error(total, s.fn(s.x)[:, CLASS])
+    epsilon = s.explain("lrp", composite=jaxplain.rules.composite("epsilon", eps=EPS))
     return "epsilon is input x gradient", error(epsilon, (s.x * s.grad(s.x)).sum(-1))
 
 
 def relevance_cam(s: Subject) -> Result:
-    found = s.explain("relevance-cam")
+    s.explain("relevance-cam")  # its own composite
+    rules = jaxplain.rules.composite("z_plus", bias=False, eps=EPS)
+    found = s.explain("relevance-cam", composite=rules)
     others = s.fn(s.x).shape[1] - 1
     seed = jnp.full(others + 1, -1 / others).at[CLASS].set(1)
     try:
         pooled = s.activation.mean((1, 2))[..., None] * s.dense
     except NoCheckError:
-        rules = jaxplain.rules.composite("z_plus", bias=False)
         each = jaxplain.lrp(
             s.model,
             s.x,
