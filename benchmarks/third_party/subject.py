@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -99,3 +101,25 @@ class Subject:
     @functools.cached_property
     def _grad(self) -> Callable[[jax.Array], jax.Array]:
         return compiled(jax.grad(lambda v: self.network.fn(v)[:, CLASS].sum()), self.x)
+
+
+@contextlib.contextmanager
+def replaced_backward(passes: Callable[..., jax.Array], *names: str) -> Iterator[None]:
+    """Activations of `jax.nn`, which frameworks call, with another backward pass."""
+
+    def replaced(forward: Callable) -> Callable:
+        def called(a: jax.Array, *args: Any, **options: Any) -> jax.Array:
+            @jax.custom_vjp
+            def activation(a: jax.Array) -> jax.Array:
+                return forward(a, *args, **options)
+
+            activation.defvjp(
+                lambda a: (activation(a), a),
+                lambda a, g: (passes(g, a, lambda a: forward(a, *args, **options)),),
+            )
+            return activation(a)
+
+        return called
+
+    with mock.patch.multiple(jax.nn, **{name: replaced(getattr(jax.nn, name)) for name in names}):
+        yield
