@@ -8,6 +8,7 @@ jaxplain; the checks differentiate ``head`` and compare.
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+os.environ.setdefault("KERAS_BACKEND", "jax")  # read when Keras is first imported
 CLASSES = 5
 
 
@@ -204,6 +206,8 @@ def _haiku_name(module: str, name: str) -> str:
     """A weight's name in Keras's words: statistics are ``average`` and ``hidden`` in Haiku."""
     if name in ("average", "hidden"):
         return "moving_variance" if module.endswith("var_ema") else "moving_mean"
+    if module.endswith("logits"):
+        return "bias"  # also the classifier's weights, which ResNets begin with as zeros
     return name
 
 

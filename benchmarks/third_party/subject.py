@@ -28,8 +28,8 @@ def error(found: Any, expected: Any) -> float:
     found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
     if found.shape != expected.shape or not np.isfinite(found).all():
         return float("inf")
-    if not expected.any():
-        raise NoCheckError("what is expected is 0 everywhere: a map of nothing shows nothing")
+    if not expected.any() or not np.isfinite(expected).all():
+        raise NoCheckError("what is expected is 0 everywhere or not finite, which shows nothing")
     axes = tuple(range(1, found.ndim))
     size = np.abs(expected).max(axes, keepdims=True)
     off = np.abs(found - expected)
