@@ -181,7 +181,7 @@ def _haiku(version: str) -> Network:
     params, state = (
         {
             module: {
-                name: jnp.asarray(perturbed(_haiku_name(module, name), value, rng))
+                name: jnp.asarray(perturbed(_haiku_name(module, name, value), value, rng))
                 for name, value in values.items()
             }
             for module, values in tree.items()
@@ -202,12 +202,12 @@ def _haiku(version: str) -> Network:
     return Network(f"haiku {version}", fn, x, (Cut(features, head),), True)
 
 
-def _haiku_name(module: str, name: str) -> str:
+def _haiku_name(module: str, name: str, value: Any) -> str:
     """A weight's name in Keras's words: statistics are ``average`` and ``hidden`` in Haiku."""
     if name in ("average", "hidden"):
         return "moving_variance" if module.endswith("var_ema") else "moving_mean"
-    if module.endswith("logits"):
-        return "bias"  # also the classifier's weights, which ResNets begin with as zeros
+    if name == "w" and not value.any():
+        return "bias"  # a ResNet's classifier, which begins as zeros
     return name
 
 
