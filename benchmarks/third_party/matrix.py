@@ -48,8 +48,12 @@ def rows(name: str, methods: Sequence[str], say=print) -> dict[str, Cell]:
     subject = Subject(network(name))
     found = {}
     for method in methods:
+        started = time.perf_counter()
         found[method] = cell(method, subject)
-        say(f"{name} | {method} | {found[method].state} | {found[method].words}", flush=True)
+        took = f"{time.perf_counter() - started:.0f} s"
+        say(
+            f"{name} | {method} | {found[method].state} | {found[method].words}, {took}", flush=True
+        )
     say(f"{name}: {time.perf_counter() - begun:.0f} s", flush=True)
     return found
 

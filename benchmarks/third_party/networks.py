@@ -22,21 +22,37 @@ CLASSES = 5
 
 
 @dataclass(frozen=True)
+class Norm:
+    """A norm between the global pool and the dense layer, whose ``weights`` are ``(C, N)``.
+
+    ``values`` gives what it makes of the pooled ``(B, C)``.
+    """
+
+    values: Callable[[jax.Array], jax.Array]
+    weights: np.ndarray
+
+
+@dataclass(frozen=True)
 class Cut:
     """One way to cut a network: the maps ``(B, h, w, C)`` below, and the scores of them."""
 
     features: Callable[[jax.Array], jax.Array]
     head: Callable[[jax.Array], jax.Array]
+    norm: Norm | None = None
 
 
 @dataclass(frozen=True)
 class Network:
-    """A network, images for it, its last cuts (uppermost first), and whether its units are ReLU."""
+    """A network, images for it, its last cuts (uppermost first), and whether its units are ReLU.
+
+    ``narrow`` gives early maps ``(B, h, w, C)`` of few channels.
+    """
 
     name: str
     fn: Callable[[jax.Array], jax.Array]
     x: jax.Array
     cuts: tuple[Cut, ...]
+    narrow: Callable[[jax.Array], jax.Array]
     relus: bool
 
 
@@ -58,14 +74,18 @@ def perturbed(name: str, value: Any, rng: np.random.Generator) -> np.ndarray:
 
 # ---------------------------------------------------------------- Keras
 
-#: Network -> the side of its images, and what makes it small.
+#: Network -> the side of its images, and its builder's arguments; one of an inner module builds
+#: what no option of a public function makes small.
 _KERAS: dict[str, tuple[int, dict[str, Any]]] = {
     "ResNet50": (64, {}),
+    "ResNet101": (64, {}),
     "ResNet50V2": (64, {}),
     "DenseNet121": (64, {}),
+    "DenseNet169": (64, {}),
     "MobileNet": (64, {"alpha": 0.25}),
     "MobileNetV2": (64, {"alpha": 0.35}),
     "MobileNetV3Small": (64, {}),
+    "MobileNetV3Large": (64, {"alpha": 0.5}),
     "EfficientNetB0": (64, {}),
     "EfficientNetV2B0": (64, {}),
     "Xception": (71, {}),
@@ -74,33 +94,34 @@ _KERAS: dict[str, tuple[int, dict[str, Any]]] = {
     "VGG16": (64, {}),
     "VGG19": (64, {}),
     "NASNetMobile": (64, {}),
-    "ConvNeXtTiny": (64, {}),
-    "ResNet101": (64, {}),
-    "DenseNet169": (64, {}),
+    "ConvNeXt": (64, {"depths": (1, 1, 2, 1), "projection_dims": (16, 24, 32, 48)}),
 }
 
+#: These take pixels of 0 to 255.
+_PIXELS = ("MobileNetV3", "EfficientNet", "ConvNeXt")
+
 _RELUS = (
-    "ResNet50",
-    "ResNet50V2",
-    "ResNet101",
-    "DenseNet121",
-    "DenseNet169",
+    "ResNet",
+    "DenseNet",
     "Xception",
-    "InceptionV3",
-    "InceptionResNetV2",
-    "VGG16",
-    "VGG19",
-    "NASNetMobile",
+    "Inception",
+    "VGG",
+    "NASNet",
 )
 
 
 def _keras(family: str) -> Network:
     import keras
 
-    keras.backend.set_floatx("float64")
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
     keras.utils.set_random_seed(3)
     size, options = _KERAS[family]
-    model = getattr(keras.applications, family)(
+    if family == "ConvNeXt":
+        from keras.src.applications.convnext import ConvNeXt as build
+    else:
+        build = getattr(keras.applications, family)
+    model = build(
         weights=None,
         include_top=True,
         classes=CLASSES,
@@ -110,7 +131,9 @@ def _keras(family: str) -> Network:
     )
     rng = np.random.default_rng(11)
     for weight in model.weights:
-        weight.assign(perturbed(weight.path, weight.value, rng))
+        # A layer scale, which begins as 1e-6, has no name of its own.
+        name = "scale" if "layer_scale" in weight.path else weight.path
+        weight.assign(perturbed(name, weight.value, rng))
     pools = [
         layer
         for layer in model.layers
@@ -125,14 +148,33 @@ def _keras(family: str) -> Network:
         if isinstance(below, list):
             break
         at = below
-    return Network(family, _inference(model), images(size), tuple(cuts), family in _RELUS)
+    first = next(
+        layer
+        for layer in model.layers
+        if isinstance(layer, keras.layers.Conv2D) and layer.output.shape[-1] <= 96
+    )
+    x = images(size)
+    return Network(
+        name=family,
+        fn=_inference(model),
+        x=127.5 * (x + 1) if family.startswith(_PIXELS) else x,
+        cuts=tuple(cuts),
+        narrow=_inference(keras.Model(model.inputs, first.output)),
+        relus=family.startswith(_RELUS),
+    )
 
 
 def _keras_cut(model: Any, at: Any) -> Cut:
     import keras
 
+    *_, last, top = model.layers
+    norm = None
+    if isinstance(last, keras.layers.LayerNormalization):
+        norm = Norm(last, np.asarray(top.kernel))
     return Cut(
-        _inference(keras.Model(model.inputs, at)), _inference(keras.Model(at, model.outputs[0]))
+        _inference(keras.Model(model.inputs, at)),
+        _inference(keras.Model(at, model.outputs[0])),
+        norm,
     )
 
 
@@ -161,7 +203,7 @@ def _haiku(version: str) -> Network:
         return net(x, is_training)
 
     def seen(x: jax.Array) -> list:
-        """What each module gave, in order."""
+        """What each module gave, in order: maps."""
         values = []
 
         def keep(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
@@ -172,9 +214,9 @@ def _haiku(version: str) -> Network:
 
         with hk.intercept_methods(keep):
             build(x)
-        return values[-1]
+        return values
 
-    net, last = hk.transform_with_state(build), hk.transform_with_state(seen)
+    net, maps = hk.transform_with_state(build), hk.transform_with_state(seen)
     x = images(size)
     params, state = net.init(jax.random.key(3), x, True)  # which makes the statistics
     rng = np.random.default_rng(11)
@@ -191,7 +233,7 @@ def _haiku(version: str) -> Network:
     (top,) = (v for m, v in params.items() if m.endswith("logits"))
 
     def features(x: jax.Array) -> jax.Array:
-        return jax.nn.relu(last.apply(params, state, None, x)[0])
+        return jax.nn.relu(maps.apply(params, state, None, x)[0][-1])
 
     def head(a: jax.Array) -> jax.Array:
         return a.mean((1, 2)) @ top["w"] + top["b"]
@@ -199,7 +241,10 @@ def _haiku(version: str) -> Network:
     def fn(x: jax.Array) -> jax.Array:
         return net.apply(params, state, None, x)[0]
 
-    return Network(f"haiku {version}", fn, x, (Cut(features, head),), True)
+    def narrow(x: jax.Array) -> jax.Array:
+        return maps.apply(params, state, None, x)[0][0]
+
+    return Network(f"haiku {version}", fn, x, (Cut(features, head),), narrow, True)
 
 
 def _haiku_name(module: str, name: str, value: Any) -> str:

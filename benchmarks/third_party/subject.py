@@ -13,10 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxplain
-from benchmarks.third_party.networks import Cut, Network
+from benchmarks.third_party.networks import CLASSES, Cut, Network
 from jaxplain.explainers.catalogue import CATALOGUE
-
-CLASS = 1  # that is explained, of both images
 
 
 class NoCheckError(Exception):
@@ -56,7 +54,7 @@ class Subject:
     def explain(self, method: str, **options: Any) -> Any:
         entry = CATALOGUE[method]
         explain = getattr(jaxplain, entry.function)
-        classes = (CLASS,) if entry.per_class else ()
+        classes = (self.target,) if entry.per_class else ()
         return explain(self.model, self.x, *classes, **{**entry.options, **options})
 
     @functools.cached_property
@@ -73,6 +71,15 @@ class Subject:
                 return cut
         raise NoCheckError(f"the default layer {self.layer!r} is none of the cuts of the network")
 
+    def named(self, values: jax.Array) -> str:
+        """The layer that has these values, the uppermost of several."""
+        names = [n for n, v in self.model.graph.names.items() if v.aval.shape == values.shape]
+        found = jaxplain.capture(self.model, names)(self.x)[1]
+        same = [n for n in names if error(found[n], values) < 1e-6]
+        if not same:
+            raise NoCheckError("no layer has the values of the network's narrow cut")
+        return same[-1]
+
     @functools.cached_property
     def activation(self) -> jax.Array:
         return compiled(self.cut.features, self.x)(self.x)
@@ -80,27 +87,53 @@ class Subject:
     @functools.cached_property
     def slope(self) -> jax.Array:
         """The gradient of the score at the cut."""
-        slope = jax.grad(lambda a: self.cut.head(a)[:, CLASS].sum())
+        return self._slope(self.target)
+
+    def _slope(self, target: int) -> jax.Array:
+        slope = jax.grad(lambda a: self.cut.head(a)[:, target].sum())
         return compiled(slope, self.activation)(self.activation)
 
     @functools.cached_property
+    def target(self) -> int:
+        """The class that is explained, of all images: one whose Grad-CAM is not 0 everywhere."""
+        try:
+            for target in range(CLASSES):
+                slope = self._slope(target).mean((1, 2), keepdims=True)
+                if bool(((slope * self.activation).sum(-1) > 0).any((1, 2)).all()):
+                    return target
+        except NoCheckError:
+            pass  # the checks that need the cut say so themselves
+        return 0
+
+    @functools.cached_property
     def dense(self) -> np.ndarray:
-        """The weights ``(C, N)`` of a head that is a global pool and a dense layer."""
+        """The weights ``(C, N)`` of a head of a global pool, perhaps a norm, and a dense layer."""
         a = self.activation
         positions, channels = a.shape[1] * a.shape[2], a.shape[3]
-        bias = self.cut.head(jnp.zeros_like(a[:1]))
-        basis = jnp.broadcast_to(jnp.eye(channels)[:, None, None], (channels, *a.shape[1:]))
-        weights = self.cut.head(basis.astype(a.dtype)) - bias
-        if error(self.cut.head(a), a.mean((1, 2)) @ weights + bias) > 1e-6 or positions == 1:
-            raise NoCheckError("the head is no global pool and dense layer")
+        nothing = jnp.zeros_like(a[:1])
+        bias = self.cut.head(nothing)
+        if self.cut.norm is not None:
+            weights, values = self.cut.norm.weights, self.cut.norm.values
+            bias = bias - values(nothing.mean((1, 2))) @ weights
+        else:
+            basis = jnp.broadcast_to(jnp.eye(channels)[:, None, None], (channels, *a.shape[1:]))
+            weights = self.cut.head(basis.astype(a.dtype)) - bias
+        if error(self.cut.head(a), self.pooled @ weights + bias) > 1e-6 or positions == 1:
+            raise NoCheckError("the head is no global pool, perhaps a norm, and dense layer")
         return np.asarray(weights)
+
+    @functools.cached_property
+    def pooled(self) -> jax.Array:
+        """What the dense layer of such a head is given, ``(B, C)``."""
+        mean = self.activation.mean((1, 2))
+        return mean if self.cut.norm is None else self.cut.norm.values(mean)
 
     def grad(self, x: jax.Array) -> jax.Array:
         return self._grad(x)
 
     @functools.cached_property
     def _grad(self) -> Callable[[jax.Array], jax.Array]:
-        return compiled(jax.grad(lambda v: self.network.fn(v)[:, CLASS].sum()), self.x)
+        return compiled(jax.grad(lambda v: self.network.fn(v)[:, self.target].sum()), self.x)
 
 
 @contextlib.contextmanager
