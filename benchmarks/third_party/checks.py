@@ -282,7 +282,8 @@ def d_wta(s: Subject) -> Result:
         return "one winner", error(found, np.eye(found.shape[1])[[-1] * len(found)])
     expected = np.zeros(a.shape[:3])
     for image, c in enumerate(channel):
-        expected[image].flat[a[image, :, :, c].argmax()] = 1
+        if a[image, :, :, c].max() > 0:  # nothing else excites the pool
+            expected[image].flat[a[image, :, :, c].argmax()] = 1
     return "the largest contributions, by hand", error(found, expected)
 
 
