@@ -180,7 +180,7 @@ def score_cam(s: Subject) -> Result:
 
 def ablation_cam(s: Subject) -> Result:
     found, a = s.explain("ablation-cam"), s.activation
-    head = compiled(lambda a: s.cut.head(a)[:, CLASS], a)
+    head = compiled(lambda a: s.head(a)[:, CLASS], a)
     whole = head(a)
     lost = jnp.stack([whole - head(a.at[..., c].set(0)) for c in range(a.shape[-1])], -1)
     weights = (lost / whole[:, None])[:, None, None]

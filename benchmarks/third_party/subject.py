@@ -74,24 +74,36 @@ class Subject:
         raise NoCheckError(f"the default layer {self.layer!r} is none of the cuts of the network")
 
     @functools.cached_property
-    def activation(self) -> jax.Array:
+    def value(self) -> jax.Array:
+        """The framework's own value at the cut."""
         return compiled(self.cut.features, self.x)(self.x)
+
+    @functools.cached_property
+    def activation(self) -> jax.Array:
+        return self.cut.maps(self.value)
 
     @functools.cached_property
     def slope(self) -> jax.Array:
         """The gradient of the score at the cut."""
         slope = jax.grad(lambda a: self.cut.head(a)[:, CLASS].sum())
-        return compiled(slope, self.activation)(self.activation)
+        return self.cut.maps(compiled(slope, self.value)(self.value))
+
+    def head(self, maps: jax.Array) -> jax.Array:
+        """The scores of other maps; what has no place in them stays as it is, or 0 is there."""
+        value = self.value if len(maps) == len(self.value) else jnp.zeros_like(self.value[:1])
+        value = jnp.broadcast_to(value, (len(maps), *value.shape[1:]))
+        (moved,) = jax.linear_transpose(self.cut.maps, value)(maps - self.cut.maps(value))
+        return self.cut.head(value + moved)
 
     @functools.cached_property
     def dense(self) -> np.ndarray:
         """The weights ``(C, N)`` of a head that is a global pool and a dense layer."""
         a = self.activation
         positions, channels = a.shape[1] * a.shape[2], a.shape[3]
-        bias = self.cut.head(jnp.zeros_like(a[:1]))
+        bias = self.head(jnp.zeros_like(a[:1]))
         basis = jnp.broadcast_to(jnp.eye(channels)[:, None, None], (channels, *a.shape[1:]))
-        weights = self.cut.head(basis.astype(a.dtype)) - bias
-        if error(self.cut.head(a), a.mean((1, 2)) @ weights + bias) > 1e-6 or positions == 1:
+        weights = self.head(basis.astype(a.dtype)) - bias
+        if error(self.head(a), a.mean((1, 2)) @ weights + bias) > 1e-6 or positions == 1:
             raise NoCheckError("the head is no global pool and dense layer")
         return np.asarray(weights)
 

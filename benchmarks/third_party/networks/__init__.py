@@ -11,7 +11,7 @@ import importlib.util
 import os
 from collections.abc import Callable
 
-from benchmarks.third_party.networks import haiku, keras
+from benchmarks.third_party.networks import flaxmodels, haiku, keras, keras_hub, transformers
 from benchmarks.third_party.networks.base import Cut, Network
 
 __all__ = ["NETWORKS", "Cut", "Network", "installed", "network"]
@@ -22,6 +22,15 @@ os.environ.setdefault("KERAS_BACKEND", "jax")  # read when Keras is first import
 NETWORKS: dict[str, tuple[str, Callable[[str], Network], str]] = {
     **{name: ("keras", keras.build, name) for name in keras.FAMILIES},
     **{f"haiku {version}": ("haiku", haiku.build, version) for version in haiku.VERSIONS},
+    **{f"keras-hub {name}": ("keras_hub", keras_hub.build, name) for name in keras_hub.FAMILIES},
+    **{
+        f"flaxmodels {name}": ("flaxmodels", flaxmodels.build, name)
+        for name in flaxmodels.FAMILIES
+    },
+    **{
+        f"transformers {family}": ("transformers", transformers.build, family)
+        for family in transformers.FAMILIES
+    },
 }
 
 

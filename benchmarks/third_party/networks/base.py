@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +16,43 @@ CLASSES = 5
 
 @dataclass(frozen=True)
 class Cut:
-    """One way to cut a network: the maps ``(B, h, w, C)`` below, and the scores of them."""
+    """One way to cut a network: the value below, the scores of it, and its view ``(B, h, w, C)``.
+
+    The value may be tokens, some of which have no place, and a skip may pass by it.
+    """
 
     features: Callable[[jax.Array], jax.Array]
     head: Callable[[jax.Array], jax.Array]
+    maps: Callable[[jax.Array], jax.Array] = lambda value: value
+
+
+def tapped(
+    run: Callable[[jax.Array, jax.Array | None], tuple[jax.Array, jax.Array]],
+    x: jax.Array,
+    maps: Callable[[jax.Array], jax.Array] = lambda value: value,
+) -> Cut:
+    """The cut at a value of a network.
+
+    Args:
+        run: Images and, or None, what the value is replaced by -> the scores and the value.
+        x: The images that a skip past the value comes from.
+        maps: The view of the value.
+    """
+
+    def head(value: jax.Array) -> jax.Array:
+        return run(x[np.arange(len(value)) % len(x)], value)[0]
+
+    return Cut(lambda x: run(x, None)[1], head, maps)
+
+
+def tokens(prefix: int = 0) -> Callable[[jax.Array], jax.Array]:
+    """The view of tokens ``(B, prefix + side * side, C)``."""
+
+    def maps(value: jax.Array) -> jax.Array:
+        side = math.isqrt(value.shape[1] - prefix)
+        return value[:, prefix:].reshape(len(value), side, side, value.shape[2])
+
+    return maps
 
 
 @dataclass(frozen=True)
