@@ -169,9 +169,12 @@ def guided_grad_cam(s: Subject) -> Result:
 
 
 def score_cam(s: Subject) -> Result:
-    """At a narrow layer, since a pass per channel of the last one takes a quarter of an hour."""
-    a = compiled(s.network.narrow, s.x)(s.x)
-    found = s.explain("score-cam", layer=s.named(a))
+    if s.network.narrow is None:
+        a, words, layer = s.activation, "masked forward passes", s.layer
+    else:  # a pass for every channel of the last layer takes a quarter of an hour
+        a, words = compiled(s.network.narrow, s.x)(s.x), "masked forward passes, at an early layer"
+        layer = s.named(a)
+    found = s.explain("score-cam", layer=layer)
     masks = jax.image.resize(a, (*s.x.shape[:3], a.shape[-1]), "bilinear", antialias=False)
     low, high = masks.min((1, 2), keepdims=True), masks.max((1, 2), keepdims=True)
     masks = jnp.where(high > low, (masks - low) / jnp.where(high > low, high - low, 1), 0)
@@ -179,14 +182,12 @@ def score_cam(s: Subject) -> Result:
         [s.fn(s.x * masks[..., c, None])[:, s.target] for c in range(a.shape[-1])], -1
     )
     weights = jax.nn.softmax(scores, -1)[:, None, None]
-    return "masked forward passes, at an early layer", error(
-        found, jnp.maximum((weights * a).sum(-1), 0)
-    )
+    return words, error(found, jnp.maximum((weights * a).sum(-1), 0))
 
 
 def ablation_cam(s: Subject) -> Result:
     found, a = s.explain("ablation-cam"), s.activation
-    head = compiled(lambda a: s.cut.head(a)[:, s.target], a)
+    head = compiled(lambda a: s.head(a)[:, s.target], a)
     whole = head(a)
     lost = jnp.stack([whole - head(a.at[..., c].set(0)) for c in range(a.shape[-1])], -1)
     weights = (lost / whole[:, None])[:, None, None]

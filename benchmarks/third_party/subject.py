@@ -81,8 +81,13 @@ class Subject:
         return same[-1]
 
     @functools.cached_property
-    def activation(self) -> jax.Array:
+    def value(self) -> jax.Array:
+        """The framework's own value at the cut."""
         return compiled(self.cut.features, self.x)(self.x)
+
+    @functools.cached_property
+    def activation(self) -> jax.Array:
+        return self.cut.maps(self.value)
 
     @functools.cached_property
     def slope(self) -> jax.Array:
@@ -91,7 +96,14 @@ class Subject:
 
     def _slope(self, target: int) -> jax.Array:
         slope = jax.grad(lambda a: self.cut.head(a)[:, target].sum())
-        return compiled(slope, self.activation)(self.activation)
+        return self.cut.maps(compiled(slope, self.value)(self.value))
+
+    def head(self, maps: jax.Array) -> jax.Array:
+        """The scores of other maps; what has no place in them stays as it is, or 0 is there."""
+        value = self.value if len(maps) == len(self.value) else jnp.zeros_like(self.value[:1])
+        value = jnp.broadcast_to(value, (len(maps), *value.shape[1:]))
+        (moved,) = jax.linear_transpose(self.cut.maps, value)(maps - self.cut.maps(value))
+        return self.cut.head(value + moved)
 
     @functools.cached_property
     def target(self) -> int:
@@ -111,14 +123,14 @@ class Subject:
         a = self.activation
         positions, channels = a.shape[1] * a.shape[2], a.shape[3]
         nothing = jnp.zeros_like(a[:1])
-        bias = self.cut.head(nothing)
+        bias = self.head(nothing)
         if self.cut.norm is not None:
             weights, values = self.cut.norm.weights, self.cut.norm.values
             bias = bias - values(nothing.mean((1, 2))) @ weights
         else:
             basis = jnp.broadcast_to(jnp.eye(channels)[:, None, None], (channels, *a.shape[1:]))
-            weights = self.cut.head(basis.astype(a.dtype)) - bias
-        if error(self.cut.head(a), self.pooled @ weights + bias) > 1e-6 or positions == 1:
+            weights = self.head(basis.astype(a.dtype)) - bias
+        if error(self.head(a), self.pooled @ weights + bias) > 1e-6 or positions == 1:
             raise NoCheckError("the head is no global pool, perhaps a norm, and dense layer")
         return np.asarray(weights)
 

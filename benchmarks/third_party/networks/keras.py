@@ -1,0 +1,122 @@
+"""The families of `keras.applications`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks.third_party.networks.base import CLASSES, Cut, Network, Norm, images, perturbed
+
+#: Network -> the side of its images, and its builder's arguments; one of an inner module builds
+#: what no option of a public function makes small.
+FAMILIES: dict[str, tuple[int, dict[str, Any]]] = {
+    "ResNet50": (64, {}),
+    "ResNet101": (64, {}),
+    "ResNet50V2": (64, {}),
+    "DenseNet121": (64, {}),
+    "DenseNet169": (64, {}),
+    "MobileNet": (64, {"alpha": 0.25}),
+    "MobileNetV2": (64, {"alpha": 0.35}),
+    "MobileNetV3Small": (64, {}),
+    "MobileNetV3Large": (64, {"alpha": 0.5}),
+    "EfficientNetB0": (64, {}),
+    "EfficientNetV2B0": (64, {}),
+    "Xception": (71, {}),
+    "InceptionV3": (107, {}),
+    "InceptionResNetV2": (107, {}),
+    "VGG16": (64, {}),
+    "VGG19": (64, {}),
+    "NASNetMobile": (64, {}),
+    "ConvNeXt": (64, {"depths": (1, 1, 2, 1), "projection_dims": (16, 24, 32, 48)}),
+}
+
+#: These take pixels of 0 to 255.
+_PIXELS = ("MobileNetV3", "EfficientNet", "ConvNeXt")
+
+_RELUS = (
+    "ResNet",
+    "DenseNet",
+    "Xception",
+    "Inception",
+    "VGG",
+    "NASNet",
+)
+
+
+def build(family: str) -> Network:
+    import keras
+
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    keras.utils.set_random_seed(3)
+    size, options = FAMILIES[family]
+    if family == "ConvNeXt":
+        from keras.src.applications.convnext import ConvNeXt as make
+    else:
+        make = getattr(keras.applications, family)
+    model = make(
+        weights=None,
+        include_top=True,
+        classes=CLASSES,
+        classifier_activation=None,
+        input_shape=(size, size, 3),
+        **options,
+    )
+    rng = np.random.default_rng(11)
+    for weight in model.weights:
+        # A layer scale, which begins as 1e-6, has no name of its own.
+        name = "scale" if "layer_scale" in weight.path else weight.path
+        weight.assign(perturbed(name, weight.value, rng))
+    pools = [
+        layer
+        for layer in model.layers
+        if isinstance(layer, keras.layers.GlobalAveragePooling2D | keras.layers.Flatten)
+        and layer.input.ndim == 4
+        and layer.input.shape[1] > 1
+    ]
+    cuts, at = [], pools[-1].input
+    for _ in range(3):
+        cuts.append(keras_cut(model, at))
+        below = at._keras_history.operation.input
+        if isinstance(below, list):
+            break
+        at = below
+    first = next(
+        layer
+        for layer in model.layers
+        if isinstance(layer, keras.layers.Conv2D) and layer.output.shape[-1] <= 96
+    )
+    x = images(size)
+    return Network(
+        name=family,
+        fn=inference(model),
+        x=127.5 * (x + 1) if family.startswith(_PIXELS) else x,
+        cuts=tuple(cuts),
+        narrow=inference(keras.Model(model.inputs, first.output)),
+        relus=family.startswith(_RELUS),
+    )
+
+
+def keras_cut(model: Any, at: Any) -> Cut:
+    import keras
+
+    *_, last, top = model.layers
+    norm = None
+    if isinstance(last, keras.layers.LayerNormalization):
+        norm = Norm(last, np.asarray(top.kernel))
+    return Cut(
+        inference(keras.Model(model.inputs, at)),
+        inference(keras.Model(at, model.outputs[0])),
+        norm=norm,
+    )
+
+
+def inference(model: Any) -> Callable[[jax.Array], jax.Array]:
+    def fn(x: jax.Array) -> jax.Array:
+        out = model(x, training=False)
+        return out[0] if isinstance(out, list) else out
+
+    return fn
