@@ -8,6 +8,7 @@ jaxplain's own.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 from unittest import mock
 
 import jax
@@ -299,12 +300,27 @@ def lrp(s: Subject) -> Result:
 
     # An activation passes relevance on, which is a slope of f(a) / a; a gate takes none of it.
     shut = replaced_backward(lambda g, a, forward: jnp.zeros_like(g), "sigmoid", "hard_sigmoid")
-    rsqrt = jax.lax.rsqrt  # of a norm's variance, which is taken for a constant
-    fixed = mock.patch.object(jax.lax, "rsqrt", lambda a: jax.lax.stop_gradient(rsqrt(a)))
-    with shut, fixed, replaced_backward(passes, "relu", "relu6", "silu", "gelu"):
+    with shut, _statistics_held(), replaced_backward(passes, "relu", "relu6", "silu", "gelu"):
         slope = jax.grad(lambda v: s.network.fn(v)[:, s.target].sum())
         expected = (s.x * compiled(slope, s.x)(s.x)).sum(-1)
     return "epsilon is input x jax.grad, activations replaced", error(found, expected)
+
+
+def _below_norm(s: Subject, relevance: jax.Array) -> jax.Array:
+    """The relevance of the pooled channels, where a norm takes them: epsilon without its shift."""
+    if s.cut.norm is None:
+        return relevance
+    mean = s.activation.mean((1, 2))
+    with _statistics_held():
+        above, pull = jax.vjp(s.cut.norm.values, mean)
+    shift = s.cut.norm.values(jnp.zeros_like(mean))
+    return mean * pull(relevance / (above - shift))[0]
+
+
+def _statistics_held() -> Any:
+    """A norm's variance is a constant: what the networks divide by is an ``rsqrt``."""
+    rsqrt = jax.lax.rsqrt
+    return mock.patch.object(jax.lax, "rsqrt", lambda a: jax.lax.stop_gradient(rsqrt(a)))
 
 
 def relevance_cam(s: Subject) -> Result:
@@ -330,7 +346,9 @@ def relevance_cam(s: Subject) -> Result:
         return "conservation of each class's relevance", max(
             error(total, jnp.ones_like(total)), error(found, expected)
         )
-    relevance = _to_places(s, (_shares(pooled) * seed).sum(-1))
+    pooled = _below_norm(s, (_shares(pooled) * seed).sum(-1))
+    mean = s.activation / _total(s.activation)  # an average's rule is no z+, and signed
+    relevance = mean * pooled[:, None, None]
     return "z+ by hand, through pool and classifier", error(
         found, (_total(relevance) * s.activation).sum(-1)
     )
