@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +13,7 @@ from jax import lax
 from jax.core import Tracer
 
 from jaxplain.core import Graph, Model, _compat, trace
+from jaxplain.core.errors import warn_the_caller
 from jaxplain.core.hoist import hoist
 from jaxplain.core.numerics import class_scores, magnitude
 from jaxplain.explainers._types import Baseline, Images, Layer, Network, Reduce, Targets, Tokens
@@ -95,14 +94,9 @@ def warn_of_probabilities(graph: Graph) -> None:
         op = graph.producer.get(op.inputs[0])
     if op is None or op.name not in ("softmax", "sigmoid"):
         return
-    frame, level = sys._getframe(1), 2
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("jaxplain."):
-        frame, level = frame.f_back, level + 1
-    warnings.warn(
+    warn_the_caller(
         f"fn ends in a {op.name}: of a probability that rounds to 0 or 1 the gradient is 0, and so "
-        "is the map; return the logits instead",
-        UserWarning,
-        stacklevel=level,
+        "is the map; return the logits instead"
     )
 
 
