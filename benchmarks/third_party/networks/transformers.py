@@ -27,7 +27,10 @@ FAMILIES: dict[str, tuple[dict[str, Any], tuple[tuple[str, ...], ...]]] = {
     "Beit": (_VIT, (("beit", *_BLOCK, "1", "layernorm_before"), ("beit", *_BLOCK, "0"))),
     "Dinov2": (_VIT, (("dinov2", *_BLOCK, "1", "norm1"), ("dinov2", *_BLOCK, "0"))),
     "ResNet": (_RESNET, (("resnet", "encoder", "stages", "2", "layers", "1"),)),
-    "RegNet": ({**_RESNET, "groups_width": 8}, (("regnet", "encoder", "stages", "2", "layers", "1"),)),
+    "RegNet": (
+        {**_RESNET, "groups_width": 8},
+        (("regnet", "encoder", "stages", "2", "layers", "1"),),
+    ),
 }
 
 
@@ -48,7 +51,7 @@ def build(family: str) -> Network:
     )
     x = images(options.get("image_size", 64))
     params = model.params if "params" in model.params else {"params": model.params}
-    variables = drawn(params)
+    variables = drawn(params, seed=12)
 
     def fn(x: jax.Array) -> jax.Array:
         return model.module.apply(variables, x).logits
