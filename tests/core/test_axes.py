@@ -225,9 +225,9 @@ def tokens(x):
 
 
 def shifted(h):
-    """A dense layer over the tokens of each window, between a roll and the roll back."""
+    """Attention within windows, between a roll and the roll back."""
     inner = windows(jnp.roll(jaxplain.tag(norm(h), "last"), (-1, -1), (1, 2))).reshape(-1, 4, 8)
-    mixed = jnp.einsum("ntc,ts->nsc", inner, weight(5, 4, 4)).reshape(3, 3, 2, 2, 2, 8)
+    mixed = attention(inner).reshape(3, 3, 2, 2, 2, 8)
     return h + jnp.roll(mixed.transpose(0, 1, 3, 2, 4, 5).reshape(h.shape), (1, 1), (1, 2))
 
 
