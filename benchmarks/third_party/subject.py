@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
@@ -166,5 +167,9 @@ def replaced_backward(passes: Callable[..., jax.Array], *names: str) -> Iterator
 
         return called
 
-    with mock.patch.multiple(jax.nn, **{name: replaced(getattr(jax.nn, name)) for name in names}):
+    new = {name: replaced(getattr(jax.nn, name)) for name in names}
+    with contextlib.ExitStack() as stack:
+        for module in filter(None, (jax.nn, sys.modules.get("flax.linen"))):  # which has them too
+            own = {name: f for name, f in new.items() if hasattr(module, name)}
+            stack.enter_context(mock.patch.multiple(module, **own))
         yield

@@ -11,7 +11,14 @@ import importlib.util
 import os
 from collections.abc import Callable
 
-from benchmarks.third_party.networks import flaxmodels, haiku, keras, keras_hub, transformers
+from benchmarks.third_party.networks import (
+    equimo,
+    flaxmodels,
+    haiku,
+    keras,
+    keras_hub,
+    transformers,
+)
 from benchmarks.third_party.networks.base import CLASSES, Cut, Network
 
 __all__ = ["CLASSES", "NETWORKS", "Cut", "Network", "installed", "network"]
@@ -26,6 +33,7 @@ NETWORKS: dict[str, tuple[str, Callable[[str], Network], str]] = {
     **{
         f"flaxmodels {name}": ("flaxmodels", flaxmodels.build, name) for name in flaxmodels.FAMILIES
     },
+    **{f"equimo {name}": ("equimo", equimo.build, name) for name in equimo.FAMILIES},
     **{
         f"transformers {family}": ("transformers", transformers.build, family)
         for family in transformers.FAMILIES

@@ -15,9 +15,9 @@ from benchmarks.third_party.networks.base import Cut, perturbed, tapped
 _STATISTICS = {"mean": "moving_mean", "var": "moving_variance"}
 
 
-def drawn(variables: Any) -> Any:
+def drawn(variables: Any, seed: int = 11) -> Any:
     """The variables in double precision, norms perturbed; what begins as zeros is drawn."""
-    rng = np.random.default_rng(11)
+    rng = np.random.default_rng(seed)
 
     def draw(path: Sequence[Any], value: Any) -> jax.Array:
         name = _STATISTICS.get(path[-1].key, path[-1].key)
