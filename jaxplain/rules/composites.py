@@ -97,9 +97,7 @@ def lrp_rules(
         "avg_pool": norm,
         "add": norm,
         "resize": norm,
-        "affine": Affine(
-            Epsilon(eps=eps) if isinstance(linear, ZBox) else linear, Epsilon(eps=eps)
-        ),
+        "affine": Affine(epsilon if isinstance(linear, ZBox) else linear, norm=epsilon),
         "gate": Product(products=products, eps=eps),
         "normalise": Normalisation(eps=eps),
         "scale": core.pass_rule,
