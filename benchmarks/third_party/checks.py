@@ -245,7 +245,15 @@ def _to_places(s: Subject, pooled: jax.Array) -> jax.Array:
 
 
 def _winning(s: Subject, sign: float = 1.0) -> jax.Array:
-    return _shares(s.pooled * sign * s.dense[:, s.target])
+    return _below(s, _shares(s.pooled * sign * s.dense[:, s.target]))
+
+
+def _below(s: Subject, signal: jax.Array) -> jax.Array:
+    """The signal of the pooled channels: through a dense layer between by Eq. 6, else as it is."""
+    if s.cut.between is None or s.cut.between.kernel is None:
+        return signal
+    shares = _shares(s.activation.mean((1, 2))[..., None] * s.cut.between.kernel)
+    return jnp.einsum("bcd,bd->bc", shares, signal)
 
 
 def mwp(s: Subject) -> Result:
@@ -279,6 +287,8 @@ def d_wta(s: Subject) -> Result:
     found, a = s.explain("d-wta"), np.asarray(s.activation)
     try:
         channel = (s.pooled * s.dense[:, s.target]).argmax(-1)
+        if s.cut.between is not None and s.cut.between.kernel is not None:
+            channel = (a.mean((1, 2)) * s.cut.between.kernel.T[channel]).argmax(-1)
     except NoCheckError:
         found = np.sort(np.asarray(found).reshape(len(found), -1))
         return "one winner", error(found, np.eye(found.shape[1])[[-1] * len(found)])
@@ -299,22 +309,23 @@ def lrp(s: Subject) -> Result:
         return g * jnp.where(a == 0, 0, forward(a) / jnp.where(a == 0, 1, a))
 
     # An activation passes relevance on, which is a slope of f(a) / a; a gate takes none of it.
-    shut = replaced_backward(lambda g, a, forward: jnp.zeros_like(g), "sigmoid", "hard_sigmoid")
-    with shut, _statistics_held(), replaced_backward(passes, "relu", "relu6", "silu", "gelu"):
+    gates = s.network.gates
+    shut = replaced_backward(lambda g, a, forward: jnp.zeros_like(g), *gates)
+    passing = {"relu", "relu6", "silu", "gelu"} - set(gates)
+    with shut, _statistics_held(), replaced_backward(passes, *passing):
         slope = jax.grad(lambda v: s.network.fn(v)[:, s.target].sum())
         expected = (s.x * compiled(slope, s.x)(s.x)).sum(-1)
     return "epsilon is input x jax.grad, activations replaced", error(found, expected)
 
 
-def _below_norm(s: Subject, relevance: jax.Array) -> jax.Array:
-    """The relevance of the pooled channels, where a norm takes them: epsilon without its shift."""
-    if s.cut.norm is None:
-        return relevance
+def _led_below(s: Subject, relevance: jax.Array) -> jax.Array:
+    """The relevance of the pooled channels: through a norm by epsilon."""
+    if s.cut.between is None or s.cut.between.kernel is not None:
+        return _below(s, relevance)
     mean = s.activation.mean((1, 2))
     with _statistics_held():
-        above, pull = jax.vjp(s.cut.norm.values, mean)
-    shift = s.cut.norm.values(jnp.zeros_like(mean))
-    return mean * pull(relevance / (above - shift))[0]
+        above, pull = jax.vjp(s.cut.between.values, mean)
+    return mean * pull(relevance / above)[0]
 
 
 def _statistics_held() -> Any:
@@ -346,9 +357,11 @@ def relevance_cam(s: Subject) -> Result:
         return "conservation of each class's relevance", max(
             error(total, jnp.ones_like(total)), error(found, expected)
         )
-    pooled = _below_norm(s, (_shares(pooled) * seed).sum(-1))
-    mean = s.activation / _total(s.activation)  # an average's rule is no z+, and signed
-    relevance = mean * pooled[:, None, None]
+    pooled = _led_below(s, (_shares(pooled) * seed).sum(-1))
+    total = _total(s.activation)
+    # The rule of an average is no z+: its shares are signed.
+    share = jnp.where(total == 0, 0, s.activation / jnp.where(total == 0, 1, total))
+    relevance = share * pooled[:, None, None]
     return "z+ by hand, through pool and classifier", error(
         found, (_total(relevance) * s.activation).sum(-1)
     )

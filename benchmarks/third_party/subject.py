@@ -120,26 +120,26 @@ class Subject:
 
     @functools.cached_property
     def dense(self) -> np.ndarray:
-        """The weights ``(C, N)`` of a head of a global pool, perhaps a norm, and a dense layer."""
+        """The last layer's weights where it reads a global pool, or what is between (`Cut`)."""
         a = self.activation
         positions, channels = a.shape[1] * a.shape[2], a.shape[3]
         nothing = jnp.zeros_like(a[:1])
         bias = self.head(nothing)
-        if self.cut.norm is not None:
-            weights, values = self.cut.norm.weights, self.cut.norm.values
+        if self.cut.between is not None:
+            weights, values = self.cut.between.weights, self.cut.between.values
             bias = bias - values(nothing.mean((1, 2))) @ weights
         else:
             basis = jnp.broadcast_to(jnp.eye(channels)[:, None, None], (channels, *a.shape[1:]))
             weights = self.head(basis.astype(a.dtype)) - bias
         if error(self.head(a), self.pooled @ weights + bias) > 1e-6 or positions == 1:
-            raise NoCheckError("the head is no global pool, perhaps a norm, and dense layer")
+            raise NoCheckError("the head is no global pool and dense layer")
         return np.asarray(weights)
 
     @functools.cached_property
     def pooled(self) -> jax.Array:
-        """What the dense layer of such a head is given, ``(B, C)``."""
+        """What the last layer of such a head is given."""
         mean = self.activation.mean((1, 2))
-        return mean if self.cut.norm is None else self.cut.norm.values(mean)
+        return mean if self.cut.between is None else self.cut.between.values(mean)
 
     def grad(self, x: jax.Array) -> jax.Array:
         return self._grad(x)

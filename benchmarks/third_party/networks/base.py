@@ -15,14 +15,18 @@ CLASSES = 5
 
 
 @dataclass(frozen=True)
-class Norm:
-    """A norm between the global pool and the dense layer, whose ``weights`` are ``(C, N)``.
+class Between:
+    """A norm, or a dense layer and its activation, between the global pool and the last layer.
 
-    ``values`` gives what it makes of the pooled ``(B, C)``.
+    Attributes:
+        values: what it makes of the pooled ``(B, C)``: ``(B, D)``.
+        weights: those of the last layer, ``(D, N)``.
+        kernel: those of a dense layer, ``(C, D)``; None for a norm.
     """
 
     values: Callable[[jax.Array], jax.Array]
     weights: np.ndarray
+    kernel: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Cut:
     features: Callable[[jax.Array], jax.Array]
     head: Callable[[jax.Array], jax.Array]
     maps: Callable[[jax.Array], jax.Array] = lambda value: value
-    norm: Norm | None = None
+    between: Between | None = None
 
 
 def tapped(
@@ -71,7 +75,8 @@ def tokens(prefix: int = 0) -> Callable[[jax.Array], jax.Array]:
 class Network:
     """A network, images for it, its last cuts (uppermost first), and whether its units are ReLU.
 
-    ``narrow`` gives early maps ``(B, h, w, C)`` where the last ones have many channels.
+    ``narrow`` gives early maps ``(B, h, w, C)`` where the last ones have many channels; ``gates``
+    are those of `jax.nn` that only multiply.
     """
 
     name: str
@@ -80,6 +85,7 @@ class Network:
     cuts: tuple[Cut, ...]
     relus: bool
     narrow: Callable[[jax.Array], jax.Array] | None = None
+    gates: tuple[str, ...] = ("sigmoid", "hard_sigmoid")
 
 
 def images(size: int) -> jax.Array:

@@ -8,7 +8,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.third_party.networks.base import CLASSES, Cut, Network, Norm, images, perturbed
+from benchmarks.third_party.networks.base import (
+    CLASSES,
+    Between,
+    Cut,
+    Network,
+    images,
+    perturbed,
+)
 
 #: Network -> the side of its images, and its builder's arguments; one of an inner module builds
 #: what no option of a public function makes small.
@@ -49,9 +56,7 @@ _RELUS = (
 def build(family: str) -> Network:
     import keras
 
-    keras.config.set_floatx("float64")
-    keras.config.set_dtype_policy("float64")
-    keras.utils.set_random_seed(3)
+    in_double_precision()
     size, options = FAMILIES[family]
     if family == "ConvNeXt":
         from keras.src.applications.convnext import ConvNeXt as make
@@ -97,20 +102,47 @@ def build(family: str) -> Network:
         cuts=tuple(cuts),
         narrow=inference(keras.Model(model.inputs, first.output)),
         relus=family.startswith(_RELUS),
+        # Its hard sigmoid is a relu6 of its own.
+        gates=("relu6",) if family.startswith("MobileNetV3") else ("sigmoid", "hard_sigmoid"),
     )
+
+
+def in_double_precision() -> None:
+    """What is built from here on computes in double precision, and begins with the same weights."""
+    import keras
+    from keras.src.backend.common import dtypes
+
+    keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
+    dtypes.BIT64_TO_BIT32_DTYPE["float64"] = "float64"  # else norms would be in single precision
+    keras.utils.set_random_seed(3)
 
 
 def keras_cut(model: Any, at: Any) -> Cut:
     import keras
 
-    *_, last, top = model.layers
-    norm = None
-    if isinstance(last, keras.layers.LayerNormalization):
-        norm = Norm(last, np.asarray(top.kernel))
     return Cut(
         inference(keras.Model(model.inputs, at)),
         inference(keras.Model(at, model.outputs[0])),
-        norm=norm,
+        between=_between(model),
+    )
+
+
+def _between(model: Any) -> Between | None:
+    import keras
+
+    *_, last, top = model.layers
+    if isinstance(last, keras.layers.LayerNormalization):
+        return Between(last, np.asarray(top.kernel))
+    if not model.name.startswith("MobileNetV3"):
+        return None
+    # Its dense layers are convolutions of one position.
+    dense, top = model.get_layer("conv_2"), model.get_layer("logits")
+    inner = keras.Model(dense.input, top.input)
+    return Between(
+        lambda pooled: inference(inner)(pooled[:, None, None])[:, 0, 0],
+        np.asarray(top.kernel)[0, 0],
+        np.asarray(dense.kernel)[0, 0],
     )
 
 

@@ -18,7 +18,7 @@ from benchmarks.third_party.networks.base import (
     tapped,
     tokens,
 )
-from benchmarks.third_party.networks.keras import inference
+from benchmarks.third_party.networks.keras import in_double_precision, inference
 
 _VIT = {"patch_size": 8, "num_layers": 2, "num_heads": 3, "hidden_dim": 24}
 _SWIN = {"patch_size": 4, "window_size": 4, "embed_dim": 24, "depths": (2, 2), "num_heads": (2, 3)}
@@ -38,11 +38,9 @@ def _vit(encoder: Any) -> tuple[Any, ...]:
 
 
 def build(family: str) -> Network:
-    import keras
     import keras_hub
 
-    keras.backend.set_floatx("float64")
-    keras.utils.set_random_seed(3)
+    in_double_precision()
     size, options, prefix, layers = FAMILIES[family]
     backbone = getattr(keras_hub.models, f"{family}Backbone")(
         image_shape=(size, size, 3), dtype="float64", **options
