@@ -122,22 +122,15 @@ def test_localisation_command(folders, tmp_path, monkeypatch, capsys):
 
 
 def test_feedback_command(folders, tmp_path, monkeypatch):
-    pytest.importorskip("cv2")
-    text, written = run(
-        "feedback",
-        folders / "cub",
-        monkeypatch,
-        tmp_path,
-        Net(1, ()),
-        "--methods",
-        "gradient",
-        "--limit",
-        "2",
-        "--batch-size",
-        "2",
-    )
+    options = ["--methods", "gradient", "--limit", "2", "--batch-size", "2"]
+    base = ("feedback", folders / "cub", monkeypatch, tmp_path, Net(1, ()), *options)
+    text, written = run(*base)
     assert written["images"] == 2 and written["methods"]["Gradient"]["trials"] == 2
     assert "net on CUB-200-2011" in text and "| Whole image |" in text
+    assert written["options"]["segmentation"] == "boykov_jolly"
+    pytest.importorskip("cv2")
+    _, written = run(*base, "--segmentation", "grabcut")
+    assert written["methods"]["Gradient"]["trials"] == 2
 
 
 def test_phrases_command(folders, tmp_path, monkeypatch, capsys):

@@ -17,7 +17,19 @@ def _run(arguments: argparse.Namespace, progress: Bar) -> Report[Any]:
     from jaxplain.evaluation.studies import localisation as study
 
     asked, to_input, methods, where = prepared(arguments, progress)
-    return study.graph_cut_objects(asked, to_input, methods).about(where)
+    return study.graph_cut_objects(
+        asked, to_input, methods, segmentation=arguments.segmentation
+    ).about(where)
+
+
+def _options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--segmentation",
+        choices=("boykov_jolly", "grabcut"),
+        default="boykov_jolly",
+        help="the graph cut: Boykov and Jolly's one minimum cut, as in the paper, or OpenCV's "
+        "GrabCut; default: %(default)s",
+    )
 
 
 PROTOCOL = Protocol(
@@ -29,4 +41,5 @@ PROTOCOL = Protocol(
     "of at least 0.5?",
     methods=("gradient", "guided-backprop", "deconvnet", "feedback"),
     run=_run,
+    options=_options,
 )

@@ -151,12 +151,12 @@ def graph_cut_objects(
 
     Args:
         asked, to_input, methods, iou: as for `dominant_objects`.
-        **options: ``foreground``, ``background``, ``iterations`` of
+        **options: ``foreground``, ``background``, ``segmentation``, ``strength``, ``iterations`` of
             `jaxplain.explainers.segmentation.graph_cut`.
 
     Raises:
-        ValueError: records without boxes, or a map that is not finite. ImportError: OpenCV is not
-            installed.
+        ValueError: records without boxes, or a map that is not finite.
+        ImportError: OpenCV is not installed, for GrabCut.
     """
     hits: dict[str, list[bool]] = {name: [] for name in (WHOLE, *methods)}
     empty = dict.fromkeys(methods, 0)

@@ -119,7 +119,6 @@ def test_dominant_objects_written_out(records):
 
 
 def test_graph_cut_written_out(records):
-    pytest.importorskip("cv2")
     table = localisation.graph_cut_objects(
         questions(records), to_input, {"colour": colour, "none": lambda x, s: x[..., 0] * 0}
     )
