@@ -184,6 +184,51 @@ def test_fixations_command(folders, tmp_path, monkeypatch):
     assert len(written["methods"]["Gradient"]["per_image"]["nss"]) == 3
 
 
+def test_fixations_with_a_fitted_cam(folders, tmp_path, monkeypatch, capsys):
+    """On a network that ends in a global pool it is CAM: the regression finds its weights."""
+    many = tmp_path / "many"
+    many.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(24):
+        colour = rng.integers(0, 160, 3)
+        noise = rng.integers(0, 90, (48, 48, 3)) + colour
+        Image.fromarray(noise.astype(np.uint8)).save(many / f"{i}.png")
+    base = ("fixations", folders / "looked", monkeypatch, tmp_path, Net())
+    options = ["--images", str(folders / "photos"), "--batch-size", "3", "--layer", "relu:0"]
+    text, written = run(
+        *(*base, *options, "--methods", "cam,fitted-cam", "--fit-images", str(many))
+    )
+    one, other = (written["methods"][name]["per_image"] for name in ("CAM", "Fitted CAM"))
+    for score in ("nss", "cc"):
+        np.testing.assert_allclose(one[score], other[score], atol=0.02)
+    assert "| Fitted CAM |" in text and "regression at relu:0 on 24 images, whose R^2" in text
+    text, _ = run(*base, *options, "--methods", "fitted-cam")
+    assert "regression at relu:0 on 3 images" in text  # the photographs themselves
+    options = options[:-2]
+    assert run(*base, *options, "--methods", "gradient", "--fit-images", "x") is None
+    assert "--fit-images has no effect without the method fitted-cam" in capsys.readouterr().err
+
+
+def test_fixations_on_real_photographs(test_data, tmp_path, monkeypatch, capsys):
+    """The real ResNet-20 on two photographs of MIT1003, made small, scored at their sizes."""
+    monkeypatch.setenv("JAXPLAIN_CACHE", str(tmp_path / "cache"))
+    for kind in ("stimuli", "fixation_maps"):
+        (tmp_path / kind).mkdir()
+        for file in sorted((test_data / "images" / "mit1003" / kind).iterdir())[:2]:
+            Image.open(file).reduce(8).save(tmp_path / kind / file.name)
+    asked = [
+        *("evaluate", "fixations", "--data", str(tmp_path / "fixation_maps")),
+        *("--images", str(tmp_path / "stimuli"), "--methods", "fitted-cam,grad-cam"),
+        *("--model", str(test_data / "weights" / "resnet20-12fca82f.th")),
+        *("--network", "cifar_resnet20", "--output", str(tmp_path)),
+        *("--fit-images", str(test_data / "images" / "cifar10_samples")),
+    ]
+    assert cli.main(asked) == 0
+    assert "regression at layer3.2 on 20 images" in capsys.readouterr().out
+    written = json.loads((tmp_path / "fixations.json").read_text())
+    assert len(written["methods"]["Fitted CAM"]["per_image"]["mae"]) == 2
+
+
 def test_sanity_command(folders, tmp_path, monkeypatch, capsys):
     base = ("sanity", folders / "cub", monkeypatch, tmp_path, Net())
     text, written = run(*base, "--methods", "gradient", "--limit", "2", "--batch-size", "2")
