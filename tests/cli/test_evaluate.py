@@ -121,16 +121,49 @@ def test_localisation_command(folders, tmp_path, monkeypatch, capsys):
     assert found["trials"] + found["held_out"][1] == 3 and len(found["held_out"][0]) == 21
 
 
-def test_feedback_command(folders, tmp_path, monkeypatch):
+def test_feedback_command(folders, tmp_path, monkeypatch, capsys):
     options = ["--methods", "gradient", "--limit", "2", "--batch-size", "2"]
     base = ("feedback", folders / "cub", monkeypatch, tmp_path, Net(1, ()), *options)
     text, written = run(*base)
     assert written["images"] == 2 and written["methods"]["Gradient"]["trials"] == 2
     assert "net on CUB-200-2011" in text and "| Whole image |" in text
     assert written["options"]["segmentation"] == "boykov_jolly"
+    # The network has one output, so that its best is always the class.
+    boxes = tmp_path / "boxes.csv"
+    boxes.write_text("image,class,left,top,right,bottom\n0,Bird,10,8,40,36\n1,Bird,0,0,9,9\n")
+    text, written = run(*base, "--top", "5", "--boxes", str(boxes))
+    assert written["top"] == 1 and written["known"] == 2
+    assert "| Supervised | 50.0 | 1 of 2 |" in text and "Supervised: boxes for 2 of 2" in text
+    for line, said in (
+        ("0,Bird,10,8,40", "line 1: not image, class, left, top, right, bottom"),
+        ("0,Brid,10,8,40,36", "line 1: CUB-200-2011 has no class 'Brid'; did you mean Bird?"),
+        ("0,Bird,10,8,x,36", "line 1: the corners must be numbers"),
+        ("0,Bird,10,8,10,36", "line 1: no box has the corners"),
+    ):
+        boxes.write_text(line)
+        assert run(*base, "--boxes", str(boxes)) is None
+        assert said in capsys.readouterr().err
     pytest.importorskip("cv2")
     _, written = run(*base, "--segmentation", "grabcut")
     assert written["methods"]["Gradient"]["trials"] == 2
+
+
+def test_feedback_on_real_photographs(test_data, tmp_path, monkeypatch):
+    """The real SqueezeNet and its five best on the first photographs of VOC."""
+    monkeypatch.setenv("JAXPLAIN_CACHE", str(tmp_path / "cache"))
+    boxes = tmp_path / "boxes.csv"
+    boxes.write_text("2007_000032,aeroplane,104,78,375,183\n2007_000123,bird,0,0,500,375\n")
+    asked = [
+        *("evaluate", "feedback", "--data", str(test_data / "images/VOCdevkit/VOC2012")),
+        *("--model", str(test_data / "weights" / "squeezenet_v1.1.caffemodel")),
+        *("--network", "squeezenet1_1", "--methods", "gradient", "--limit", "2"),
+        *("--top", "5", "--boxes", str(boxes), "--output", str(tmp_path)),
+    ]
+    assert cli.main(asked) == 0
+    written = json.loads((tmp_path / "feedback.json").read_text())
+    trials = written["methods"]["Gradient"]["trials"]
+    assert written["top"] == 5 and 0 < written["known"] <= trials
+    assert written["methods"]["Supervised"]["hits"] == 1  # there is no bird
 
 
 def test_phrases_command(folders, tmp_path, monkeypatch, capsys):

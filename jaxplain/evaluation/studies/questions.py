@@ -209,17 +209,22 @@ def _free_programs() -> None:
         jax.clear_caches()
 
 
-def predicted(fn: Callable, x: jax.Array) -> jax.Array:
+def predicted(fn: Callable, x: jax.Array, top: int | None = None) -> jax.Array:
     """The class of the highest score, ``(B,)``; of a score map its mean. One compiled program.
 
+    With ``top`` it is so many classes, ``(B, top)``, the best first.
+
     Example:
-        >>> predicted(lambda x: x.mean((1, 2)), jnp.eye(3)[:2, None, None]).tolist()
-        [0, 1]
+        >>> fn, x = lambda x: x.mean((1, 2)), jnp.array([[3.0, 1, 2], [1, 3, 2]])[:, None, None]
+        >>> predicted(fn, x).tolist(), predicted(fn, x, top=2).tolist()
+        ([0, 1], [[0, 2], [1, 2]])
     """
     model = trace(fn, x)
-    return _predicted(model.graph, model.constants, x)
+    classes = _predicted(model.graph, 1 if top is None else top, model.constants, x)
+    return classes[:, 0] if top is None else classes
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _predicted(graph: Graph, constants: list, x: jax.Array) -> jax.Array:
-    return class_scores(Model(graph, constants).forward(x)[0]).argmax(-1)
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _predicted(graph: Graph, top: int, constants: list, x: jax.Array) -> jax.Array:
+    scores = class_scores(Model(graph, constants).forward(x)[0])
+    return jax.lax.top_k(scores, min(top, scores.shape[-1]))[1]

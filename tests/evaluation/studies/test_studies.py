@@ -140,6 +140,65 @@ def test_graph_cut_written_out(records):
         )
 
 
+def test_graph_cut_of_the_best_predictions(records):
+    """Four outputs, two of which are red's: a class counts by any that is among the two best."""
+    signals = np.array([[0.5, 0, 0.5, 0], [0, 1, 0, 0], [0, 0, 0, 0]], np.float32)
+
+    def outputs(x):  # red, green, and red and green a little elsewhere
+        return jnp.stack([x[..., 0], x[..., 1], x[:, ::-1, :, 0], x[..., 2]], -1)
+
+    def explain(x, asked_for):
+        return jnp.einsum("bhwn,bn->bhw", outputs(x), asked_for)
+
+    def predictions(x):
+        return jax.lax.top_k(outputs(x).mean((1, 2)) * jnp.array([0.9, 1.1, 1, 0.95]), 2)[1]
+
+    ranked = {  # boxes from elsewhere: the first is of red, the second the whole image's
+        r.id: [(0, (0, 0, 9, 9)), (0, (0, 0, *r.size[::-1])), (1, (0, 0, *r.size[::-1]))]
+        for r in records[:9]
+    }
+
+    def study(**options):
+        asked = Questions(Source(records), stretched, signals, batch_size=4)
+        return localisation.graph_cut_objects(
+            asked, to_input, {"mine": explain}, given={"other": ranked}, **options
+        )
+
+    table = study(predictions=predictions)
+    expected, whole, other, known = [], [], [], 0
+    for i, label, truth in asked_slowly(records):
+        pixels = stretched(records[i])
+        x = to_input(jnp.asarray(pixels[None]))
+        best = [n for n in np.asarray(predictions(x))[0] if signals[label][n]]
+        known += bool(best)
+        boxes = []
+        for n in best:
+            mask = segmentation.graph_cut(np.asarray(outputs(x))[0, ..., n], pixels)
+            at = np.argwhere(mask)
+            boxes.append([*at.min(0)[::-1], *(at.max(0)[::-1] + 1)])
+        expected.append(any(iou(box, t) >= 0.5 for box in boxes for t in truth))
+        covers = any(iou((0, 0, SIZE, SIZE), t) >= 0.5 for t in truth)
+        whole.append(bool(best) and covers)
+        other.append(label == 0 and i < 9 and covers)  # the second of two, of red only
+    assert 0 < sum(expected) < known < len(expected)
+    assert table.results["mine"].hits == sum(expected)
+    assert table.results[localisation.WHOLE].hits == sum(whole)
+    assert table.results["other"].hits == sum(other)
+    assert (table.details["top"], table.details["known"]) == (2, known)
+    assert f"among the network's 2 best in {known} of {len(expected)}" in table.markdown()
+    # With the class given, it is its first box alone that counts.
+    given = study().results["other"]
+    small = [
+        i < 9 and any(iou(box, t) >= 0.5 for t in truth)
+        for i, label, truth in asked_slowly(records)
+        for scale in [np.array([SIZE / records[i].size[1], SIZE / records[i].size[0]] * 2)]
+        for box in [
+            np.array((0, 0, 9, 9) if label == 0 else (0, 0, *records[i].size[::-1])) * scale
+        ]
+    ]
+    assert (given.hits, given.trials) == (sum(small), len(small))
+
+
 def test_localisation_needs_boxes_and_both_kinds_of_images(records):
     bare = data.Record.make(records[0].image, "bare", [0])
     with pytest.raises(ValueError, match="bare has neither boxes nor masks"):
