@@ -197,6 +197,48 @@ def test_phrases_command(folders, tmp_path, monkeypatch, capsys):
         assert said in capsys.readouterr().err
 
 
+def test_phrases_with_segments_and_boxes_of_others(folders, tmp_path, monkeypatch, capsys):
+    """MCG's segments and scores, EdgeBoxes' boxes, and CCA's boxes, gamma chosen on val."""
+    for split, lines in (("test", "0\n1\n"), ("val", "2\n")):
+        (folders / f"flickr/{split}.txt").write_text(lines)
+    mcg, cca = tmp_path / "mcg", tmp_path / "cca"
+    for folder in (mcg, cca):
+        folder.mkdir()
+    for i in range(3):
+        masks = np.zeros((2, 48, 64), bool)
+        masks[0, 10:30, 12:38] = masks[1, :5, :5] = True
+        np.savez_compressed(mcg / f"{i}.npz", masks=masks, scores=np.array([0.1, 0.9]))
+        (cca / f"{i}.csv").write_text("a BALL,10,8,40,37,0.7\nit,0,0,5,5,0.2\n")
+    table = tmp_path / "words.json"
+    table.write_text('{"ball": ["red ball", 1]}')
+    options = [
+        *("--images", str(folders / "photos"), "--methods", "c-mwp", "--short", "32"),
+        *("--words", str(table), "--split", "test", "--gamma-split", "val"),
+    ]
+    base = ("phrases", folders / "flickr", monkeypatch, tmp_path, Net(), *options)
+    named = ["--proposals", f"MCG={mcg}", "--proposals", f"EB={folders / 'proposals'}"]
+    text, written = run(*base, *named, "--phrase-boxes", f"CCA={cca}")
+    assert set(written["methods"]) == {
+        *("Uniform map (MCG)", "c-MWP (MCG)", "MCG base"),
+        *("Uniform map (EB)", "c-MWP (EB)", "CCA"),
+    }
+    assert (written["phrases"], written["held_out"]) == (2, 1)
+    assert written["methods"]["MCG base"]["gamma"] is None
+    assert written["methods"]["MCG base"]["all"]["recall"] == [0, 1, 1]
+    assert written["methods"]["CCA"]["all"]["recall"] == [1, 1, 1]
+    assert "| MCG base | - |" in text
+    (tmp_path / "no").mkdir()
+    for extra, said in (
+        ([*named, "--proposals", str(mcg)], "each needs a name: --proposals MCG=FOLDER"),
+        (["--proposals", f"A={mcg}", "--proposals", f"A={cca}"], "two folders have the name 'A'"),
+        (["--proposals", "A=nowhere"], "there is no folder nowhere"),
+        (["--held-out", "1"], "gamma is chosen on --gamma-split or on --held-out images"),
+        (["--phrase-boxes", str(tmp_path / "no")], "has no boxes for the image 0 (0.csv)"),
+    ):
+        assert run(*base, *extra) is None
+        assert said in capsys.readouterr().err
+
+
 def test_fixations_command(folders, tmp_path, monkeypatch):
     text, written = run(
         "fixations",

@@ -10,11 +10,13 @@ from flax import nnx
 from squares import SIZE, Net, picture
 
 from jaxplain import data, postprocess
+from jaxplain.data.proposals import Proposals, phrase_key
 from jaxplain.data.words import Words
 from jaxplain.evaluation import similarity
 from jaxplain.evaluation.studies import (
     faithfulness,
     localisation,
+    phrase_answers,
     phrases,
     sanity,
 )
@@ -286,7 +288,7 @@ def play_phrases(source, held, gammas):
 
 
 def proposed(record):
-    return phrases.sliding_boxes(record)[::13]
+    return phrases.sliding_boxes(record).boxes[::13]
 
 
 def slow_ap(own):
@@ -308,7 +310,7 @@ def test_phrases_written_out(records):
         words,
         {"colour": lambda x, s: jnp.einsum("bhwc,bkc->bkhw", x, s[..., :3])},
         held,
-        proposals=proposed,
+        proposals={"": lambda record: Proposals(proposed(record))},
     )
     gammas = (0.0, 0.25, 0.5, 0.75, 1.0)
     slow = play_phrases(source, held, gammas)
@@ -337,8 +339,127 @@ def test_phrases_written_out(records):
         phrases.phrase_study(source, stretched, to_input, words, {}, [])
     with pytest.raises(ValueError, match="no proposal for the image 0"):
         phrases.phrase_study(
-            source, stretched, to_input, words, {}, [1], proposals=lambda record: []
+            source,
+            stretched,
+            to_input,
+            words,
+            {},
+            [1],
+            proposals={"": lambda record: Proposals(np.zeros((0, 4), np.float32))},
         )
+
+
+def ranked(boxes, scores):
+    """What non-maximum suppression leaves, the best first; written out."""
+    stays = []
+    for k in sorted(range(len(boxes)), key=lambda k: -scores[k]):
+        if all(iou(boxes[k], boxes[j]) <= 0.7 for j in stays):
+            stays.append(k)
+    return stays
+
+
+def test_sets_of_proposals_their_own_scores_and_boxes_of_others(records):
+    """The rows of Table 6: methods on segments and on boxes, MCG_base, and CCA."""
+    source = with_phrases([r for r in records if r.size == records[0].size][:4])
+    words = Words(["pure red", "green", "cup"])
+
+    def scores_of(record):
+        return np.random.default_rng(int(record.id)).normal(size=len(proposed(record)))
+
+    def segments(record):
+        boxes = proposed(record)
+        scores = scores_of(record).astype(np.float32)
+        return Proposals(boxes, data.boxes_to_masks(boxes, record.size), scores)
+
+    def others(record):  # right for what is red, elsewhere the corner
+        return {
+            phrase_key(p.text): Proposals(
+                np.array([[0, 0, 3, 3], record.boxes[p.objects[0]]], np.float32)[
+                    :: -1 if "red" in p.text.lower() else 1
+                ][:1],
+                None,
+                np.ones(1, np.float32),
+            )
+            for p in record.phrases
+            if p.objects and "green" not in p.text.lower()
+        }
+
+    def study(*held, **options):
+        return phrases.phrase_study(
+            source,
+            lambda record: record.image,
+            to_input,
+            words,
+            {"colour": lambda x, s: jnp.einsum("bhwc,bkc->bkhw", x, s[..., :3])},
+            *held,
+            proposals={"MCG": segments, "EB": lambda r: Proposals(proposed(r))},
+            given={"CCA": others},
+            **options,
+        )
+
+    table = study({0})
+    rows = table.results
+    assert list(rows) == [
+        *("Uniform map (MCG)", "colour (MCG)", "MCG base"),
+        *("Uniform map (EB)", "colour (EB)", "CCA"),
+    ]
+    # Segments that are boxes score as these boxes.
+    assert rows["colour (MCG)"].gamma == rows["colour (EB)"].gamma
+    one, other = (rows[f"colour ({kind})"].everything for kind in ("MCG", "EB"))
+    assert one.recall == other.recall and one.group_recall == other.group_recall
+    assert one.phrase_ap == pytest.approx(other.phrase_ap)
+    # Their own scores rank all phrases alike.
+    base, cca = [], []
+    for record in source[1:]:
+        stays = ranked(proposed(record), scores_of(record))
+        for phrase in record.phrases:
+            if phrase.objects and any(word in phrase.text.lower() for word in ("red", "green")):
+                own = record.boxes[list(phrase.objects)]
+                whole = [*own[:, :2].min(0), *own[:, 2:].max(0)]
+                boxes = proposed(record)
+                base.append(
+                    [any(iou(boxes[k], whole) >= 0.5 for k in stays[:n]) for n in (1, 5, 10)]
+                )
+                right = "green" not in phrase.text.lower() and iou(own[0], whole) >= 0.5
+                cca.append(right)
+    assert rows["MCG base"].everything.recall == pytest.approx(np.mean(base, axis=0))
+    assert np.isnan(rows["MCG base"].gamma) and np.isnan(rows["CCA"].gamma)
+    assert 0 < np.mean(cca) < 1
+    assert rows["CCA"].everything.recall == pytest.approx([np.mean(cca)] * 3)
+    assert "| MCG base | - |" in table.markdown() and "| CCA | - |" in table.markdown()
+    json.dumps(table.to_json(), allow_nan=False)
+
+    # Gamma from another split: the same that these records give as held-out ones.
+    tuned = study(tuning=(source, [0]), indices=[1, 2, 3]).results
+    assert tuned.keys() == rows.keys()
+    for name, found in rows.items():
+        assert tuned[name].everything == found.everything
+        np.testing.assert_equal(tuned[name].gamma, found.gamma)
+    with pytest.raises(ValueError, match="scores and others none"):
+        phrases.phrase_study(
+            *(source, lambda record: record.image, to_input, words, {}, {0}),
+            proposals={"": lambda r: segments(r) if r is source[0] else Proposals(proposed(r))},
+        )
+
+
+def test_segments_are_scored_at_the_inputs_size():
+    """A diagonal band and a ring, in a picture that is twice as large as the input."""
+    rng = np.random.default_rng(0)
+    maps = jnp.asarray(rng.uniform(size=(2, 12, 16)), jnp.float32)
+    y, x = np.mgrid[:24, :32]
+    masks = np.stack([abs(x - y) < 4, (abs(x - 15) + abs(y - 12) < 11) & (x > 9)])
+    sized = phrase_answers._sized(masks, 64, (12, 16))
+    assert sized.shape == (64, 12, 16) and not sized[2:].any()
+    np.testing.assert_array_equal(sized[:2], masks[:, 1::2, 1::2])  # where the centres lie
+    shares = np.array([[1, 0], [0.5, 0.5]], np.float32)
+    found = phrase_answers._map_scores(maps, shares, sized, (12, 16))
+    for p, share in enumerate(shares):
+        one = np.einsum("k,khw->hw", share, maps)
+        for g, gamma in enumerate((0, 0.25, 0.5, 0.75, 1)):
+            for n in range(2):
+                expected = one[sized[n]].sum() / sized[n].sum() ** gamma
+                assert float(found[p, g, n]) == pytest.approx(expected, rel=1e-5)
+    assert np.isneginf(found[..., 2:]).all()
 
 
 def test_words():
