@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 
-from jaxplain import postprocess
 from jaxplain.data.record import Record
 
 __all__ = ["Proposals", "phrase_key", "read_phrase_boxes", "read_proposals"]
@@ -28,17 +27,24 @@ __all__ = ["Proposals", "phrase_key", "read_phrase_boxes", "read_proposals"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Proposals:
-    """Regions of an image.
+    """Regions of an image, either boxes or segments.
 
     Attributes:
-        boxes: float32 ``(n, 4)``, in the image's pixels; of segments the tightest ones.
-        masks: bool ``(n, H, W)``, of the image's size; None where the regions are the boxes.
+        boxes: float32 ``(n, 4)``, in the image's pixels, or None.
+        masks: bool ``(n, H, W)``, of the image's size, or None.
         scores: float32 ``(n,)``, whoever proposes them gave them; None where unknown.
     """
 
-    boxes: np.ndarray
+    boxes: np.ndarray | None = None
     masks: np.ndarray | None = None
     scores: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if (self.boxes is None) == (self.masks is None):
+            raise ValueError("proposals are either boxes or masks, one of the two")
+
+    def __len__(self) -> int:
+        return next(len(v) for v in (self.boxes, self.masks) if v is not None)
 
 
 def read_proposals(folder: Path, record: Record) -> Proposals:
@@ -72,7 +78,7 @@ def _segments(path: Path, record: Record) -> Proposals:
         scores = scores.astype(np.float32)
         if scores.shape != masks.shape[:1] or not np.isfinite(scores).all():
             raise ValueError(f"{path}: scores must be one finite number per mask")
-    return Proposals(postprocess.tightest_box(masks).astype(np.float32), masks, scores)
+    return Proposals(None, masks, scores)
 
 
 def _boxes(path: Path) -> Proposals:

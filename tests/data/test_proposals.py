@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxplain.data import Record
-from jaxplain.data.proposals import read_phrase_boxes, read_proposals
+from jaxplain.data.proposals import Proposals, read_phrase_boxes, read_proposals
 
 RECORD = Record.make(np.zeros((6, 8, 3), np.uint8), "a")
 BOXES = [[0, 1, 4, 5], [2, 2, 8, 6]]
@@ -27,7 +27,7 @@ def test_segments(tmp_path):
     masks[0, 1:4, 2] = masks[1, 5, 3:] = True
     np.savez_compressed(tmp_path / "a.npz", masks=masks)
     found = read_proposals(tmp_path, RECORD)
-    assert found.boxes.tolist() == [[2, 1, 3, 4], [3, 5, 8, 6]] and found.scores is None
+    assert found.boxes is None and found.scores is None and len(found) == 2
     np.testing.assert_array_equal(found.masks, masks)
     np.savez(tmp_path / "a.npz", masks=masks, scores=[3, 1])
     assert read_proposals(tmp_path, RECORD).scores.tolist() == [3, 1]
@@ -56,6 +56,13 @@ def test_boxes_of_phrases(tmp_path):
         path.write_text(f"a dog,0,0,1,1,1\n{line}\n")
         with pytest.raises(ValueError, match="line 2: not a phrase, left, top, right, bottom, sc"):
             read_phrase_boxes(tmp_path, RECORD)
+
+
+def test_either_boxes_or_segments():
+    assert len(Proposals(np.zeros((3, 4)))) == 3
+    for both in ({}, {"boxes": np.zeros((1, 4)), "masks": np.ones((1, 6, 8), bool)}):
+        with pytest.raises(ValueError, match="either boxes or masks"):
+            Proposals(**both)
 
 
 def test_no_file(tmp_path):

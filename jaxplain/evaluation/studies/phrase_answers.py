@@ -79,7 +79,7 @@ def answers_of(
 
     answers: dict[str, Any] = {}
     for kind, regions in proposals.items():
-        boxes, there = _padded(regions.boxes * scale)
+        boxes, there = _padded(_boxes_of(regions) * scale)
         masks = None if regions.masks is None else _sized(regions.masks, len(boxes), shape)
         for name, own_maps in maps.items():
             scores = _map_scores(own_maps, shares, boxes if masks is None else masks, shape)
@@ -100,6 +100,13 @@ def answers_of(
         one = {name: found[i] for name, found in answers.items()}
         text = phrase_key(phrase.text)
         yield Answered(text, phrase.groups, held, bool(small[i]), len(phrase.objects), one)
+
+
+def _boxes_of(regions: Proposals) -> np.ndarray:
+    """The boxes, or the tightest ones around the segments: float32 ``(n, 4)``."""
+    if regions.boxes is not None:
+        return regions.boxes
+    return np.asarray(postprocess.tightest_box(jnp.asarray(regions.masks)), np.float32)
 
 
 def _padded(boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -126,7 +133,7 @@ def _predicted(
     """(boxes in the input's pixels, which are there, scores) that somebody predicts, padded."""
     if predicted is None or predicted.scores is None:
         return (*_padded(np.zeros((0, 4), np.float32)), np.zeros(64, np.float32))
-    boxes, there = _padded(predicted.boxes * scale)
+    boxes, there = _padded(_boxes_of(predicted) * scale)
     scores = np.zeros(len(boxes), np.float32)
     scores[: len(predicted.scores)] = predicted.scores
     return boxes, there, scores

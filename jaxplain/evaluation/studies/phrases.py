@@ -155,7 +155,7 @@ def phrase_study(
         if asked:
             regions = {name: propose(item.record) for name, propose in proposals.items()}
             for one in regions.values():
-                if not len(one.boxes):
+                if not len(one):
                     raise ValueError(f"there is no proposal for the image {item.record.id}")
             boxes = {name: predict(item.record) for name, predict in given.items()}
             is_held = number == 1 or item.index in held
