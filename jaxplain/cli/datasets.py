@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from jaxplain.cli.common import suggest
-from jaxplain.explainers.catalogue import METHODS, canonical, explainer
+from jaxplain.explainers.catalogue import CATALOGUE, METHODS, canonical, explainer
 
 if TYPE_CHECKING:
     import jax
@@ -29,7 +29,12 @@ def check(arguments: argparse.Namespace, extra: tuple[str, ...] = ()) -> None:
         if name not in known:
             raise ValueError(f"unknown method {name!r}{suggest(name, known)}")
     arguments.methods = list(dict.fromkeys(chosen))
-    at_layer = [name for name in chosen if name in METHODS and METHODS[name].at_layer]
+    at_layer = [
+        name
+        for name in chosen
+        if (name in METHODS and METHODS[name].at_layer)
+        or (name in CATALOGUE and CATALOGUE[name].needs == "fit")  # which is made at a layer
+    ]
     if arguments.layer is not None and not at_layer:
         raise ValueError("--layer has no effect: none of these methods is explained at a layer")
     if arguments.output is not None and arguments.output.exists() and not arguments.output.is_dir():

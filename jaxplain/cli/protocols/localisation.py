@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from jaxplain.evaluation.studies.report import Report
 
 
-def prepared(arguments: argparse.Namespace, progress: Bar) -> tuple[Any, Any, dict[str, Any], str]:
-    """(questions, preprocessing, methods, subject): what both localisation protocols begin with."""
+def prepared(
+    arguments: argparse.Namespace, progress: Bar
+) -> tuple[Any, Any, dict[str, Any], str, Any]:
+    """(questions, preprocessing, methods, subject, network): what both localisations begin with."""
     from jaxplain import data
     from jaxplain.evaluation.studies.questions import Questions
 
@@ -40,13 +42,14 @@ def prepared(arguments: argparse.Namespace, progress: Bar) -> tuple[Any, Any, di
         lambda pixels: data.normalise(pixels, config),
         methods,
         f"{config.name} on {source.name}",
+        network,
     )
 
 
 def _run(arguments: argparse.Namespace, progress: Bar) -> Report[Any]:
     from jaxplain.evaluation.studies import localisation as study
 
-    asked, to_input, methods, where = prepared(arguments, progress)
+    asked, to_input, methods, where, _ = prepared(arguments, progress)
     count = len(asked.indices)
     held_out = max(1, count // 10) if arguments.held_out is None else arguments.held_out
     chosen_on = study.held_out_images(count, held_out)
