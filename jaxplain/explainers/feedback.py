@@ -91,7 +91,7 @@ def feedback(
     :func:`gradient`; and once no gate changes it is the true gradient of the gated network.
 
     A higher score is not a better map: on GoogLeNet soft mode with a step size of 1000 reaches
-    scores thirty times those of hard mode, and its maps spread over the picture
+    scores four times those of hard mode, and its maps spread over the picture
     (``benchmarks/cued_animal.py``).
 
     Args:
