@@ -21,10 +21,8 @@ from benchmarks.third_party.networks.base import (
 #: what no option of a public function makes small.
 FAMILIES: dict[str, tuple[int, dict[str, Any]]] = {
     "ResNet50": (64, {}),
-    "ResNet101": (64, {}),
     "ResNet50V2": (64, {}),
     "DenseNet121": (64, {}),
-    "DenseNet169": (64, {}),
     "MobileNet": (64, {"alpha": 0.25}),
     "MobileNetV2": (64, {"alpha": 0.35}),
     "MobileNetV3Small": (64, {}),
