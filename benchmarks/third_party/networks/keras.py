@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -17,27 +18,41 @@ from benchmarks.third_party.networks.base import (
     perturbed,
 )
 
-#: Network -> the side of its images, and its builder's arguments; one of an inner module builds
-#: what no option of a public function makes small.
+#: Network -> the side of its images, and its builder's arguments.
 FAMILIES: dict[str, tuple[int, dict[str, Any]]] = {
     "ResNet50": (64, {}),
-    "ResNet101": (64, {}),
     "ResNet50V2": (64, {}),
-    "DenseNet121": (64, {}),
-    "DenseNet169": (64, {}),
+    "DenseNet": (64, {"blocks": (2, 3, 3, 2)}),
     "MobileNet": (64, {"alpha": 0.25}),
     "MobileNetV2": (64, {"alpha": 0.35}),
     "MobileNetV3Small": (64, {}),
     "MobileNetV3Large": (64, {"alpha": 0.5}),
-    "EfficientNetB0": (64, {}),
-    "EfficientNetV2B0": (64, {}),
+    "EfficientNet": (64, {"width_coefficient": 0.3, "depth_coefficient": 0.3, "default_size": 64}),
+    "EfficientNetV2": (
+        64,
+        {
+            "width_coefficient": 0.3,
+            "depth_coefficient": 0.3,
+            "default_size": 64,
+            "name": "efficientnetv2-b0",
+        },
+    ),
     "Xception": (71, {}),
     "InceptionV3": (107, {}),
     "InceptionResNetV2": (107, {}),
     "VGG16": (64, {}),
     "VGG19": (64, {}),
-    "NASNetMobile": (64, {}),
+    "NASNet": (64, {"penultimate_filters": 96, "num_blocks": 1, "stem_block_filters": 8}),
     "ConvNeXt": (64, {"depths": (1, 1, 2, 1), "projection_dims": (16, 24, 32, 48)}),
+}
+
+#: Builders of networks of any size, which the public functions call -> their modules.
+_ANY_SIZE = {
+    "ConvNeXt": "convnext",
+    "DenseNet": "densenet",
+    "EfficientNet": "efficientnet",
+    "EfficientNetV2": "efficientnet_v2",
+    "NASNet": "nasnet",
 }
 
 #: These take pixels of 0 to 255.
@@ -58,11 +73,10 @@ def build(family: str) -> Network:
 
     in_double_precision()
     size, options = FAMILIES[family]
-    if family == "ConvNeXt":
-        from keras.src.applications.convnext import ConvNeXt as make
-    else:
-        make = getattr(keras.applications, family)
-    model = make(
+    module = keras.applications
+    if family in _ANY_SIZE:
+        module = importlib.import_module(f"keras.src.applications.{_ANY_SIZE[family]}")
+    model = getattr(module, family)(
         weights=None,
         include_top=True,
         classes=CLASSES,
