@@ -311,7 +311,7 @@ def lrp(s: Subject) -> Result:
     # An activation passes relevance on, which is a slope of f(a) / a; a gate takes none of it.
     gates = s.network.gates
     shut = replaced_backward(lambda g, a, forward: jnp.zeros_like(g), *gates)
-    passing = {"relu", "relu6", "silu", "gelu"} - set(gates)
+    passing = {"relu", "relu6", "silu", "gelu", "hard_silu", "hard_swish"} - set(gates)
     with shut, _statistics_held(), replaced_backward(passes, *passing):
         slope = jax.grad(lambda v: s.network.fn(v)[:, s.target].sum())
         expected = (s.x * compiled(slope, s.x)(s.x)).sum(-1)

@@ -88,7 +88,10 @@ def build(family: str) -> Network:
     for weight in model.weights:
         # A layer scale, which begins as 1e-6, has no name of its own.
         name = "scale" if "layer_scale" in weight.path else weight.path
-        weight.assign(perturbed(name, weight.value, rng))
+        value = perturbed(name, weight.value, rng)
+        if value.ndim == 4 and value.shape[3] == 1:  # depthwise kernels, which begin near 0
+            value = rng.normal(0, np.sqrt(2 / np.prod(value.shape[:2])), value.shape)
+        weight.assign(value)
     pools = [
         layer
         for layer in model.layers
@@ -117,7 +120,9 @@ def build(family: str) -> Network:
         narrow=inference(keras.Model(model.inputs, first.output)),
         relus=family.startswith(_RELUS),
         # Its hard sigmoid is a relu6 of its own.
-        gates=("relu6",) if family.startswith("MobileNetV3") else ("sigmoid", "hard_sigmoid"),
+        gates=("relu6", "hard_sigmoid")
+        if family.startswith("MobileNetV3")
+        else ("sigmoid", "hard_sigmoid"),
     )
 
 
