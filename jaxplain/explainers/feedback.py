@@ -102,7 +102,8 @@ def feedback(
         x: images, float, preprocessed as the network expects.
         targets: None (top class), an int, ints (B,) or (B, K), or a float signal (B, N) or (B, K,
             N), whose product with the scores is then the score. For a score map the signal is
-            spread by the softmax over space that the open network gives.
+            spread by the softmax over space that the open network gives, unless it says where: (B,
+            H', W', N) or (B, K, H', W', N).
         steps: the greatest number of sweeps; 0 leaves all gates open.
         mode: ``"hard"`` leaves a gate open where the gradient ``g`` of the score at the gated
             output is positive, and what is closed stays closed (Eq. 6): the set of open gates
