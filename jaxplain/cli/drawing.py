@@ -33,8 +33,7 @@ def _flow(model, x, targets, labels, drawn, layer) -> Rows:
     import jaxplain
     from jaxplain import viz
 
-    # Undamped, the feature maps of trained networks grow a thousandfold from stage to stage.
-    solver = jaxplain.LeastSquares(tolerance=1e-2, iterations=200, damping=0.3)
+    solver = jaxplain.LeastSquares(tolerance=1e-2, iterations=200)
     layers = None if layer is None else [layer]
     flow = jaxplain.naflow(
         model, x, jax.numpy.asarray([targets]), layer=layers, solver=solver, details=True

@@ -52,7 +52,8 @@ def excitation_backprop(
             module.
         x: images, float, preprocessed as the network expects.
         targets: None (top class), an int, ints (B,) or (B, K), or a float signal (B, N) or (B, K,
-            N), the prior P(A_0). For a score map the signal is spread by the softmax over space.
+            N), the prior P(A_0). For a score map the signal is spread by the softmax over space,
+            unless it says where: (B, H', W', N) or (B, K, H', W', N).
         layer: name of the layer of the map, or a sequence of names; None is the last spatial layer,
             ``"input"`` the image.
         tokens: where it is not known how maps lie in the layer: the grid ``(h, w)`` of its

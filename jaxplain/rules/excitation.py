@@ -280,16 +280,24 @@ def excitation_rules(
 def first_maximum(op: BoundOp, g: jax.Array) -> tuple:
     """A max pool's signal goes to the first of its greatest inputs, as a windowed pool's does.
 
-    The gradient of ``jnp.max`` shares it among all that are equal.
+    The gradients of ``jnp.max`` and ``jnp.maximum`` share it among all that are equal, and those of
+    the least likewise.
     """
-    if op.name != "reduce_max":
+    equation = op.operation.equations[-1]
+    name = equation.primitive.name
+    if name in ("max", "min"):
+        first, second = op.inputs
+        won = first >= second if name == "max" else first <= second
+        return jnp.where(won, g, 0), jnp.where(won, 0, g)
+    if name not in ("reduce_max", "reduce_min"):
         return op.vjp(g)
-    a, axes = op.a, op.operation.equations[-1].params["axes"]
+    a, axes = op.a, equation.params["axes"]
     kept = tuple(i for i in range(a.ndim) if i not in axes)
     order = (*kept, *axes)
     turned = a.transpose(order)
     rows = turned.reshape(*(a.shape[i] for i in kept), -1)
-    won = jax.nn.one_hot(rows.argmax(-1), rows.shape[-1], dtype=g.dtype) * g[..., None]
+    place = rows.argmax(-1) if name == "reduce_max" else rows.argmin(-1)
+    won = jax.nn.one_hot(place, rows.shape[-1], dtype=g.dtype) * g[..., None]
     back = tuple(order.index(i) for i in range(a.ndim))
     return (won.reshape(turned.shape).transpose(back),)
 

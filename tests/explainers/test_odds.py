@@ -224,6 +224,14 @@ def test_a_prior_over_a_score_map(name, x):
     close(one, expected[:, 1])
 
 
+def test_who_takes_a_signal_says_that_it_may_say_where():
+    functions = {getattr(jaxplain, m.function) for m in CATALOGUE.values()}
+    taking = [f for f in functions if "(B, K, N)" in " ".join(f.__doc__.split())]
+    assert len(taking) > 10
+    for function in taking:
+        assert "(B, K, H', W', N)" in " ".join(function.__doc__.split()), function.__name__
+
+
 def test_a_prior_of_another_size(x):
     with pytest.raises(
         ValueError, match=r"\(2, 4, 4, 4\).*\(2, targets, 4, 4, 4\).*\(2, 3, 4, 4\)"
@@ -238,6 +246,18 @@ POOLS = {
     "reshaped": lambda v: v.reshape(len(v), 2, 2, 2, 2, -1).max((2, 4)),
     "channels first": lambda v: jnp.moveaxis(
         jnp.moveaxis(v, -1, 1).reshape(len(v), -1, 2, 2, 2, 2).max((3, 5)), 1, -1
+    ),
+    "axes kept": lambda v: (
+        v.reshape(len(v), 2, 2, 2, 2, -1).max((2, 4), keepdims=True).reshape(len(v), 2, 2, -1)
+    ),
+    "axis by axis": lambda v: jnp.amax(jnp.amax(v.reshape(len(v), 2, 2, 2, 2, -1), 4), 2),
+    "stacked": lambda v: jnp.stack([v[:, i::2, j::2] for i in (0, 1) for j in (0, 1)]).max(0),
+    "in pairs": lambda v: functools.reduce(
+        jnp.maximum, [v[:, i::2, j::2] for i in (0, 1) for j in (0, 1)]
+    ),
+    "least of the negated": lambda v: -(-v).reshape(len(v), 2, 2, 2, 2, -1).min((2, 4)),
+    "lesser of the negated": lambda v: (
+        -functools.reduce(jnp.minimum, [-v[:, i::2, j::2] for i in (0, 1) for j in (0, 1)])
     ),
 }
 
@@ -258,9 +278,19 @@ def test_ties_have_one_winner(method, pool):
     np.testing.assert_allclose(maps[0], firsts, atol=1e-6)
 
 
-def test_ties_of_a_maximum_over_space():
+@pytest.mark.parametrize(
+    "greatest",
+    [
+        lambda v: v.max((1, 2)),
+        lambda v: v.max((1, 2), keepdims=True).reshape(len(v), -1),
+        lambda v: jnp.amax(jnp.amax(v, 2), 1),
+        lambda v: v.reshape(len(v), 9, 3).max(1),
+    ],
+    ids=["at once", "axes kept", "axis by axis", "flattened"],
+)
+def test_ties_of_a_maximum_over_space(greatest):
     maps = jaxplain.excitation_backprop(
-        lambda v: v.max((1, 2)) @ jnp.eye(3), jnp.ones((2, 3, 3, 3)), 1, layer="input"
+        lambda v: greatest(v) @ jnp.eye(3), jnp.ones((2, 3, 3, 3)), 1, layer="input"
     )
     expected = np.zeros((2, 3, 3))
     expected[:, 0, 0] = 1
