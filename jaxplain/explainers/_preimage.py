@@ -17,7 +17,8 @@ import jax.numpy as jnp
 from jaxplain.core import Graph, Operation, UnknownLayerError, UnsupportedOperationError
 from jaxplain.explainers._least_squares import LeastSquares, least_squares
 
-#: Data movement whose transpose leads every value back to where it came from.
+#: Of the moves those whose transpose leads every value back to where it came from: the others
+#: repeat values, or leave out where they were.
 _MOVES = ("reshape", "squeeze", "expand_dims", "transpose", "pad", "slice", "rev", "concatenate")
 
 
