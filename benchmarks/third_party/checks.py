@@ -17,6 +17,7 @@ import numpy as np
 
 import jaxplain
 from benchmarks.third_party.excitation import signals
+from benchmarks.third_party.networks import CLASSES
 from benchmarks.third_party.subject import (
     NoCheckError,
     Subject,
@@ -267,7 +268,7 @@ def mwp(s: Subject) -> Result:
         if bool((jnp.abs(total - 1) < 1e-5).all()):
             return "conservation of the signal", error(total, jnp.ones_like(total))
         # Units that nothing excites lose signal, and so do skips past the layer and other tokens.
-        return _OPERATIONS, error(found, s.cut.maps(signals(s).shares).sum(-1))
+        return _OPERATIONS, error(found, s.cut.maps(signals(s, s.target).shares).sum(-1))
     return "Eq. 6 by hand, through pool and classifier", error(found, expected)
 
 
@@ -279,7 +280,7 @@ def c_mwp(s: Subject) -> Result:
         total = s.explain("c-mwp", channels=True).sum((1, 2, 3))
         if bool((jnp.abs(total) < 1e-5).all()):
             return "conservation of the signal", float(jnp.abs(total).max())
-        difference = s.cut.maps(signals(s).shares - signals(s).against).sum(-1)
+        difference = s.cut.maps(signals(s, s.target).shares - signals(s, s.target).against).sum(-1)
         return _OPERATIONS, error(found, jnp.maximum(difference, 0))
     return "Eqs. 6 and 9 by hand, through pool and classifier", error(
         found, jnp.maximum(expected, 0)
@@ -296,10 +297,16 @@ def d_wta(s: Subject) -> Result:
         ranked = np.sort(np.asarray(found).reshape(len(found), -1))
         if bool((ranked.sum(1) == 1).all()):
             return "one winner", error(ranked, np.eye(ranked.shape[1])[[-1] * len(ranked)])
-        # The winner may go past the layer, or be no place; it is always some pixel's.
-        off = float(jnp.abs(found - s.cut.maps(signals(s).won).sum(-1)).max())
-        pixels = s.explain("d-wta", layer="input")
-        return _OPERATIONS, max(off, error(pixels, signals(s).won_pixels.sum(-1)))
+        # The winner may go past the layer or be no place, and end at a class token: of some class
+        # it is a pixel.
+        for target in range(CLASSES):
+            layers = s.explain("d-wta", target, layer=(s.layer, "input"))
+            won = signals(s, target)
+            off = float(jnp.abs(layers[s.layer] - s.cut.maps(won.won).sum(-1)).max())
+            pixels = won.won_pixels.sum(-1)
+            if off > 0 or bool(pixels.any()):
+                return _OPERATIONS, max(off, error(layers["input"], pixels))
+        raise NoCheckError("no winner of any class is a pixel")  # noqa: B904
     expected = np.zeros(a.shape[:3])
     for image, c in enumerate(channel):
         if a[image, :, :, c].max() > 0:  # nothing else excites the pool

@@ -267,12 +267,12 @@ class Signals(NamedTuple):
 
 
 @functools.lru_cache(maxsize=1)
-def signals(s: Subject) -> Signals:
-    """The signals of a subject's class, image by image, whose axis may then lie anywhere."""
+def signals(s: Subject, target: int) -> Signals:
+    """The signals of a class, image by image, whose axis may then lie anywhere."""
     found = []
     for x, value in zip(s.x, s.value, strict=True):
         tape = Tape(s.cut.scores, x[None], value[None])
-        one = jnp.zeros_like(tape.output.array).at[:, s.target].set(1)
+        one = jnp.zeros_like(tape.output.array).at[:, target].set(1)
         won = tape.back(one, win)
         of = [tape.back(one, share), tape.back(one, share, negate=True), won]
         pixels, value = tape.inputs
