@@ -268,7 +268,7 @@ def mwp(s: Subject) -> Result:
         if bool((jnp.abs(total - 1) < 1e-5).all()):
             return "conservation of the signal", error(total, jnp.ones_like(total))
         # Units that nothing excites lose signal, and so do skips past the layer and other tokens.
-        return _OPERATIONS, error(found, s.cut.maps(signals(s, s.target).shares).sum(-1))
+        return _OPERATIONS, error(found, s.cut.maps(signals(s, s.cut, s.target).shares).sum(-1))
     return "Eq. 6 by hand, through pool and classifier", error(found, expected)
 
 
@@ -280,11 +280,35 @@ def c_mwp(s: Subject) -> Result:
         total = s.explain("c-mwp", channels=True).sum((1, 2, 3))
         if bool((jnp.abs(total) < 1e-5).all()):
             return "conservation of the signal", float(jnp.abs(total).max())
-        difference = s.cut.maps(signals(s, s.target).shares - signals(s, s.target).against).sum(-1)
+        of = signals(s, s.cut, s.target)
+        difference = s.cut.maps(of.shares - of.against).sum(-1)
         return _OPERATIONS, error(found, jnp.maximum(difference, 0))
     return "Eqs. 6 and 9 by hand, through pool and classifier", error(
         found, jnp.maximum(expected, 0)
     )
+
+
+def _other_winners(s: Subject) -> float:
+    """Winners that go past the layer, or are tokens without a place: these too, or the pixels."""
+    below = s.network.cuts[-1]
+    if below is not s.cut:  # a cut that nothing goes past: all its tokens are pixels of the rest
+        off = jnp.abs(s.explain("d-wta") - s.cut.maps(signals(s, s.cut, s.target).won).sum(-1))
+        every = jaxplain.winner_take_all(
+            lambda image: below.head(image[:, :, 0]),
+            s.value_at(below)[:, :, None],
+            s.target,
+            layer="input",
+        )
+        won = signals(s, below, s.target).won.sum(-1)[:, :, None]
+        return max(float(off.max()), error(every, won))
+    for target in range(CLASSES):
+        layers = s.explain("d-wta", target, layer=(s.layer, "input"))
+        of = signals(s, s.cut, target)
+        off = float(jnp.abs(layers[s.layer] - s.cut.maps(of.won).sum(-1)).max())
+        pixels = of.won_pixels.sum(-1)
+        if off > 0 or bool(pixels.any()):
+            return max(off, error(layers["input"], pixels))
+    raise NoCheckError("no winner of any class is a pixel")
 
 
 def d_wta(s: Subject) -> Result:
@@ -297,16 +321,7 @@ def d_wta(s: Subject) -> Result:
         ranked = np.sort(np.asarray(found).reshape(len(found), -1))
         if bool((ranked.sum(1) == 1).all()):
             return "one winner", error(ranked, np.eye(ranked.shape[1])[[-1] * len(ranked)])
-        # The winner may go past the layer or be no place, and end at a class token: of some class
-        # it is a pixel.
-        for target in range(CLASSES):
-            layers = s.explain("d-wta", target, layer=(s.layer, "input"))
-            won = signals(s, target)
-            off = float(jnp.abs(layers[s.layer] - s.cut.maps(won.won).sum(-1)).max())
-            pixels = won.won_pixels.sum(-1)
-            if off > 0 or bool(pixels.any()):
-                return _OPERATIONS, max(off, error(layers["input"], pixels))
-        raise NoCheckError("no winner of any class is a pixel")  # noqa: B904
+        return _OPERATIONS, _other_winners(s)
     expected = np.zeros(a.shape[:3])
     for image, c in enumerate(channel):
         if a[image, :, :, c].max() > 0:  # nothing else excites the pool

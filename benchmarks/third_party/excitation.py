@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from benchmarks.third_party.networks import Cut
 from benchmarks.third_party.subject import NoCheckError, Subject
 
 _PASSED = ("relu", "relu6", "gelu", "silu")
@@ -267,11 +268,11 @@ class Signals(NamedTuple):
 
 
 @functools.lru_cache(maxsize=1)
-def signals(s: Subject, target: int) -> Signals:
+def signals(s: Subject, cut: Cut, target: int) -> Signals:
     """The signals of a class, image by image, whose axis may then lie anywhere."""
     found = []
-    for x, value in zip(s.x, s.value, strict=True):
-        tape = Tape(s.cut.scores, x[None], value[None])
+    for x, value in zip(s.x, s.value_at(cut), strict=True):
+        tape = Tape(cut.scores, x[None], value[None])
         one = jnp.zeros_like(tape.output.array).at[:, target].set(1)
         won = tape.back(one, win)
         of = [tape.back(one, share), tape.back(one, share, negate=True), won]

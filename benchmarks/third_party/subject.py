@@ -84,7 +84,10 @@ class Subject:
     @functools.cached_property
     def value(self) -> jax.Array:
         """The framework's own value at the cut."""
-        return compiled(self.cut.features, self.x)(self.x)
+        return self.value_at(self.cut)
+
+    def value_at(self, cut: Cut) -> jax.Array:
+        return compiled(cut.features, self.x)(self.x)
 
     @functools.cached_property
     def activation(self) -> jax.Array:

@@ -29,7 +29,7 @@ class Between:
     kernel: np.ndarray | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cut:
     """One way to cut a network: the value below, the scores of it, and its view ``(B, h, w, C)``.
 

@@ -35,15 +35,16 @@ class Family:
         kind: the name of the class.
         options: what makes it small.
         maps: the view of the values that it is cut at.
-        attention: the attention whose input is the last value; None where that is behind
-            ``features`` and ``norm``, of each place, and the scores are of the mean by ``head``.
+        inner: the modules whose inputs it is cut at: the last attention, and its block; None where
+            the last value is behind ``features`` and ``norm``, of each place, and the scores are of
+            the mean by ``head``.
         norm, head: by their names.
     """
 
     kind: str
     options: dict[str, Any]
     maps: Callable[[jax.Array], jax.Array]
-    attention: Callable[[Any], Any] | None = None
+    inner: tuple[Callable[[Any], Any], ...] | None = None
     norm: Literal["each place", "the mean", "none"] = "none"
     head: str = "head"
 
@@ -55,18 +56,19 @@ _MOBILE = [
     (12, 24, 5, 1, True, "hard_swish"),
     (16, 48, 5, 1, True, "hard_swish"),
 ]
+_INNER = (lambda m: m.blocks[-1].blocks[1].attn, lambda m: m.blocks[-1].blocks[1])
 FAMILIES = {
     "ViT": Family(
         "VisionTransformer",
         {**_VIT, "global_pool": "token", "reg_tokens": 0},
         tokens(prefix=1),
-        lambda m: m.blocks[-1].blocks[1].attn,
+        _INNER,
     ),
     "ViT with registers": Family(
         "VisionTransformer",
         {**_VIT, "global_pool": "avg", "reg_tokens": 4, "use_local_pos_embed": True},
         tokens(prefix=5),
-        lambda m: m.blocks[-1].blocks[1].attn,
+        _INNER,
     ),
     "ConvNeXt": Family(
         "ConvNeXt",
@@ -108,8 +110,12 @@ def build(name: str) -> Network:
     def fn(x: jax.Array) -> jax.Array:
         return jax.vmap(lambda image: _call(model, image))(x)
 
-    cut = _at_attention(model, family, x) if family.attention else _at_features(model, family)
-    return Network(f"equimo {name}", fn, x, (cut,), False)
+    cuts = (
+        tuple(_at_input(model, where, x, family.maps) for where in family.inner)
+        if family.inner
+        else (_at_features(model, family),)
+    )
+    return Network(f"equimo {name}", fn, x, cuts, False)
 
 
 def _call(part: Callable, image: jax.Array) -> jax.Array:
@@ -147,21 +153,26 @@ def _at_features(model: Any, family: Family) -> Cut:
     return Cut(jax.vmap(features), jax.vmap(head), family.maps)
 
 
-def _at_attention(model: Any, family: Family, x: jax.Array) -> Cut:
-    """The cut at what the last attention is given, which is behind its norm."""
+def _at_input(
+    model: Any,
+    where: Callable[[Any], Any],
+    x: jax.Array,
+    maps: Callable[[jax.Array], jax.Array],
+) -> Cut:
+    """The cut at what a module is given."""
     import equinox as eqx
 
     def run(image: jax.Array, put: jax.Array | None) -> tuple[jax.Array, jax.Array]:
         seen = []
 
-        def attention(value: jax.Array, **options: Any) -> jax.Array:
+        def module(value: jax.Array, **options: Any) -> jax.Array:
             seen.append(value)
-            return family.attention(model)(value if put is None else put, **options)
+            return where(model)(value if put is None else put, **options)
 
-        scores = _call(eqx.tree_at(family.attention, model, attention), image)
+        scores = _call(eqx.tree_at(where, model, module), image)
         return scores, seen[-1]
 
-    def both(x: jax.Array, put: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    def every(x: jax.Array, put: jax.Array | None) -> tuple[jax.Array, jax.Array]:
         return jax.vmap(run, in_axes=(0, None if put is None else 0))(x, put)
 
-    return tapped(both, x, family.maps)
+    return tapped(every, x, maps)
