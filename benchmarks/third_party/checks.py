@@ -291,24 +291,24 @@ def c_mwp(s: Subject) -> Result:
 def _other_winners(s: Subject) -> float:
     """Winners that go past the layer, or are tokens without a place: these too, or the pixels."""
     below = s.network.cuts[-1]
-    if below is not s.cut:  # a cut that nothing goes past: all its tokens are pixels of the rest
-        off = jnp.abs(s.explain("d-wta") - s.cut.maps(signals(s, s.cut, s.target).won).sum(-1))
-        every = jaxplain.winner_take_all(
-            lambda image: below.head(image[:, :, 0]),
-            s.value_at(below)[:, :, None],
-            s.target,
-            layer="input",
-        )
-        won = signals(s, below, s.target).won.sum(-1)[:, :, None]
-        return max(float(off.max()), error(every, won))
     for target in range(CLASSES):
         layers = s.explain("d-wta", target, layer=(s.layer, "input"))
         of = signals(s, s.cut, target)
         off = float(jnp.abs(layers[s.layer] - s.cut.maps(of.won).sum(-1)).max())
-        pixels = of.won_pixels.sum(-1)
-        if off > 0 or bool(pixels.any()):
-            return max(off, error(layers["input"], pixels))
-    raise NoCheckError("no winner of any class is a pixel")
+        found, won = layers["input"], of.won_pixels.sum(-1)
+        if (
+            below is not s.cut
+        ):  # a cut that nothing goes past: all its tokens are pixels of the rest
+            found = jaxplain.winner_take_all(
+                lambda image: below.head(image[:, :, 0]),
+                s.value_at(below)[:, :, None],
+                target,
+                layer="input",
+            )
+            won = signals(s, below, target).won.sum(-1)[:, :, None]
+        if off > 0 or bool(won.any()):
+            return max(off, error(found, won))
+    raise NoCheckError("no winner of any class arrives")
 
 
 def d_wta(s: Subject) -> Result:

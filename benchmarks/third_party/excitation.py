@@ -27,6 +27,8 @@ from benchmarks.third_party.subject import NoCheckError, Subject
 
 _PASSED = ("relu", "relu6", "gelu", "silu")
 _GATES = ("softmax", "sigmoid", "hard_sigmoid")
+#: A mask that adds -100 leaves weights of attention up to this; they are nothing, however shared.
+_MASKED = 1e-30
 #: The norms of frameworks: module, class, method.
 _NORMS = (
     ("flax.linen", "LayerNorm", "__call__"),
@@ -204,7 +206,7 @@ def _signals(step: Step, outs: list, sign: Any, rule: Callable) -> list:
         if step.name == "mul":
             result[i] = r
             return result
-        weights = arrays[1 - i]
+        weights = jnp.where(arrays[1 - i] < _MASKED, 0, arrays[1 - i])
 
         def attended(a: jax.Array, w: jax.Array) -> jax.Array:
             return step.run(*((a, w) if i == 0 else (w, a)))[0]
