@@ -1,7 +1,7 @@
 """Excitation Backprop and winner-take-all, written again for heads that are more than a pool.
 
 Nothing here is jaxplain's: a network is traced and every operation's signal goes to its inputs by
-Eq. 6 (linear layers, by the signed contributions), Eq. 19 (additions, by magnitude) or as it is
+Eq. 6 (linear layers, by the signed contributions, of which additions are one) or as it is
 (activations, norms, moves). Attention is a linear layer of its values; its weights get nothing.
 Activations, softmax and norms are known by marks that are set where frameworks call them.
 """
@@ -229,10 +229,11 @@ def _signals(step: Step, outs: list, sign: Any, rule: Callable) -> list:
 
 
 def share(product: Callable | None, a: Any, r: jax.Array, sign: Any, w: Any = None) -> Any:
-    """Eq. 6: to the children by their positive contributions; of an addition, by magnitude."""
+    """Eq. 6: to the children by their positive contributions; an addition's weights are 1."""
     if product is None:
-        part = shares(r, sum(map(jnp.abs, a)))
-        return [jnp.abs(v) * part for v in a]
+        a = [positive(v) for v in a]
+        part = shares(r, sum(a))
+        return [v * part for v in a]
     total = jnp.zeros_like(a)
     for s in (1, -1):
         pairs = [(positive(a), positive(s * w)), (-positive(-a), -positive(-s * w))]

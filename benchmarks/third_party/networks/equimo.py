@@ -13,6 +13,7 @@ import numpy as np
 
 from benchmarks.third_party.networks.base import (
     CLASSES,
+    Between,
     Cut,
     Network,
     images,
@@ -22,9 +23,15 @@ from benchmarks.third_party.networks.base import (
 )
 
 
-def channels_first(value: jax.Array) -> jax.Array:
-    """The view of maps ``(B, C, h, w)``."""
-    return value.transpose(0, 2, 3, 1)
+def view(prefix: int = 0) -> Callable[[jax.Array], jax.Array]:
+    """That of maps ``(B, C, h, w)``, whose channels may be groups, and of tokens."""
+
+    def maps(value: jax.Array) -> jax.Array:
+        if value.ndim == 5:
+            value = value.reshape(len(value), -1, *value.shape[3:])
+        return value.transpose(0, 2, 3, 1) if value.ndim == 4 else tokens(prefix)(value)
+
+    return maps
 
 
 @dataclass(frozen=True)
@@ -61,31 +68,31 @@ FAMILIES = {
     "ViT": Family(
         "VisionTransformer",
         {**_VIT, "global_pool": "token", "reg_tokens": 0},
-        tokens(prefix=1),
+        view(prefix=1),
         _INNER,
     ),
     "ViT with registers": Family(
         "VisionTransformer",
         {**_VIT, "global_pool": "avg", "reg_tokens": 4, "use_local_pos_embed": True},
-        tokens(prefix=5),
+        view(prefix=5),
         _INNER,
     ),
     "ConvNeXt": Family(
         "ConvNeXt",
         {"depths": [1, 1, 2, 1], "dims": [8, 12, 16, 24], "layer_scale_init_value": 1.0},
-        channels_first,
+        view(),
         norm="the mean",
     ),
     "MobileNetV3": Family(
         "MobileNetv3",
         {"layers_config": _MOBILE, "last_channels": 64},
-        channels_first,
+        view(),
         head="classifier",
     ),
     "Mlla": Family(
         "Mlla",
         {"img_size": 64, "dim": 16, "depths": [1, 1, 2], "num_heads": [2, 2, 4]},
-        tokens(),
+        view(),
         norm="each place",
     ),
 }
@@ -97,7 +104,7 @@ def build(name: str) -> Network:
     from equimo.vision import models
 
     # Looked up when called, as a network's own code does, and not when equimo is imported.
-    for act in ("relu", "gelu", "silu", "hard_swish"):
+    for act in ("relu", "gelu", "silu", "hard_swish", "sigmoid", "hard_sigmoid"):
         late = functools.partial(lambda act, x: getattr(jax.nn, act)(x), act)
         activation.register_act(act, force=True)(late)
     family = FAMILIES[name]
@@ -150,7 +157,10 @@ def _at_features(model: Any, family: Family) -> Cut:
         pooled = model.norm(pooled) if family.norm == "the mean" else pooled
         return getattr(model, family.head)(pooled)
 
-    return Cut(jax.vmap(features), jax.vmap(head), family.maps)
+    weights = np.asarray(getattr(model, family.head).weight).T
+    normed = family.norm == "the mean"
+    between = Between(jax.vmap(model.norm), weights) if normed else None
+    return Cut(jax.vmap(features), jax.vmap(head), family.maps, between)
 
 
 def _at_input(
