@@ -46,6 +46,7 @@ class Family:
             the last value is behind ``features`` and ``norm``, of each place, and the scores are of
             the mean by ``head``.
         norm, head: by their names.
+        gates: the activations that only multiply, where others are of the same function.
     """
 
     kind: str
@@ -54,6 +55,7 @@ class Family:
     inner: tuple[Callable[[Any], Any], ...] | None = None
     norm: Literal["each place", "the mean", "none"] = "none"
     head: str = "head"
+    gates: Callable[[Any], list[Any]] | None = None
 
 
 _VIT = {"img_size": 40, "patch_size": 8, "dim": 24, "num_heads": 3, "depths": [2], "mlp_ratio": 2}
@@ -91,9 +93,11 @@ FAMILIES = {
     ),
     "Mlla": Family(
         "Mlla",
-        {"img_size": 64, "dim": 16, "depths": [1, 1, 2], "num_heads": [2, 2, 4]},
+        # Of one stage: behind a merging, which ends in a ReLU, it is not clear what gates what.
+        {"img_size": 64, "dim": 16, "depths": [2], "num_heads": [2]},
         view(),
         norm="each place",
+        gates=lambda m: [block.act for chunk in m.blocks for block in chunk.blocks],
     ),
 }
 
@@ -112,6 +116,10 @@ def build(name: str) -> Network:
         in_channels=3, num_classes=CLASSES, key=jax.random.key(3), **family.options
     )
     model = eqx.nn.inference_mode(_drawn(model))
+    gates = ("sigmoid", "hard_sigmoid")
+    if family.gates:  # SiLU by another name, by which the checks tell it from the others
+        swish = [lambda x: jax.nn.swish(x)] * len(family.gates(model))
+        model, gates = eqx.tree_at(family.gates, model, swish), (*gates, "swish")
     x = images(family.options.get("img_size", 64))
 
     def fn(x: jax.Array) -> jax.Array:
@@ -122,7 +130,7 @@ def build(name: str) -> Network:
         if family.inner
         else (_at_features(model, family),)
     )
-    return Network(f"equimo {name}", fn, x, cuts, False)
+    return Network(f"equimo {name}", fn, x, cuts, False, gates=gates)
 
 
 def _call(part: Callable, image: jax.Array) -> jax.Array:
