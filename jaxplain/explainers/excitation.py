@@ -17,7 +17,8 @@ import jax
 from jaxplain.core.numerics import positive, unit_l1
 from jaxplain.explainers._common import check_option, over_targets, run
 from jaxplain.explainers._types import Images, Layer, Maps, Network, Targets, Tokens
-from jaxplain.rules.excitation import SHARES, ResidualShare, excitation_rules, winner_rules
+from jaxplain.rules.excitation import SHARES, ResidualShare, excitation_rules
+from jaxplain.rules.winner import winner_rules
 
 __all__ = ["excitation_backprop", "winner_take_all"]
 
@@ -209,7 +210,7 @@ def winner_take_all(
 
 
 def _winner_take_all(model, x, targets, *, layers, class_chunk):
-    scores, _, pull = model.pullback(x, layers, winner_rules())
+    scores, _, pull = model.pullback(x, layers, winner_rules(model.graph))
 
     def one(seed: jax.Array) -> dict:
         flat = seed.reshape(len(seed), -1)

@@ -295,3 +295,65 @@ def test_ties_of_a_maximum_over_space(greatest):
     expected = np.zeros((2, 3, 3))
     expected[:, 0, 0] = 1
     np.testing.assert_allclose(maps, expected, atol=1e-6)
+
+
+# ---- winners ------------------------------------------------------------------------------------
+
+
+def positions(x):
+    return jax.nn.relu(x @ jnp.asarray(nets.normal(3, 3, 6), x.dtype))
+
+
+def of_one_image(image):
+    """Matrices times vectors: `jax.vmap` puts the images last, and leaves them there."""
+    pooled = positions(image).mean((0, 1))
+    hidden = jax.nn.relu(jnp.asarray(nets.normal(4, 7, 6), pooled.dtype) @ pooled)
+    return jnp.asarray(nets.normal(5, 4, 7), pooled.dtype) @ hidden
+
+
+def windowed(x):
+    """A dense layer of windows, whose number is images times windows."""
+    h = positions(x).reshape(len(x), 2, 2, 2, 2, 6).transpose(0, 1, 3, 2, 4, 5).reshape(-1, 4, 6)
+    h = jax.nn.relu(h @ jnp.asarray(nets.normal(4, 6, 6), h.dtype))
+    return h.reshape(len(x), 16, 6).mean(1) @ jnp.asarray(nets.normal(5, 6, 4), h.dtype)
+
+
+def attention(x):
+    h = positions(x).reshape(len(x), 16, 6)
+    weights = jax.nn.softmax(h @ h.swapaxes(1, 2))
+    return (weights @ h)[:, 3] @ jnp.asarray(nets.normal(5, 6, 4), h.dtype)
+
+
+@pytest.mark.parametrize("network", [jax.vmap(of_one_image), windowed, attention])
+def test_each_image_has_its_own_winner(network):
+    x = jnp.asarray(nets.normal(2, 3, 4, 4, 3), jnp.float32)
+    for target in range(4):
+        maps = jaxplain.winner_take_all(network, x, target, layer="relu:0")
+        alone = [
+            jaxplain.winner_take_all(network, x[i : i + 1], target, layer="relu:0")[0]
+            for i in range(3)
+        ]
+        assert np.array_equal(maps, alone)
+        assert set(np.unique(maps.sum((1, 2)))) <= {0, 1}
+    assert maps.any()
+
+
+def test_the_winner_of_attention_is_the_token_of_the_largest_share():
+    x = jnp.asarray(nets.normal(2, 3, 4, 4, 3), jnp.float32)
+    maps = jaxplain.winner_take_all(attention, x, 0, layer="relu:0")
+    h = np.asarray(positions(x)).reshape(3, 16, 6)
+    weights = np.asarray(jax.nn.softmax(h @ h.swapaxes(1, 2)))[:, 3]
+    read = (weights[:, :, None] * h).sum(1)
+    channel = (read * nets.normal(5, 6, 4)[:, 0]).argmax(1)
+    token = [(weights[i] * h[i, :, c]).argmax() for i, c in enumerate(channel)]
+    assert maps.reshape(3, 16).argmax(1).tolist() == token
+
+
+def test_winners_of_images_that_cannot_be_told_apart_are_refused():
+    def mixed(x):
+        h = positions(x).reshape(2, 24, 6) @ jnp.ones((6, 4))
+        return h.reshape(len(x), 16, 4).mean(1)
+
+    x = jnp.asarray(nets.normal(2, 3, 4, 4, 3), jnp.float32)
+    with pytest.raises(jaxplain.UnsupportedOperationError, match="where the images lie"):
+        jaxplain.winner_take_all(mixed, x, 0, layer="input")
