@@ -17,6 +17,9 @@ import jaxplain
 from benchmarks.third_party.networks import CLASSES, Cut, Network
 from jaxplain.explainers.catalogue import CATALOGUE
 
+#: Of a check: what was compared, and the worst relative error.
+Result = tuple[str, float]
+
 
 class NoCheckError(Exception):
     """Nothing independent is known of this method on this network."""
@@ -34,6 +37,11 @@ def error(found: Any, expected: Any) -> float:
     off = np.abs(found - expected)
     worst = np.where(size > 0, off / np.where(size > 0, size, 1), np.where(off > 0, np.inf, 0))
     return float(worst.max())
+
+
+def over_space(a: jax.Array) -> jax.Array:
+    """The sum over height and width, kept as axes of length 1."""
+    return a.sum((1, 2), keepdims=True)
 
 
 def compiled(fn: Callable, x: jax.Array) -> Callable[[jax.Array], jax.Array]:
