@@ -9,12 +9,14 @@ import contextlib
 import contextvars
 import functools
 import sys
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 
 from jaxplain.core import _compat
+from jaxplain.core.errors import UnsupportedOperationError
 
 
 def pure(fn: Any) -> tuple[Callable, list]:
@@ -23,8 +25,10 @@ def pure(fn: Any) -> tuple[Callable, list]:
     Weights that ``fn`` closes over need not be among them.
     """
     nnx = sys.modules.get("flax.nnx")
-    if nnx is not None and isinstance(fn, nnx.Module):
-        return _pure_nnx(nnx, fn)
+    if nnx is not None:
+        modules, rebuild = _nnx_modules(nnx, fn)
+        if modules:
+            return _pure_nnx(nnx, modules, rebuild)
     keras = sys.modules.get("keras")
     if keras is not None and isinstance(fn, getattr(keras, "Layer", ())):
         return _pure_keras(keras, fn)
@@ -47,6 +51,16 @@ def stateless() -> Iterator[None]:
                 if hasattr(framework, "intercept_methods"):
                     stack.enter_context(framework.intercept_methods(_marked))
             yield
+    except Exception as error:
+        flax: Any = sys.modules.get("flax.errors")
+        if flax is None or not isinstance(error, flax.TraceContextError):
+            raise
+        raise UnsupportedOperationError(
+            "the function changes an NNX module that it closes over, or hands it to a function "
+            "under nnx.jit, which Flax does not allow within jax.jit or jax.grad either: pass the "
+            "module itself, a method of it, or functools.partial(function, module), which are "
+            f"copied ({error})"
+        ) from error
     finally:
         _calls.reset(token)
 
@@ -79,14 +93,42 @@ def _marked(next_fun: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
 # -- NNX ------------------------------------------------------------------------------------------
 
 
-def _pure_nnx(nnx: Any, module: Any) -> tuple[Callable, list]:
-    graphdef, state = nnx.split(module)
-    leaves, tree = jax.tree.flatten(state)
+def _nnx_modules(nnx: Any, fn: Any) -> tuple[list, Callable]:
+    """The modules that a callable is, is a method of, or holds as arguments of a partial.
+
+    Also how the same callable is made of other modules in their place.
+    """
+    if isinstance(fn, nnx.Module):
+        return [fn], lambda modules: modules[0]
+    if isinstance(fn, types.MethodType) and isinstance(fn.__self__, nnx.Module):
+        return [fn.__self__], lambda modules: types.MethodType(fn.__func__, modules[0])
+    if not isinstance(fn, functools.partial):
+        return [], lambda modules: fn
+    inner, rebuild = _nnx_modules(nnx, fn.func)
+    parts = [*fn.args, *fn.keywords.values()]
+    places = [i for i, part in enumerate(parts) if isinstance(part, nnx.Module)]
+
+    def again(modules: list) -> Callable:
+        new = list(parts)
+        for i, module in zip(places, modules[len(inner) :], strict=True):
+            new[i] = module
+        n = len(fn.args)
+        keywords = dict(zip(fn.keywords, new[n:], strict=True))
+        return functools.partial(rebuild(modules[: len(inner)]), *new[:n], **keywords)
+
+    return [*inner, *(parts[i] for i in places)], again
+
+
+def _pure_nnx(nnx: Any, modules: list, rebuild: Callable) -> tuple[Callable, list]:
+    parts = [nnx.split(module) for module in modules]
+    leaves, tree = jax.tree.flatten([state for _, state in parts])
 
     def call(leaves: list, *inputs: Any) -> Any:
-        copy = nnx.merge(graphdef, jax.tree.unflatten(tree, leaves))
-        _enter_scopes(nnx, copy)
-        return copy(*inputs)
+        copies = []
+        for (graphdef, _), state in zip(parts, jax.tree.unflatten(tree, leaves), strict=True):
+            copies.append(nnx.merge(graphdef, state))
+            _enter_scopes(nnx, copies[-1])
+        return rebuild(copies)(*inputs)
 
     return call, leaves
 

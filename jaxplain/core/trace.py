@@ -57,13 +57,15 @@ def trace(fn: Callable, *inputs: Any) -> Model:
 
     Args:
         fn: a callable, an NNX module, a Keras layer, or a model (which is returned as it is). The
-            network is left as it was, whatever the forward pass changes in it: NNX modules are
-            copied, Keras networks called statelessly and in inference mode.
+            network is left as it was, whatever the forward pass changes in it: NNX modules (also
+            those of a method, and the arguments of a `functools.partial`) are copied, Keras
+            networks called statelessly and in inference mode.
         inputs: examples of the arguments.
 
     Raises:
         ValueError: ``fn`` is a model that was traced at other shapes or dtypes.
         TypeError: ``fn`` cannot be called, or is a Keras network of another backend than JAX.
+        UnsupportedOperationError: ``fn`` changes an NNX module that it closes over.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxplain

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 
 os.environ.setdefault("KERAS_BACKEND", "jax")  # read when keras is first imported
@@ -121,6 +122,50 @@ def test_a_callback_whose_result_the_network_needs_is_refused(callback):
     for explain in (jaxplain.gradient, jaxplain.lrp):
         with pytest.raises(jaxplain.UnsupportedOperationError, match="callback.*test_tracing.py"):
             explain(fn, X, 1, layer="input")
+
+
+class _Same(nnx.Module):
+    def __call__(self, x):
+        return x
+
+
+def _called(module, x):
+    return module(x)
+
+
+@pytest.mark.parametrize(
+    "spell",
+    [
+        lambda net: net.alone,
+        lambda net: net.__call__,
+        lambda net: functools.partial(nnx.jit(_called), net),
+        lambda net: functools.partial(nnx.remat(lambda x, module: module(x)), module=net),
+        lambda net: functools.partial(functools.partial(lambda a, b, x: b(a(x)), _Same()), net),
+    ],
+)
+def test_modules_whose_methods_and_partials_are_networks(spell):
+    net = method_under_nnx_jit(3)
+    fn = spell(net)
+    for explain in (jaxplain.gradient, jaxplain.excitation_backprop, jaxplain.grad_cam):
+        assert np.array_equal(explain(fn, X, 1), explain(net, X, 1))
+    assert {"conv", "head"} <= {row.name for row in jaxplain.layers(fn, X, all=True)}
+    np.testing.assert_allclose(net(X), net.alone(X), rtol=1e-5)
+
+
+def test_a_function_that_changes_a_module_around_it_is_refused():
+    class Counting(nnx.Module):
+        def __init__(self):
+            self.calls = nnx.BatchStat(jnp.zeros(()))
+
+        def __call__(self, x):
+            self.calls.set_value(self.calls.get_value() + 1)
+            return x.mean((1, 2))
+
+    net = Counting()
+    with pytest.raises(jaxplain.UnsupportedOperationError, match="pass the module itself"):
+        jaxplain.gradient(lambda x: net(x), X, 1)
+    jaxplain.gradient(net, X, 1)
+    assert float(net.calls.get_value()) == 0
 
 
 # -- modules as they are ---------------------------------------------------------------------------
