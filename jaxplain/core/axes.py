@@ -39,6 +39,7 @@ class Factor:
         step: how far one step of it goes in units of its whole dimension, for height and width
             that were split into coarse and fine.
         shift: by how many places the whole dimension was rolled, as Swin's windows are.
+        mirrored: whether it runs backwards, as in a flipped image.
         axis: that of tokens.
     """
 
@@ -46,6 +47,7 @@ class Factor:
     size: int
     step: Fraction = Fraction(1)
     shift: int = 0
+    mirrored: bool = False
     axis: Axis | None = None
 
 
@@ -124,6 +126,7 @@ class Layout:
     channels: int
     _order: tuple[int, ...]
     _shift: tuple[int, int]
+    _mirrored: tuple[int, ...]
 
     @classmethod
     def of(cls, axes: Axes) -> Layout | None:
@@ -137,12 +140,14 @@ class Layout:
             for kind in SPACE
         }
         shifts = []
-        for kind in SPACE:
+        mirrored = [0] if any(parts[i][1].mirrored for i in batch) else []
+        for place, kind in enumerate(SPACE, 1):
             own = sorted(space[kind], key=lambda i: -parts[i][1].step)
             if not _nested([parts[i][1] for i in own]):
                 return None
             space[kind] = own
             shifts.append(parts[own[0]][1].shift if own else 0)
+            mirrored += [place] if own and parts[own[0]][1].mirrored else []
         if len(batch) > 1 or not (space["height"] or space["width"]):
             return None
         chosen = [*batch, *space["height"], *space["width"]]
@@ -156,6 +161,7 @@ class Layout:
             size(rest),
             (*chosen, *rest),
             (shifts[0], shifts[1]),
+            tuple(mirrored),
         )
 
     @property
@@ -167,6 +173,7 @@ class Layout:
             shape == (self.batch, self.height, self.width, self.channels)
             and self._order == whole
             and self._shift == (0, 0)
+            and not self._mirrored
         )
 
     @property
@@ -191,6 +198,7 @@ class Layout:
         parts = value[self._inner()].reshape(self._sizes())
         parts = parts.transpose(self._order)
         maps = parts.reshape(self.batch, self.height, self.width, self.channels)
+        maps = jnp.flip(maps, self._mirrored)
         return jnp.roll(maps, self._shift, (1, 2)) if any(self._shift) else maps
 
     def edit(self, value: jax.Array, function: Callable[[jax.Array], jax.Array]) -> jax.Array:
@@ -200,6 +208,7 @@ class Layout:
         maps = function(self.maps(value))
         if any(self._shift):
             maps = jnp.roll(maps, tuple(-s for s in self._shift), (1, 2))
+        maps = jnp.flip(maps, self._mirrored)
         sizes = self._sizes()
         inverse = sorted(range(len(self._order)), key=self._order.__getitem__)
         parts = maps.reshape([sizes[i] for i in self._order]).transpose(inverse)
@@ -219,7 +228,7 @@ class Layout:
 def _nested(factors: list[Factor]) -> bool:
     """Whether factors, the coarsest first, make one dimension without gaps or repetition."""
     return all(
-        a.step == b.step * b.size and a.shift == b.shift
+        a.step == b.step * b.size and (a.shift, a.mirrored) == (b.shift, b.mirrored)
         for a, b in zip(factors, factors[1:], strict=False)
     )
 
@@ -263,7 +272,7 @@ def _rank(axis: Axis) -> int:
 
 
 def _coarse(axis: Axis) -> tuple:
-    parts = tuple((f.kind, f.size, f.axis and _coarse(f.axis)) for f in axis.factors)
+    parts = tuple((f.kind, f.size, f.mirrored, f.axis and _coarse(f.axis)) for f in axis.factors)
     return parts, axis.before, axis.after
 
 
@@ -319,7 +328,8 @@ def _joined(factors: list[Factor]) -> tuple[Factor, ...]:
         last = result[-1] if result else None
         if last is not None and last.kind == f.kind not in HIDDEN:
             whole = f.kind in ("channel", FREE) or (
-                last.step == f.step * f.size and last.shift == f.shift
+                last.step == f.step * f.size
+                and (last.shift, last.mirrored) == (f.shift, f.mirrored)
             )
             if whole:
                 result[-1] = dataclasses.replace(f, size=last.size * f.size)
@@ -352,6 +362,16 @@ def _settled(factors: tuple[Factor, ...], n: int) -> Axis:
         else:
             return single("unknown", n)
     return Axis(tuple(settled))
+
+
+def mirrored(axis: Axis) -> Axis:
+    """The axis read backwards: each of its factors is."""
+    if axis.kinds <= {"channel", FREE}:
+        return dataclasses.replace(axis, before=axis.after, after=axis.before)
+    if axis.kinds - {"batch", *SPACE} or any(f.shift for f in axis.factors):
+        return single("unknown", axis.size)
+    factors = tuple(dataclasses.replace(f, mirrored=not f.mirrored) for f in axis.factors)
+    return Axis(factors, axis.after, axis.before)
 
 
 def resized(axis: Axis, new: int) -> Axis:

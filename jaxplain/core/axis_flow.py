@@ -15,6 +15,7 @@ from jaxplain.core.axes import (
     Axis,
     image_axes,
     merge,
+    mirrored,
     reshape,
     resized,
     single,
@@ -247,10 +248,12 @@ class AxisFlow:
                 after=spatial[0].after + sum(sizes[i + 1 :]),
             )
         # padded with zeros, or with its own border
-        around = [self._root(v) for p, v in zip(parts, eqn.invars, strict=True) if p in spatial]
-        whole = [v for v in eqn.invars if v is around[0]]
-        if len(spatial) == 1 or (len(whole) == 1 and all(v is around[0] for v in around)):
+        around = [(v, p) for v, p in zip(eqn.invars, parts, strict=True) if p in spatial]
+        if len(around) == 1:
             return resized(spatial[0], n)
+        (whole, axis), *border = sorted(around, key=lambda pair: -pair[1].size)
+        if all(self._root(v) is whole and p.size < axis.size for v, p in border):
+            return resized(axis, n)
         return single("unknown", n)
 
     def _root(self, v: Any) -> Any:
@@ -261,7 +264,9 @@ class AxisFlow:
 
     def _rev(self, eqn: Any, known: list[Axes | None]) -> list[Axes]:
         self._parts[eqn.outvars[0]] = eqn.invars[0]
-        return [_first(known)]
+        gone = set(eqn.params["dimensions"])
+        axes = _first(known)
+        return [tuple(mirrored(a) if i in gone else a for i, a in enumerate(axes))]
 
     def _unstack(self, eqn: Any, known: list[Axes | None]) -> list[Axes]:
         axes, i = _first(known), eqn.params.get("axis", 0)
@@ -301,8 +306,12 @@ class AxisFlow:
             n = shape[place]
             one = len(free) == len(taken) == 1
             axes[place] = resized(known[0][taken[0]], n) if one else single("unknown", n)
-            if one and known[0][taken[0]].size == n and len(known[0][taken[0]].factors) > 1:
-                axes[place] = single("unknown", n)  # a permutation of tokens
+            if (
+                one
+                and known[0][taken[0]].size == n
+                and known[0][taken[0]].kinds - {"channel", FREE}
+            ):
+                axes[place] = single("unknown", n)  # a permutation of tokens, rows or images
         return [tuple(a for a in axes if a is not None)]
 
     # -- products, windows ---------------------------------------------------------------------
@@ -401,7 +410,8 @@ def _cut(axis: Axis, start: int, limit: int, step: int, n: int) -> Axis:
 def _rolled(axis: Axis, by: int) -> Axis:
     if axis.kinds <= {"channel", FREE} or not axis.factors:
         return axis
-    if len(axis.factors) == 1 and axis.factors[0].kind in SPACE and not axis.before + axis.after:
+    alone = len(axis.factors) == 1 and not axis.before + axis.after
+    if alone and axis.factors[0].kind in SPACE and not axis.factors[0].mirrored:
         (f,) = axis.factors
         return Axis((dataclasses.replace(f, shift=(f.shift + by) % f.size),))
     return single("unknown", axis.size)

@@ -197,6 +197,14 @@ class Graph:
                 "the network has no layer of which it is known where in the image its values lie; "
                 "name the layer to explain with layer=, and its grid with tokens=(h, w)"
             )
+        rival = self.places.rival(chosen)
+        if rival is not None:
+            names = [self.name_of(v) for v in (rival, chosen)]
+            raise UnknownLayerError(
+                "the network has several last layers with a place in the image, and a map of one "
+                f"would tell a part: {self.describe_value(rival, names[0])} and "
+                f"{self.describe_value(chosen, names[1])}; name one, or several, with layer="
+            )
         return self.name_of(chosen)
 
     # -- paths -------------------------------------------------------------------------------

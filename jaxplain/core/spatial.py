@@ -31,7 +31,13 @@ class Places:
         self.axes: dict[Any, Axes] = AxisFlow(equations, graph.constants, graph.inputs).axes
         values = [*graph.inputs, *(v for op in graph.ops for v in op.outputs)]
         found = {v: Layout.of(self.axes[v]) for v in values if v in self.axes}
-        self.layouts = {v: layout for v, layout in found.items() if layout is not None}
+        # What has other images than the network was given belongs to some of them, or to all.
+        images = graph.inputs[0].aval.shape[0] if graph.inputs[0].aval.ndim == 4 else 1
+        self.layouts = {
+            v: layout
+            for v, layout in found.items()
+            if layout is not None and layout.batch == images
+        }
 
     def anywhere(self, v: Any) -> bool:
         """Whether a value has, or may have, a place in the image: it is no vector of features."""
@@ -55,8 +61,7 @@ class Places:
         chosen = None
         for op in self.graph.ops:
             v = op.output
-            layout = self.layouts.get(v)
-            if layout is None or layout.height * layout.width == 1 or v in scores:
+            if not self._has_space(v) or v in scores:
                 continue
             if v in read and not self._operand(v) and v not in self.graph.outputs:
                 chosen = v
@@ -77,12 +82,36 @@ class Places:
         behind = graph.downstream(frozenset([start]))
         for op in reversed(graph.ops):
             v = op.output
-            unknown = any(axis.kinds & HIDDEN for axis in self.axes.get(v, ()))
+            unknown = v not in self.layouts and self.anywhere(v)
             maps = unknown and v.aval.ndim > 2 and v.aval.dtype.kind in "fV"
             seen = op in behind and v in read - scores and not self._operand(v)
             if seen and maps and not self._regained(v):
                 return v
         return None
+
+    def rival(self, chosen: Any) -> Any:
+        """Another value where space ends, on a way of its own to the output; None if none is.
+
+        A network that is called on an image and on its mirror image has two last layers, and maps
+        of one would tell half.
+        """
+        graph, read, scores = self.graph, self._read(), self._score_side()
+        behind = graph.downstream(frozenset([chosen]))
+        for op in reversed(graph.ops):
+            v = op.output
+            if not self._has_space(v) or v not in read - scores or self._operand(v) or op in behind:
+                continue
+            ends = any(not self._has_space(user.output) for user in graph.consumers.get(v, ()))
+            if ends and v is not chosen:
+                start = self._before_moves(v)
+                ahead = graph.downstream(frozenset([start]))
+                if start is not chosen and graph.producer.get(chosen) not in ahead:
+                    return start
+        return None
+
+    def _has_space(self, v: Any) -> bool:
+        layout = self.layouts.get(v)
+        return layout is not None and layout.height * layout.width > 1
 
     def _regained(self, v: Any) -> bool:
         """Whether nothing but moves lead from it to known values: a piece of a roll, say."""

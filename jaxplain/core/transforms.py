@@ -136,7 +136,7 @@ def layers(
     if defaults is None:
         places = graph.places
         last = places.default()
-        told = last is not None and places.lost(last) is None
+        told = last is not None and places.lost(last) is None and places.rival(last) is None
         defaults = {"last": graph.name_of(last)} if told else {}
     return Table(layer_rows(graph, defaults, all), Layer._fields)
 

@@ -210,7 +210,7 @@ def winner_take_all(
 
 
 def _winner_take_all(model, x, targets, *, layers, class_chunk):
-    scores, _, pull = model.pullback(x, layers, winner_rules(model.graph))
+    scores, _, pull = model.pullback(x, layers, winner_rules(model.whole))
 
     def one(seed: jax.Array) -> dict:
         flat = seed.reshape(len(seed), -1)

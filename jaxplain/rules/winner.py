@@ -75,7 +75,10 @@ class Winner:
         """The axis that the images lie in, the parts of it, and which of these they are."""
         if self.graph.inputs[0].aval.shape[0] == 1:
             return 0, [1, v.aval.shape[0]], 0
-        for i, axis in enumerate(self.graph.places.axes.get(v, ())):
+        # Rules see the operations of a network with its scans, or of the same one unrolled.
+        graphs = (self.graph, self.graph.unrolled)
+        known = (graph.places.axes[v] for graph in graphs if v in graph.places.axes)
+        for i, axis in enumerate(next(known, ())):
             kinds = [f.kind for f in axis.factors]
             if "batch" in kinds:
                 return i, [f.size for f in axis.factors], kinds.index("batch")
@@ -106,7 +109,7 @@ def winner_rules(graph: core.Graph) -> RuleSet:
     """The rule set of deterministic winner-take-all (Tsotsos et al. 1995).
 
     Args:
-        graph: of the traced network that the rules are for (``jaxplain.trace(...).graph``).
+        graph: of the traced network that the rules are for (``jaxplain.trace(...).whole``).
     """
     winner = Winner(graph)
     return RuleSet(

@@ -90,6 +90,14 @@ MOVES = {
     "rolled there and back": lambda h: jnp.roll(jnp.roll(h, -2, 1), 2, 1),
     "a grid within the window": lambda h: windows(h).transpose(0, 3, 4, 1, 2, 5).reshape(-1, 6, 8),
     "one image after the other": lambda h: jax.vmap(lambda one: one.reshape(-1, 8))(h),
+    "mirrored": lambda h: h[:, :, ::-1],
+    "turned upside down, tokens": lambda h: h[:, ::-1].reshape(len(h), -1, 8),
+    "tokens backwards": lambda h: h.reshape(len(h), -1, 8)[:, ::-1],
+    "mirrored windows": lambda h: windows(h[:, ::-1]).reshape(-1, 4, 8),
+    "class token behind, backwards": lambda h: jnp.pad(
+        h.reshape(len(h), -1, 8), ((0, 0), (2, 0), (0, 0))
+    )[:, ::-1],
+    "images backwards": lambda h: h[::-1].transpose(0, 3, 1, 2),
     "scanned": lambda h: lax.scan(lambda c, t: (c + t, None), h, jnp.ones((3, 1)))[0] / 4,
     "scaled by a gate": lambda h: h * jax.nn.sigmoid(h.mean((1, 2), keepdims=True)) * 0 + h,
 }
@@ -165,6 +173,12 @@ def test_attention_weights_are_no_maps(x):
         lambda x: x.reshape(len(x), -1)[:, :100],
         lambda x: jnp.sort(x, axis=1),
         lambda x: jnp.concatenate([x, x], 1),
+        lambda x: jnp.concatenate([x, x[:, ::-1]], 1),
+        lambda x: x + x[:, :, ::-1],
+        lambda x: x[:, jnp.array(np.random.default_rng(0).permutation(24))],
+        lambda x: x[jnp.array([2, 0, 1])],
+        lambda x: x[:1],
+        lambda x: x.sum(0, keepdims=True),
         lambda x: x.reshape(len(x), -1, 3)[:, np.random.default_rng(0).permutation(24 * 16)],
         lambda x: x.reshape(len(x), 32, 12, 3),
         lambda x: tokens_and_heads(stem(x)).reshape(len(x), -1, 4),
@@ -174,6 +188,12 @@ def test_attention_weights_are_no_maps(x):
         "a part of the pixels",
         "sorted",
         "two images",
+        "an image and its mirror image, side by side",
+        "the sum of both",
+        "shuffled rows",
+        "shuffled images",
+        "one of the images",
+        "the sum of all images",
         "shuffled tokens",
         "another grid",
         "heads and tokens in one axis",
@@ -281,3 +301,41 @@ def test_a_last_layer_that_is_a_slice_has_a_name(x):
     maps = jaxplain.grad_cam(network, x, 1)
     np.testing.assert_allclose(maps, jaxplain.grad_cam(plain, x, 1), rtol=1e-6)
     np.testing.assert_array_equal(maps, jaxplain.grad_cam(network, x, 1, layer=last))
+
+
+def test_two_last_layers_of_which_none_leads_to_the_other(x):
+    """A map of one would tell half: of a network and its mirror image, of two streams."""
+    kernel, head = weight(3, 3, 8), weight(4, 8, 5)
+
+    def stream(x):
+        return jaxplain.tag(jax.nn.relu(x @ kernel), "stream").mean((1, 2)) @ head
+
+    def both(x):
+        return stream(x) + stream(x[:, :, ::-1])
+
+    for explain in (jaxplain.grad_cam, jaxplain.excitation_backprop, jaxplain.score_cam):
+        with pytest.raises(jaxplain.UnknownLayerError, match="several last layers.*'stream:1'"):
+            explain(both, x, 1)
+    maps = jaxplain.grad_cam(both, x, 1, layer=["stream:0", "stream:1"])
+    np.testing.assert_allclose(
+        maps["stream:0"], jaxplain.grad_cam(stream, x, 1), rtol=1e-4, atol=1e-6
+    )
+    mirrored = jaxplain.grad_cam(stream, x[:, :, ::-1], 1)[:, :, ::-1]
+    np.testing.assert_allclose(maps["stream:1"], mirrored, rtol=1e-4, atol=1e-6)
+    assert not any(row.default for row in jaxplain.layers(both, x))
+
+
+def test_images_explained_one_by_one_within_the_network(x):
+    """The last layer is one of the last image only."""
+    head = weight(4, 3, 5)
+
+    def each(x):
+        return jnp.concatenate([jax.nn.relu(x[i : i + 1]).mean((1, 2)) @ head for i in (0, 1, 2)])
+
+    for network in (each, lambda x: lax.map(lambda one: each(jnp.stack([one] * 3))[0], x)):
+        with pytest.raises(jaxplain.UnknownLayerError, match="cannot be told"):
+            jaxplain.grad_cam(network, x, 1)
+        maps = jaxplain.gradient(network, x, 1)
+        np.testing.assert_allclose(
+            maps[1:2], jaxplain.gradient(network, x[jnp.array([1] * 3)], 1)[:1]
+        )

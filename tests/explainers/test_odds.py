@@ -357,3 +357,21 @@ def test_winners_of_images_that_cannot_be_told_apart_are_refused():
     x = jnp.asarray(nets.normal(2, 3, 4, 4, 3), jnp.float32)
     with pytest.raises(jaxplain.UnsupportedOperationError, match="where the images lie"):
         jaxplain.winner_take_all(mixed, x, 0, layer="input")
+
+
+def test_winners_behind_a_scan():
+    kernel = jnp.asarray(nets.normal(4, 1, 6, 6), jnp.float32)
+
+    def head(h):
+        return h.mean((1, 2)) @ jnp.asarray(nets.normal(5, 6, 4), h.dtype)
+
+    def scanned(x):
+        return head(jax.lax.scan(lambda h, k: (jax.nn.relu(h @ k), None), positions(x), kernel)[0])
+
+    x = jnp.asarray(nets.normal(2, 3, 4, 4, 3), jnp.float32)
+    for layer in (None, "input"):
+        maps = jaxplain.winner_take_all(scanned, x, 1, layer=layer)
+        plain = jaxplain.winner_take_all(
+            lambda x: head(jax.nn.relu(positions(x) @ kernel[0])), x, 1, layer=layer
+        )
+        assert np.array_equal(maps, plain) and maps.any()
