@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import functools
+import dataclasses
 import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from jaxplain.cli.common import suggest
-from jaxplain.explainers.catalogue import METHODS, canonical, explainer
+from jaxplain.cli.method_options import Choice, choices
+from jaxplain.explainers.catalogue import CATALOGUE, METHODS, canonical
 
 if TYPE_CHECKING:
     import jax
@@ -17,9 +18,10 @@ if TYPE_CHECKING:
 
 
 def check(arguments: argparse.Namespace, extra: tuple[str, ...] = ()) -> None:
-    """Finds what is wrong before anything is loaded; ``arguments.methods`` becomes a list.
+    """Finds what is wrong before anything is loaded, and what was asked of each method.
 
-    ``extra`` are methods besides those of the table.
+    ``arguments.methods`` becomes a list, and ``arguments.choices`` a `Choice` for each. ``extra``
+    are methods besides those of the table.
     """
     known = [*METHODS, *extra]
     chosen = [canonical(name) for name in arguments.methods.split(",") if name.strip()]
@@ -29,9 +31,10 @@ def check(arguments: argparse.Namespace, extra: tuple[str, ...] = ()) -> None:
         if name not in known:
             raise ValueError(f"unknown method {name!r}{suggest(name, known)}")
     arguments.methods = list(dict.fromkeys(chosen))
-    at_layer = [name for name in chosen if name in METHODS and METHODS[name].at_layer]
-    if arguments.layer is not None and not at_layer:
-        raise ValueError("--layer has no effect: none of these methods is explained at a layer")
+    arguments.choices = choices(arguments.methods, arguments.settings, arguments.layer)
+    for choice in arguments.choices.values():
+        if isinstance(choice.layer, tuple):
+            raise ValueError(f"{choice.name} is asked for at several layers; name one")
     if arguments.output is not None and arguments.output.exists() and not arguments.output.is_dir():
         raise ValueError(f"the output {arguments.output} is not a folder")
 
@@ -70,16 +73,34 @@ def cues(source: Any, config: Any) -> np.ndarray:
     return data.cue_signals(source.class_names, count, config.class_names)
 
 
-def explainers(
+@dataclasses.dataclass(frozen=True, eq=False)
+class Prepared:
+    """A method that is ready to run.
+
+    Attributes:
+        choice: what was asked of it.
+        network: that it explains.
+        explain: a network, images and targets to maps.
+    """
+
+    choice: Choice
+    network: Any
+    explain: Callable[[Any, jax.Array, Any], Any]
+
+    def __call__(self, x: jax.Array, targets: Any) -> Any:
+        return self.explain(self.network, x, targets)
+
+
+def prepared(
     arguments: argparse.Namespace, network: Any, *, fully_convolutional: bool = False
-) -> dict[str, Callable[[jax.Array, Any], jax.Array]]:
-    """Method -> images and targets to maps, for the methods and the layer that were asked for."""
+) -> dict[str, Prepared]:
+    """Title -> method, for those that were asked for."""
     found = {}
-    for name in arguments.methods:
+    for name, choice in arguments.choices.items():
         # CAM is defined by a pool over the whole image, of any size.
-        pooled = fully_convolutional and METHODS[name].function == "cam"
+        pooled = fully_convolutional and CATALOGUE[name].function in ("cam", "contrastive_cam")
         own = load_network(arguments) if pooled else network
-        found[name] = functools.partial(explainer(name, network.config, arguments.layer), own)
+        found[choice.title] = Prepared(choice, own, choice.explainer(network.config))
     return found
 
 

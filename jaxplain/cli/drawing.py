@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
 
+    from jaxplain.cli.method_options import Choice
+
+
 #: Title of a row -> title of a picture -> the picture.
 Rows = dict[str, dict[str, "np.ndarray"]]
 
@@ -26,7 +29,14 @@ def thumbnail(photo: np.ndarray) -> np.ndarray:
     return np.asarray(image)
 
 
-def _flow(model, x, targets, labels, drawn, layer) -> Rows:
+def _several(layer: str | tuple[str, ...] | None) -> list[str] | None:
+    """The layers as a list, so that a dict comes back."""
+    if layer is None:
+        return None
+    return [layer] if isinstance(layer, str) else list(layer)
+
+
+def _flow(model, x, targets, labels, drawn, choice: Choice) -> Rows:
     import jax
     import numpy as np
 
@@ -35,10 +45,16 @@ def _flow(model, x, targets, labels, drawn, layer) -> Rows:
 
     # Undamped, the feature maps of trained networks grow a thousandfold from stage to stage.
     solver = jaxplain.LeastSquares(tolerance=1e-2, iterations=200, damping=0.3)
-    layers = None if layer is None else [layer]
+    options = choice.arguments(None, solver=solver)
     flow = jaxplain.naflow(
-        model, x, jax.numpy.asarray([targets]), layer=layers, solver=solver, details=True
+        model,
+        x,
+        jax.numpy.asarray([targets]),
+        layer=_several(choice.layer),
+        details=True,
+        **options,
     )
+    solver = options["solver"]
     for name, residual in flow.residuals.items():
         if residual[0] > solver.tolerance:
             print(
@@ -47,14 +63,14 @@ def _flow(model, x, targets, labels, drawn, layer) -> Rows:
                 file=sys.stderr,
             )
     return {
-        f"NAFlow: {label}": viz.flow_row(
+        f"{choice.title}: {label}": viz.flow_row(
             drawn, {name: np.asarray(m[0, k], np.float32) for name, m in flow.maps.items()}
         )
         for k, label in enumerate(labels)
     }
 
 
-def _attention(model, x, targets, labels, drawn, layer) -> Rows:
+def _attention(model, x, targets, labels, drawn, choice: Choice) -> Rows:
     import numpy as np
 
     import jaxplain
@@ -62,21 +78,23 @@ def _attention(model, x, targets, labels, drawn, layer) -> Rows:
 
     parts = (
         {n: np.asarray(m[0], np.float32) for n, m in maps.items()}
-        for maps in jaxplain.dense_attention(model, x)
+        for maps in jaxplain.dense_attention(
+            model, x, layer=_several(choice.layer), **choice.arguments(None)
+        )
     )
     rows = viz.attention_rows(drawn, *parts)
-    return {f"Dense Attention, {label}": row for label, row in rows.items()}
+    return {f"{choice.title}, {label}": row for label, row in rows.items()}
 
 
-def _features(model, x, targets, labels, drawn, layer) -> Rows:
+def _features(model, x, targets, labels, drawn, choice: Choice) -> Rows:
     import numpy as np
 
     import jaxplain
     from jaxplain import viz
 
-    found = jaxplain.pfv(model, x, layer=layer)
+    found = jaxplain.pfv(model, x, layer=choice.layer, **choice.arguments(None))
     return {
-        "PFV": {
+        choice.title: {
             "principal features": viz.feature_overlay(
                 drawn, np.asarray(found.colours[0], np.float32)
             ),

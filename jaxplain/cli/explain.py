@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxplain.cli import drawing
+from jaxplain.cli import drawing, method_options
 from jaxplain.cli.common import (
     DEFAULT_MODEL,
     CliError,
@@ -20,10 +20,10 @@ from jaxplain.cli.common import (
     step,
     suggest,
 )
-from jaxplain.cli.composites import add_composite_option, load_composite, lrp_options
+from jaxplain.cli.method_options import Choice, choices
 from jaxplain.cli.options import add_model
 from jaxplain.core import UnsupportedOperationError
-from jaxplain.explainers.catalogue import CATALOGUE, DEFAULT, canonical, explainer
+from jaxplain.explainers.catalogue import CATALOGUE, DEFAULT, canonical, takes_layer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,19 +63,13 @@ def add_commands(commands: Any) -> None:
         help="class to explain, by name or index, or the K most probable ones; may be repeated; "
         "default: top2",
     )
-    explain.add_argument(
-        "--layer",
-        metavar="NAME",
-        help="layer of the methods that take one, see "
-        "'jaxplain layers'; default: each method's own",
-    )
+    method_options.add_options(explain, several=True)
     explain.add_argument(
         "--fit",
         metavar="FOLDER",
         type=Path,
         help="photographs on which fitted-cam learns its weights, the more the better",
     )
-    add_composite_option(explain)
     explain.add_argument(
         "--output",
         default=DEFAULT_OUTPUT,
@@ -88,17 +82,14 @@ def add_commands(commands: Any) -> None:
 
 def _explain(arguments: argparse.Namespace) -> None:
     methods, every = _choose_methods(arguments.methods)
-    if arguments.layer is not None and not any(CATALOGUE[name].at_layer for name in methods):
-        raise CliError("--layer has no effect: none of these methods is explained at a layer")
+    if every and arguments.layer is not None:
+        methods = _with_layers(methods)
+    chosen = choices(methods, arguments.settings, arguments.layer)
     fitted = [name for name, method in CATALOGUE.items() if method.needs == "fit"]
     if arguments.fit is not None and not set(fitted) & set(methods):
         raise CliError(
             f"--fit has no effect: {', '.join(fitted)}, which it is for, is not asked for"
         )
-    if arguments.composite is not None and "lrp" not in methods:
-        raise CliError("--composite has no effect: lrp, which it is for, is not asked for")
-    # Whatever can be found wrong without the network is found before it is loaded.
-    composite = None if arguments.composite is None else load_composite(arguments.composite)
     check_output(arguments.output)
     with extra("viz"):
         from jaxplain import viz
@@ -116,30 +107,26 @@ def _explain(arguments: argparse.Namespace) -> None:
     drawn = drawing.thumbnail(photo)
     labels = _labels(targets, names, probabilities)
     rows: drawing.Rows = {label: {} for label in labels}
-    for count, name in enumerate(methods, 1):
+    for count, (name, choice) in enumerate(chosen.items(), 1):
         method = CATALOGUE[name]
-        with step(f"[{count}/{len(methods)}] {method.title}"):
+        with step(f"[{count}/{len(chosen)}] {choice.title}"):
             try:
                 if method.rows:
-                    draw = drawing.ROWS[name]
-                    rows |= draw(model, x, targets, labels, drawn, arguments.layer)
+                    rows |= drawing.ROWS[name](model, x, targets, labels, drawn, choice)
                     continue
-                more = {}
-                if method.needs == "fit":
-                    more = {"fit": _fit(model, arguments.fit)}
-                elif name == "lrp" and composite is not None:
-                    more = lrp_options(composite, model.config)
-                maps = _maps(name, model, x, targets, arguments.layer, **more)
+                more = {"fit": _fit(model, arguments.fit)} if method.needs == "fit" else {}
+                maps = _maps(choice, model, x, targets, **more)
             # What a network does not allow, a method says in these words; OSError: of --fit.
             except (UnsupportedOperationError, ValueError, OSError) as error:
                 if not every:
-                    raise CliError(f"{method.title}: {error}") from None
-                print(f"{method.title} left out: {' '.join(str(error).split())}", file=sys.stderr)
+                    raise CliError(f"{choice.title}: {error}") from None
+                print(f"{choice.title} left out: {' '.join(str(error).split())}", file=sys.stderr)
                 continue
-            for label, one in zip(labels, maps, strict=True):
-                # Nothing arrived, as when d-WTA's process ends above the layer: say so.
-                title = method.title if one.any() else f"{method.title} (empty)"
-                rows[label][title] = viz.overlay(drawn, one, method.style)
+            for title, at_layer in maps.items():
+                for label, one in zip(labels, at_layer, strict=True):
+                    # Nothing arrived, as when d-WTA's process ends above the layer: say so.
+                    shown = title if one.any() else f"{title} (empty)"
+                    rows[label][shown] = viz.overlay(drawn, one, method.style)
     rows = {label: row for label, row in rows.items() if row}
     if not rows:
         raise CliError("none of the methods can explain this network there")
@@ -176,6 +163,13 @@ def _choose_methods(text: str) -> tuple[list[str], bool]:
         if name not in CATALOGUE:
             raise CliError(f"unknown method {name!r}{suggest(name, [*CATALOGUE, 'all'])}")
     return list(dict.fromkeys(asked)), False
+
+
+def _with_layers(methods: Iterable[str]) -> list[str]:
+    """The methods that take a layer; the others are named on stderr."""
+    other = [name for name in methods if not takes_layer(name)]
+    print(f"left out, for they take no layer: {', '.join(other)}", file=sys.stderr)
+    return [name for name in methods if takes_layer(name)]
 
 
 def _classify(model, photo: np.ndarray):
@@ -220,19 +214,23 @@ def _labels(targets: Sequence[int], names: Sequence[str], probabilities: np.ndar
     return labels
 
 
-def _maps(name: str, model, x, targets: Sequence[int], layer: str | None, **more) -> np.ndarray:
-    """One map per class, (K, h, w), on the host; one forward pass for all of them."""
+def _maps(choice: Choice, model, x, targets: Sequence[int], **more) -> dict[str, np.ndarray]:
+    """Title -> one map per class, (K, h, w), on the host; one forward pass for all of them."""
     import jax
     import numpy as np
 
     import jaxplain
 
     try:
-        explain = explainer(name, model.config, layer, **more)
+        explain = choice.explainer(model.config, **more)
         maps = explain(model, x, jax.numpy.asarray([targets]))
     except jaxplain.UnknownLayerError as error:
         raise CliError(str(error)) from None
-    return np.asarray(maps[0], np.float32)
+    if isinstance(choice.layer, tuple):
+        titled = {f"{choice.title}, {layer}": maps[layer] for layer in choice.layer}
+    else:
+        titled = {choice.title: maps}
+    return {title: np.asarray(m[0], np.float32) for title, m in titled.items()}
 
 
 def _fit(model, folder: Path | None):

@@ -53,13 +53,10 @@ def add_data(parser: argparse.ArgumentParser, text: str, split: str | None = Non
 
 
 def add_methods(parser: argparse.ArgumentParser, default: str, text: str = "") -> None:
-    """``--methods`` and ``--layer``."""
+    """``--methods``."""
     text = f"; {text}" if text else ""
     parser.add_argument(
         "--methods", default=default, metavar="A,B,C", help=f"default: %(default)s{text}"
-    )
-    parser.add_argument(
-        "--layer", metavar="NAME", help="layer of the methods that take one; default: their own"
     )
 
 

@@ -201,6 +201,17 @@ def test_sanity_command(folders, tmp_path, monkeypatch, capsys):
     assert "no submodule 'middle'" in capsys.readouterr().err
 
 
+def test_what_is_set_stands_in_titles_and_in_the_file(folders, tmp_path, monkeypatch):
+    options = ["--methods", "gradient,mwp", "--limit", "2", "--held-out", "1"]
+    options += ["--set", "gradient.reduce=l2", "--set", "gradient.layer=relu:0"]
+    base = ("localisation", folders / "cub", monkeypatch, tmp_path, Net(1, ()))
+    text, written = run(*base, *options, "--layer", "relu:0")
+    assert "| Gradient (reduce=l2, layer=relu:0) |" in text and "| MWP |" in text
+    assert set(written["methods"]) >= {"Gradient (reduce=l2, layer=relu:0)", "MWP"}
+    assert written["options"]["settings"] == ["gradient.reduce=l2", "gradient.layer=relu:0"]
+    assert written["options"]["layer"] == "relu:0"
+
+
 def test_faithfulness_command(folders, tmp_path, monkeypatch):
     options = ["--methods", "gradient", "--steps", "4", "--flips", "3", "--batch-size", "3"]
     text, written = run("faithfulness", folders / "cub", monkeypatch, tmp_path, Net(), *options)
@@ -216,7 +227,9 @@ def test_commands_say_what_is_wrong(folders, tmp_path, capsys):
         ("feedback", ["--methods", "gradiant"], "unknown method 'gradiant'; did you mean gradient"),
         ("faithfulness", ["--methods", " , "], "no method given"),
         ("sanity", ["--limit", "0"], "--limit must be positive"),
-        ("sanity", ["--methods", "gradient", "--layer", "x"], "--layer has no effect"),
+        ("sanity", ["--methods", "rise", "--layer", "x"], "rise takes no layer"),
+        ("pointing", ["--methods", "mwp", "--layer", "a,b"], "asked for at several layers"),
+        ("sanity", ["--set", "mwp.residul=branch"], "did you mean residual?"),
         ("localisation", ["--output", str(tmp_path / "file")], "is not a folder"),
         ("phrases", [], "--images"),
         ("fixations", ["--images", str(tmp_path / "no")], "no folder"),

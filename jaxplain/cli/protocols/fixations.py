@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from jaxplain.cli import datasets
 from jaxplain.cli.progress import Bar
 from jaxplain.cli.protocols.common import Protocol
-from jaxplain.explainers.catalogue import METHODS, explainer
 
 if TYPE_CHECKING:
     from jaxplain.evaluation.studies.report import Report
@@ -40,21 +39,16 @@ def _methods(network: Any, arguments: argparse.Namespace) -> dict[str, Callable]
     """Title -> images to maps; classes are the ones that the network predicts."""
     import jax.numpy as jnp
 
-    import jaxplain
     from jaxplain.evaluation import fixations
 
-    own = {
-        "pfv": ("PFV weights", lambda x: jaxplain.pfv(network, x).weights),
-        "dense-attention": ("Dense Attention", functools.partial(_dense, network)),
-    }
     methods: dict[str, Callable] = {}
-    for name in arguments.methods:
-        if name in own:
-            title, method = own[name]
-            methods[title] = method
+    for title, method in datasets.prepared(arguments, network).items():
+        if method.choice.name == "pfv":
+            methods[title.replace("PFV", "PFV weights", 1)] = functools.partial(_pfv, method)
+        elif method.choice.name == "dense-attention":
+            methods[title] = functools.partial(_dense, method)
         else:
-            explain = explainer(name, network.config, arguments.layer)
-            methods[METHODS[name].title] = lambda x, explain=explain: explain(network, x, None)
+            methods[title] = functools.partial(method, targets=None)
     # People look at little of an image, so that the MAE favours maps of almost nothing.
     return methods | {
         _CENTRE: lambda x: jnp.broadcast_to(fixations.centre_map(x.shape[1:3]), x.shape[:3]),
@@ -62,11 +56,13 @@ def _methods(network: Any, arguments: argparse.Namespace) -> dict[str, Callable]
     }
 
 
-def _dense(network: Any, x: Any) -> dict[str, Any]:
-    """The layers' own maps, 1 being the first, and the cumulative ones, named as in the paper."""
-    import jaxplain
+def _pfv(method: datasets.Prepared, x: Any) -> Any:
+    return method(x, None).weights
 
-    own, cumulative = jaxplain.dense_attention(network, x)
+
+def _dense(method: datasets.Prepared, x: Any) -> dict[str, Any]:
+    """The layers' own maps, 1 being the first, and the cumulative ones, named as in the paper."""
+    own, cumulative = method(x, None)
     n = len(own)
     titles = {layer: "".join(map(str, range(n, i, -1))) for i, layer in enumerate(own)}
     return {

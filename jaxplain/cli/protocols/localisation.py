@@ -10,7 +10,6 @@ from jaxplain.cli import datasets
 from jaxplain.cli.options import add_held_out
 from jaxplain.cli.progress import Bar
 from jaxplain.cli.protocols.common import Protocol
-from jaxplain.explainers.catalogue import METHODS
 
 if TYPE_CHECKING:
     from jaxplain.evaluation.studies.report import Report
@@ -33,12 +32,10 @@ def prepared(arguments: argparse.Namespace, progress: Bar) -> tuple[Any, Any, di
         workers=arguments.workers,
         progress=progress,
     )
-    explainers = datasets.explainers(arguments, network)
-    methods = {METHODS[name].title: explain for name, explain in explainers.items()}
     return (
         asked,
         lambda pixels: data.normalise(pixels, config),
-        methods,
+        datasets.prepared(arguments, network),
         f"{config.name} on {source.name}",
     )
 

@@ -12,7 +12,6 @@ from jaxplain.cli import datasets
 from jaxplain.cli.options import add_aspect, add_held_out
 from jaxplain.cli.progress import Bar
 from jaxplain.cli.protocols.common import Protocol
-from jaxplain.explainers.catalogue import METHODS
 
 if TYPE_CHECKING:
     from jaxplain.evaluation.studies.report import Report
@@ -29,8 +28,7 @@ def _run(arguments: argparse.Namespace, progress: Bar) -> Report[Any]:
     network = datasets.load_network(arguments, fully_convolutional=True)
     config = network.config
     words = Words(config.class_names, table)
-    explainers = datasets.explainers(arguments, network, fully_convolutional=True)
-    methods = {METHODS[name].title: explain for name, explain in explainers.items()}
+    methods = datasets.prepared(arguments, network, fully_convolutional=True)
     held_out = max(1, len(indices) // 10) if arguments.held_out is None else arguments.held_out
     report = study.phrase_study(
         source,

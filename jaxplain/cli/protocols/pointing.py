@@ -10,7 +10,6 @@ from jaxplain.cli import datasets
 from jaxplain.cli.options import add_aspect
 from jaxplain.cli.progress import Bar
 from jaxplain.cli.protocols.common import Protocol
-from jaxplain.explainers.catalogue import METHODS
 
 if TYPE_CHECKING:
     from jaxplain.evaluation.studies.report import Report
@@ -29,10 +28,8 @@ def _run(arguments: argparse.Namespace, progress: Bar) -> Report[Any]:
     network = datasets.load_network(arguments, fully_convolutional=True)
     config = network.config
     methods = {
-        METHODS[name].title: study.PointingMethod(explain, METHODS[name].blurred)
-        for name, explain in datasets.explainers(
-            arguments, network, fully_convolutional=True
-        ).items()
+        title: study.PointingMethod(method, method.choice.sparse)
+        for title, method in datasets.prepared(arguments, network, fully_convolutional=True).items()
     }
     report = study.pointing_game(
         source,
