@@ -91,17 +91,66 @@ class Prepared:
         return self.explain(self.network, x, targets)
 
 
+class Methods(dict[str, Prepared]):
+    """Title -> method, for those that the network allows.
+
+    Attributes:
+        left_out: title -> why the network does not allow it.
+    """
+
+    left_out: dict[str, str]
+
+
 def prepared(
-    arguments: argparse.Namespace, network: Any, *, fully_convolutional: bool = False
-) -> dict[str, Prepared]:
-    """Title -> method, for those that were asked for."""
-    found = {}
+    arguments: argparse.Namespace,
+    network: Any,
+    *,
+    fully_convolutional: bool = False,
+    leave_out: bool = True,
+) -> Methods:
+    """The methods that were asked for.
+
+    One that the network does not allow, as CAM a network without a global pool, is said on stderr
+    and left out; without ``leave_out`` it is an error.
+
+    Raises:
+        ValueError: the network allows none of them.
+    """
+    found = Methods()
+    found.left_out = {}
     for name, choice in arguments.choices.items():
         # CAM is defined by a pool over the whole image, of any size.
         pooled = fully_convolutional and CATALOGUE[name].function in ("cam", "contrastive_cam")
         own = load_network(arguments) if pooled else network
-        found[choice.title] = Prepared(choice, own, choice.explainer(network.config))
+        method = Prepared(choice, own, choice.explainer(network.config))
+        reason = _refusal(method)
+        if reason is None:
+            found[choice.title] = method
+        elif leave_out:
+            found.left_out[choice.title] = reason
+            print(f"{choice.title} left out: {reason}", file=sys.stderr)
+        else:
+            raise ValueError(f"{choice.title}: {reason}")
+    if not found:
+        raise ValueError(f"{network.config.name} allows none of these methods")
     return found
+
+
+def _refusal(method: Prepared) -> str | None:
+    """Why the network does not allow the method; it is traced, not run."""
+    import jax
+
+    from jaxplain.core import UnsuitableNetworkError, UnsupportedOperationError
+
+    size = method.network.config.input_size
+    image = jax.ShapeDtypeStruct((1, size, size, 3), "float32")
+    outputs = jax.eval_shape(method.network, image).shape[-1]
+    signal = jax.ShapeDtypeStruct((1, outputs), "float32")
+    try:
+        jax.eval_shape(method, image, signal)
+    except (UnsuitableNetworkError, UnsupportedOperationError) as error:
+        return " ".join(str(error).split())
+    return None
 
 
 class Stretched:

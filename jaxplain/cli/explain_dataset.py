@@ -92,7 +92,7 @@ def _run(arguments: argparse.Namespace, progress: Bar) -> RunSummary:
     # Dense layers slide over the whole image, whatever its aspect.
     network = datasets.load_network(arguments, fully_convolutional=True)
     config = network.config
-    methods = datasets.prepared(arguments, network, fully_convolutional=True)
+    methods = datasets.prepared(arguments, network, fully_convolutional=True, leave_out=False)
     return jaxplain.explain_dataset(
         network,
         source,

@@ -21,17 +21,19 @@ def _run(arguments: argparse.Namespace, progress: Bar) -> Report[Any]:
     network = datasets.load_network(arguments)
     config = network.config
     x, failures = datasets.read_images(source, indices, config, arguments)
+    methods = datasets.prepared(arguments, network)
     report = study.faithfulness_study(
         network,
         x,
-        datasets.prepared(arguments, network),
+        methods,
         steps=arguments.steps,
         patch=arguments.patch,
         flips=arguments.flips,
         batch_size=arguments.batch_size,
         progress=progress,
     )
-    return report.about(f"{config.name} on {source.name}", failures)
+    about = f"{config.name} on {source.name}"
+    return report.about(about, failures).without(methods.left_out)
 
 
 def _options(parser: argparse.ArgumentParser) -> None:

@@ -17,7 +17,8 @@ def _run(arguments: argparse.Namespace, progress: Bar) -> Report[Any]:
     from jaxplain.evaluation.studies import localisation as study
 
     asked, to_input, methods, where = prepared(arguments, progress)
-    return study.graph_cut_objects(asked, to_input, methods).about(where)
+    report = study.graph_cut_objects(asked, to_input, methods)
+    return report.about(where).without(methods.left_out)
 
 
 PROTOCOL = Protocol(

@@ -23,8 +23,9 @@ def _run(arguments: argparse.Namespace, progress: Bar) -> Report[Any]:
     source, indices = datasets.open_data(arguments, images=arguments.images)
     network = datasets.load_network(arguments)
     x, truth, points, failures = load(source, indices, network.config, arguments.workers)
+    prepared = datasets.prepared(arguments, network)
     report = fixations.compare_with_fixations(
-        _methods(network, arguments),
+        _methods(prepared),
         x,
         truth,
         points,
@@ -32,17 +33,18 @@ def _run(arguments: argparse.Namespace, progress: Bar) -> Report[Any]:
         baselines=(_CENTRE, _EMPTY),
         progress=progress,
     )
-    return report.about(f"{network.config.name}, {len(x)} images", failures)
+    about = f"{network.config.name}, {len(x)} images"
+    return report.about(about, failures).without(prepared.left_out)
 
 
-def _methods(network: Any, arguments: argparse.Namespace) -> dict[str, Callable]:
+def _methods(prepared: datasets.Methods) -> dict[str, Callable]:
     """Title -> images to maps; classes are the ones that the network predicts."""
     import jax.numpy as jnp
 
     from jaxplain.evaluation import fixations
 
     methods: dict[str, Callable] = {}
-    for title, method in datasets.prepared(arguments, network).items():
+    for title, method in prepared.items():
         if method.choice.name == "pfv":
             methods[title.replace("PFV", "PFV weights", 1)] = functools.partial(_pfv, method)
         elif method.choice.name == "dense-attention":

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from jaxplain.evaluation.studies.report import Report
 
 
-def prepared(arguments: argparse.Namespace, progress: Bar) -> tuple[Any, Any, dict[str, Any], str]:
+def prepared(
+    arguments: argparse.Namespace, progress: Bar
+) -> tuple[Any, Any, datasets.Methods, str]:
     """(questions, preprocessing, methods, subject): what both localisation protocols begin with."""
     from jaxplain import data
     from jaxplain.evaluation.studies.questions import Questions
@@ -47,7 +49,8 @@ def _run(arguments: argparse.Namespace, progress: Bar) -> Report[Any]:
     count = len(asked.indices)
     held_out = max(1, count // 10) if arguments.held_out is None else arguments.held_out
     chosen_on = study.held_out_images(count, held_out)
-    return study.dominant_objects(asked, to_input, methods, chosen_on).about(where)
+    report = study.dominant_objects(asked, to_input, methods, chosen_on)
+    return report.about(where).without(methods.left_out)
 
 
 PROTOCOL = Protocol(

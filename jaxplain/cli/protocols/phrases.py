@@ -44,7 +44,7 @@ def _run(arguments: argparse.Namespace, progress: Bar) -> Report[Any]:
         workers=arguments.workers,
         progress=progress,
     )
-    return report.about(f"{config.name} on {source.name}")
+    return report.about(f"{config.name} on {source.name}").without(methods.left_out)
 
 
 def _table(path: Path) -> dict[str, list[int | str]]:

@@ -27,9 +27,10 @@ def _run(arguments: argparse.Namespace, progress: Bar) -> Report[Any]:
     # 6.1.1).
     network = datasets.load_network(arguments, fully_convolutional=True)
     config = network.config
+    prepared = datasets.prepared(arguments, network, fully_convolutional=True)
     methods = {
         title: study.PointingMethod(method, method.choice.sparse)
-        for title, method in datasets.prepared(arguments, network, fully_convolutional=True).items()
+        for title, method in prepared.items()
     }
     report = study.pointing_game(
         source,
@@ -42,7 +43,7 @@ def _run(arguments: argparse.Namespace, progress: Bar) -> Report[Any]:
         workers=arguments.workers,
         progress=progress,
     )
-    return report.about(f"{config.name} on {source.name}")
+    return report.about(f"{config.name} on {source.name}").without(prepared.left_out)
 
 
 PROTOCOL = Protocol(

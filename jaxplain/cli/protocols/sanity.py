@@ -24,9 +24,10 @@ def _run(arguments: argparse.Namespace, progress: Bar) -> Report[Any]:
     source, indices = datasets.open_data(arguments)
     network = datasets.load_network(arguments)
     x, failures = datasets.read_images(source, indices, network.config, arguments)
+    prepared = datasets.prepared(arguments, network)
     methods = {
         title: functools.partial(_evidence, method.explain, METHODS[method.choice.name].style)
-        for title, method in datasets.prepared(arguments, network).items()
+        for title, method in prepared.items()
     }
     layers = arguments.layers and [name.strip() for name in arguments.layers.split(",")]
     layers = layers or study.top_modules(network, x[:1])
@@ -39,7 +40,8 @@ def _run(arguments: argparse.Namespace, progress: Bar) -> Report[Any]:
         batch_size=arguments.batch_size,
         progress=progress,
     )
-    return report.about(f"{network.config.name} on {source.name}", failures)
+    about = f"{network.config.name} on {source.name}"
+    return report.about(about, failures).without(prepared.left_out)
 
 
 def _evidence(explain: Callable, style: str, network: Any, x: Any, classes: Any) -> Any:

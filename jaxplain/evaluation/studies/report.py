@@ -71,6 +71,16 @@ class Report(Generic[Results]):
         failures = self.failures if failures is None else failures
         return dataclasses.replace(self, title=f"{self.title}: {subject}", failures=failures)
 
+    def without(self, left_out: Mapping[str, str]) -> Report[Results]:
+        """The same with a row of ``-`` for each method that was left out, and the reasons.
+
+        Args:
+            left_out: method -> why it was not run, as the network does not allow it.
+        """
+        tables = [(heading, table.with_absent(left_out)) for heading, table in self.tables]
+        details = {**self.details, "left_out": dict(left_out)}
+        return dataclasses.replace(self, tables=tables, details=details)
+
     def markdown(self) -> str:
         """The tables and the notes."""
         parts = []
