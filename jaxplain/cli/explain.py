@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxplain.cli import drawing, method_options
+from jaxplain.cli import drawing, method_options, similarity
 from jaxplain.cli.common import (
     DEFAULT_MODEL,
     CliError,
@@ -20,9 +21,8 @@ from jaxplain.cli.common import (
     step,
     suggest,
 )
-from jaxplain.cli.method_options import Choice, choices
+from jaxplain.cli.method_options import choices
 from jaxplain.cli.options import add_model
-from jaxplain.core import UnsupportedOperationError
 from jaxplain.explainers.catalogue import CATALOGUE, DEFAULT, canonical, takes_layer
 
 if TYPE_CHECKING:
@@ -40,13 +40,14 @@ def add_commands(commands: Any) -> None:
         help="explain an image and write a panel of maps",
         description="Classifies an image, and writes a panel: the image, and for each class a row "
         "of maps, one per method. Methods that give a map for every layer, or need no class, have "
-        "rows of their own.",
+        "rows of their own; PFV's colours mean the same in all images. With --reference it "
+        "explains what makes the image similar to another picture.",
     )
     explain.add_argument(
-        "image",
-        nargs="?",
+        "images",
+        nargs="*",
         metavar="IMAGE",
-        help="an image file; default: a photo of a cat and a cup",
+        help="image files; default: a photo of a cat and a cup",
     )
     add_model(explain, DEFAULT_MODEL)
     explain.add_argument(
@@ -64,6 +65,23 @@ def add_commands(commands: Any) -> None:
         "default: top2",
     )
     method_options.add_options(explain, several=True)
+    explain.add_argument(
+        "--reference",
+        dest="references",
+        action="append",
+        type=Path,
+        metavar="PICTURE",
+        help="explain the cosine similarity of the image's embedding to this picture's, and the "
+        "other way round; may be repeated: the most similar one is the prediction, so that five, "
+        "one of each class, are a 5-way 1-shot episode",
+    )
+    explain.add_argument(
+        "--boxes",
+        type=float,
+        metavar="ALPHA",
+        help="draw the tightest box around the pixels above ALPHA times the mean of each map; "
+        "'jaxplain evaluate localisation' finds each method's best",
+    )
     explain.add_argument(
         "--fit",
         metavar="FOLDER",
@@ -85,57 +103,67 @@ def _explain(arguments: argparse.Namespace) -> None:
     if every and arguments.layer is not None:
         methods = _with_layers(methods)
     chosen = choices(methods, arguments.settings, arguments.layer)
+    if arguments.references is not None:
+        if arguments.classes is not None:
+            raise CliError("--class has no effect: with --reference the similarity is explained")
+        chosen = similarity.comparable(chosen, every)
     fitted = [name for name, method in CATALOGUE.items() if method.needs == "fit"]
-    if arguments.fit is not None and not set(fitted) & set(methods):
+    if arguments.fit is not None and not set(fitted) & set(chosen):
         raise CliError(
             f"--fit has no effect: {', '.join(fitted)}, which it is for, is not asked for"
         )
+    if arguments.boxes is not None and not arguments.boxes >= 0:
+        raise CliError(f"--boxes must not be negative, but is {arguments.boxes}")
+    if arguments.boxes is not None and all(CATALOGUE[name].rows for name in chosen):
+        raise CliError("--boxes has no effect: none of these methods has one map per class")
     check_output(arguments.output)
     with extra("viz"):
         from jaxplain import viz
-    path = example_photo() if arguments.image is None else Path(arguments.image)
-    photo = read_image(path)
+    paths = [Path(name) for name in dict.fromkeys(arguments.images)] or [example_photo()]
+    references = arguments.references or []
+    # What is no image is said before a network is loaded.
+    photos = {path: read_image(path) for path in dict.fromkeys([*paths, *references])}
     model: Any = load_model(arguments.model, arguments.network)
-    with step("classifying"):
-        x, probabilities = _classify(model, photo)
-    names = model.config.class_names or [f"class {i}" for i in range(len(probabilities))]
-    targets = _choose_classes(arguments.classes or ["top2"], names, probabilities)
-    print(f"{path}: {model.config.name} predicts")
-    for index in probabilities.argsort()[::-1][:5]:
-        print(f"  {probabilities[index]:6.1%}  {names[index]} ({index})")
-
-    drawn = drawing.thumbnail(photo)
-    labels = _labels(targets, names, probabilities)
-    rows: drawing.Rows = {label: {} for label in labels}
-    for count, (name, choice) in enumerate(chosen.items(), 1):
-        method = CATALOGUE[name]
-        with step(f"[{count}/{len(chosen)}] {choice.title}"):
-            try:
-                if method.rows:
-                    rows |= drawing.ROWS[name](model, x, targets, labels, drawn, choice)
-                    continue
-                more = {"fit": _fit(model, arguments.fit)} if method.needs == "fit" else {}
-                maps = _maps(choice, model, x, targets, **more)
-            # What a network does not allow, a method says in these words; OSError: of --fit.
-            except (UnsupportedOperationError, ValueError, OSError) as error:
-                if not every:
-                    raise CliError(f"{choice.title}: {error}") from None
-                print(f"{choice.title} left out: {' '.join(str(error).split())}", file=sys.stderr)
-                continue
-            for title, at_layer in maps.items():
-                for label, one in zip(labels, at_layer, strict=True):
-                    # Nothing arrived, as when d-WTA's process ends above the layer: say so.
-                    shown = title if one.any() else f"{title} (empty)"
-                    rows[label][shown] = viz.overlay(drawn, one, method.style)
-    rows = {label: row for label, row in rows.items() if row}
+    if arguments.references is None:
+        views = _classified(model, photos, arguments.classes or ["top2"])
+    else:
+        views = similarity.views(model, photos, paths, references)
+    drawing.draw(
+        chosen,
+        model,
+        views,
+        every=every,
+        fit=functools.cache(lambda: _fit(model, arguments.fit)),
+        boxes=arguments.boxes,
+    )
+    images, rows = drawing.panel_rows(views)
     if not rows:
         raise CliError("none of the methods can explain this network there")
     with step("drawing"):
         try:
-            viz.save(viz.panel(drawn, rows), arguments.output)
+            viz.save(viz.panel(images, rows), arguments.output)
         except (OSError, ValueError) as error:
             raise CliError(f"cannot write {arguments.output}: {error}") from None
     print(f"wrote {arguments.output}")
+
+
+def _classified(
+    model, photos: Mapping[Path, np.ndarray], classes: Sequence[str]
+) -> list[drawing.View]:
+    """The images with the classes that are asked for, and what the network predicts on stdout."""
+    views, called = [], drawing.names(photos)
+    for path, photo in photos.items():
+        with step("classifying"):
+            x, probabilities = _classify(model, photo)
+        names = model.config.class_names or [f"class {i}" for i in range(len(probabilities))]
+        targets = _choose_classes(classes, names, probabilities)
+        print(f"{path}: {model.config.name} predicts")
+        for index in probabilities.argsort()[::-1][:5]:
+            print(f"  {probabilities[index]:6.1%}  {names[index]} ({index})")
+        labels = _labels(targets, names, probabilities)
+        name = called[path] if len(photos) > 1 else ""
+        views.append(drawing.View(name, drawing.thumbnail(photo), x, model, targets, labels))
+    return views
 
 
 def example_photo() -> Path:
@@ -212,25 +240,6 @@ def _labels(targets: Sequence[int], names: Sequence[str], probabilities: np.ndar
         label = f"{names[i]}  {probabilities[i]:.1%}"
         labels.append(f"{label} ({i})" if label in labels else label)
     return labels
-
-
-def _maps(choice: Choice, model, x, targets: Sequence[int], **more) -> dict[str, np.ndarray]:
-    """Title -> one map per class, (K, h, w), on the host; one forward pass for all of them."""
-    import jax
-    import numpy as np
-
-    import jaxplain
-
-    try:
-        explain = choice.explainer(model.config, **more)
-        maps = explain(model, x, jax.numpy.asarray([targets]))
-    except jaxplain.UnknownLayerError as error:
-        raise CliError(str(error)) from None
-    if isinstance(choice.layer, tuple):
-        titled = {f"{choice.title}, {layer}": maps[layer] for layer in choice.layer}
-    else:
-        titled = {choice.title: maps}
-    return {title: np.asarray(m[0], np.float32) for title, m in titled.items()}
 
 
 def _fit(model, folder: Path | None):

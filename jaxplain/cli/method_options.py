@@ -17,7 +17,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jaxplain.cli.common import CliError, suggest
 from jaxplain.cli.composites import box_of_pixels, load_composite
-from jaxplain.explainers.catalogue import CATALOGUE, canonical, explainer, takes_layer
+from jaxplain.explainers.catalogue import (
+    CATALOGUE,
+    canonical,
+    explainer,
+    parameters,
+    takes_layer,
+)
 
 if TYPE_CHECKING:
     from jaxplain.models import ModelConfig
@@ -32,7 +38,7 @@ def add_options(parser: argparse.ArgumentParser, *, several: bool = False) -> No
         "--layer",
         metavar="A,B,C" if several else "NAME",
         help="layer of all methods, see 'jaxplain layers'"
-        + ("; of several each has a picture" if several else "")
+        + ("; of several each has a picture, and naflow knows 'all'" if several else "")
         + "; default: each method's own",
     )
     parser.add_argument(
@@ -128,6 +134,8 @@ def choices(
                 )
             layers[name] = layers[name] or _layer(layer)
     for name, own in layers.items():
+        if own == "all" and name != "naflow":
+            raise CliError(f"only naflow takes the layer 'all'; name layers for {name}")
         if isinstance(own, tuple) and not _takes_several(name):
             raise CliError(f"{name} is explained at one layer, not at {', '.join(own)}")
     return {name: Choice(name, layers[name], options[name], said[name]) for name in methods}
@@ -175,20 +183,12 @@ def _put(options: dict[str, Any], method: str, path: str, text: str) -> None:
 
 def _require(name: str, known: Mapping[str, Any], problem: str) -> None:
     if name not in known:
-        raise CliError(f"{problem}{suggest(name, known) or '; it has none'}")
+        raise CliError(f"{problem}{suggest(name, known)}")
 
 
-@functools.cache
 def _parameters(method: str) -> dict[str, inspect.Parameter]:
-    """What can be set of a method's function, with its annotations as types."""
-    import jaxplain
-
-    function = getattr(jaxplain, CATALOGUE[method].function)
-    return {
-        name: parameter
-        for name, parameter in inspect.signature(function, eval_str=True).parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY and name not in _NOT_SET
-    }
+    """What can be set of a method's function."""
+    return {key: p for key, p in parameters(method).items() if key not in _NOT_SET}
 
 
 def _layer(text: str) -> str | tuple[str, ...]:

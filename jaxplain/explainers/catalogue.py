@@ -7,6 +7,8 @@ JAX is not imported for it, so that ``jaxplain --help`` can list the names.
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -423,17 +425,28 @@ def canonical(name: str) -> str:
     return _ALIASES.get(name, name)
 
 
+@functools.cache
+def parameters(name: str) -> Mapping[str, inspect.Parameter]:
+    """The keyword arguments of a method's function, with their annotations as types.
+
+    >>> str(parameters("gradient")["layer"].default)
+    'input'
+    """
+    import importlib
+
+    method = CATALOGUE[name]
+    module = importlib.import_module(f"jaxplain.explainers.{method.file}")
+    signature = inspect.signature(getattr(module, method.function), eval_str=True)
+    return {k: p for k, p in signature.parameters.items() if p.kind is p.KEYWORD_ONLY}
+
+
 def takes_layer(name: str) -> bool:
     """Whether a method can be explained at a layer that is named.
 
     >>> takes_layer("gradient"), takes_layer("occlusion")
     (True, False)
     """
-    import inspect
-
-    import jaxplain
-
-    return "layer" in inspect.signature(getattr(jaxplain, CATALOGUE[name].function)).parameters
+    return "layer" in parameters(name)
 
 
 def explainer(
