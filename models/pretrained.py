@@ -117,6 +117,20 @@ def save_pretrained(model: Network, folder: str | os.PathLike[str]) -> None:
     wc.save(folder, weights, {"network": config.name, "config": config.to_json()})
 
 
+def untrained(model: Network, seed: int = 0) -> Network:
+    """The same network with the random weights that training begins with.
+
+    Raises:
+        ValueError: the network does not come from ``from_pretrained``.
+    """
+    config = getattr(model, "config", None)
+    if not isinstance(config, ModelConfig):
+        raise ValueError("The network has no config; only networks of from_pretrained have one.")
+    network = find(config.name).build(config.outputs, rngs=nnx.Rngs(seed))
+    network.config = config
+    return network
+
+
 @dataclasses.dataclass(frozen=True)
 class Converted:
     """The weights of a file as a network of the registry takes them.

@@ -88,6 +88,38 @@ def group_bars(
     return figure
 
 
+def confusion(counts: ArrayLike, names: Sequence[str], title: str) -> Figure:
+    """A confusion matrix: rows are the true classes, shades the share of their images.
+
+    As in Fig. 8 of Bakken et al. (2020).
+
+    Args:
+        counts: ``(K, K)``, how many images of a row's class were taken for a column's.
+        names: of the classes.
+        title: over the matrix.
+
+    >>> figure = confusion([[3, 1], [0, 0]], ["dog", "cat"], "confusions")
+    >>> [text.get_text() for text in figure.axes[0].texts]
+    ['3', '1', '0', '0']
+    """
+    counts = np.asarray(counts)
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    side = 2.2 + 0.36 * len(names)
+    figure = _figure(side + 0.6, side)
+    axes = figure.add_subplot()
+    shown = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for (i, j), count in np.ndenumerate(counts):
+        colour = "white" if share[i, j] > 0.5 else "#333333"
+        axes.text(j, i, str(count), ha="center", va="center", fontsize=7, color=colour)
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.set_title(title, fontsize=10)
+    figure.colorbar(shown, ax=axes, shrink=0.8, label="share of the class")
+    return figure
+
+
 def row_dots(
     values: Mapping[str, Sequence[float]], rows: Sequence[str], label: str, title: str
 ) -> Figure:

@@ -80,7 +80,8 @@ def panel(
             (left / size[0], 1 - bottom / size[1], cell / size[0], height / size[1])
         )
         axes.imshow(picture, aspect="auto", interpolation="antialiased")
-        points = min(9, 9 * 14 * cell / max(len(title), 1))  # about 14 letters per inch
+        letters = 14 if weight == "normal" else 12  # per inch, about
+        points = min(9, 9 * letters * cell / max(len(title), 1))
         axes.set_title(title, fontsize=points, fontweight=weight, pad=4)
         axes.set_axis_off()
 

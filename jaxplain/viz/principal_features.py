@@ -96,7 +96,8 @@ def feature_panel(
             axes.imshow(picture, interpolation="antialiased")
             axes.set_axis_off()
             if row == 0:
-                axes.set_title(titles[i], fontsize=9)
+                longest = max(map(len, titles[i].split("\n")))
+                axes.set_title(titles[i], fontsize=min(9, 9 * 12 * cell / max(longest, 1)))
         if shares is not None:
             axes = figure.add_subplot(grid[top + 2, column])
             axes.bar(range(3), shares[i], color=_BARS, width=0.8)
