@@ -37,7 +37,11 @@ def add_model(parser: argparse.ArgumentParser, default: str | None = None) -> No
     parser.add_argument(
         "--model", required=default is None, default=default, metavar="NAME|FILE", help=text
     )
-    parser.add_argument("--network", metavar="NAME", help="the network that a file is for")
+    parser.add_argument(
+        "--network",
+        metavar="NAME",
+        help="the network that a file is for, where its tensors fit several",
+    )
 
 
 def add_data(parser: argparse.ArgumentParser, text: str, split: str | None = None) -> None:
