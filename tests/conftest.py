@@ -48,8 +48,7 @@ hypothesis.settings.load_profile("repeatable")
 # properties. What these show of networks, files, protocols and pictures is the same there, and the
 # parity tests try the networks on the older jax.
 ONLY_ON_THE_NEWEST = (
-    "tests/cli/test_convert.py",
-    "tests/cli/test_evaluate.py",
+    "tests/cli",
     "tests/digits",
     "tests/evaluation/studies",
     "tests/explainers/test_cued_animal.py",

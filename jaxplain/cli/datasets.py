@@ -107,8 +107,9 @@ def prepared(
     *,
     fully_convolutional: bool = False,
     leave_out: bool = True,
+    fit: Any = None,
 ) -> Methods:
-    """The methods that were asked for.
+    """The methods that were asked for; ``fit`` is what a method needs that learns from images.
 
     One that the network does not allow, as CAM a network without a global pool, is said on stderr
     and left out; without ``leave_out`` it is an error.
@@ -122,7 +123,8 @@ def prepared(
         # CAM is defined by a pool over the whole image, of any size.
         pooled = fully_convolutional and CATALOGUE[name].function in ("cam", "contrastive_cam")
         own = load_network(arguments) if pooled else network
-        method = Prepared(choice, own, choice.explainer(network.config))
+        more = {"fit": fit} if CATALOGUE[name].needs == "fit" else {}
+        method = Prepared(choice, own, choice.explainer(network.config, **more))
         reason = _refusal(method)
         if reason is None:
             found[choice.title] = method

@@ -82,7 +82,7 @@ def draw(
     views: Sequence[View],
     *,
     every: bool,
-    fit: Callable[[], Any],
+    fit: Callable[[Choice], Any],
     boxes: float | None = None,
 ) -> None:
     """Draws the maps of all methods into the views.
@@ -102,7 +102,7 @@ def draw(
                 if method.rows:
                     found = ROWS[name](model, views, choice)
                 else:
-                    more = {"fit": fit()} if method.needs == "fit" else {}
+                    more = {"fit": fit(choice)} if method.needs == "fit" else {}
                     found = [_maps(model, view, choice, boxes, more) for view in views]
             except UnknownLayerError as error:
                 raise CliError(str(error)) from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,9 +20,9 @@ from jaxplain.cli.common import (
     step,
     suggest,
 )
-from jaxplain.cli.method_options import choices
+from jaxplain.cli.method_options import can_take_layer, choices, layer_of_fit
 from jaxplain.cli.options import add_model
-from jaxplain.explainers.catalogue import CATALOGUE, DEFAULT, canonical, takes_layer
+from jaxplain.explainers.catalogue import CATALOGUE, DEFAULT, canonical
 
 if TYPE_CHECKING:
     import numpy as np
@@ -133,7 +132,7 @@ def _explain(arguments: argparse.Namespace) -> None:
         model,
         views,
         every=every,
-        fit=functools.cache(lambda: _fit(model, arguments.fit)),
+        fit=lambda choice: _fit(model, arguments.fit, layer_of_fit(choice, model.config)),
         boxes=arguments.boxes,
     )
     images, rows = drawing.panel_rows(views)
@@ -195,9 +194,9 @@ def _choose_methods(text: str) -> tuple[list[str], bool]:
 
 def _with_layers(methods: Iterable[str]) -> list[str]:
     """The methods that take a layer; the others are named on stderr."""
-    other = [name for name in methods if not takes_layer(name)]
+    other = [name for name in methods if not can_take_layer(name)]
     print(f"left out, for they take no layer: {', '.join(other)}", file=sys.stderr)
-    return [name for name in methods if takes_layer(name)]
+    return [name for name in methods if can_take_layer(name)]
 
 
 def _classify(model, photo: np.ndarray):
@@ -242,7 +241,7 @@ def _labels(targets: Sequence[int], names: Sequence[str], probabilities: np.ndar
     return labels
 
 
-def _fit(model, folder: Path | None):
+def _fit(model, folder: Path | None, layer: str | None):
     """The weights of CAM, from a folder of photographs."""
     import numpy as np
 
@@ -261,7 +260,7 @@ def _fit(model, folder: Path | None):
                 [models.preprocess(read_image(f), model.config, crop=False) for f in chosen]
             )
 
-    fit = jaxplain.fit_cam(model, batches(), layer=model.config.layer("last"))
+    fit = jaxplain.fit_cam(model, batches(), layer=layer)
     print(
         f"fitted on {len(files)} photographs: R^2 {float(np.median(fit.explained)):.2f} in the "
         "median over classes, on these photographs themselves",

@@ -40,7 +40,7 @@ def add_commands(commands: Any) -> None:
         help="class to explain in every image, by name or index, may be repeated; or 'labels', "
         "what each image is annotated with; default: each image's top class",
     )
-    options.add_aspect(parser, 224)
+    options.add_aspect(parser, 224, multiple=16)
     options.add_batch_size(parser, 8, "images at once, on all devices together")
     options.add_number(
         parser, "--shard-size", 256, "images in a file, the most that an interruption can lose"

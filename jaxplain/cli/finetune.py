@@ -16,8 +16,10 @@ def add_commands(commands: Any) -> None:
         "finetune",
         help="train a new output layer on a data set",
         description="Replaces a network's output layer by one for a data set's classes, and trains "
-        "that layer alone, on features that are computed once. What it writes is a network: give "
-        "the folder to --model of other commands.",
+        "that layer alone, on features that are computed once, as Zhang et al. 2018 (section 6.1): "
+        "cross-entropies summed over the classes, their learning rate and batch sizes, until the "
+        "training loss has come to a plateau. What it writes is a network: give the folder to "
+        "--model of other commands.",
     )
     options.add_data(
         parser,
@@ -27,9 +29,8 @@ def add_commands(commands: Any) -> None:
     add = parser.add_argument
     add(
         "--validation-split",
-        required=True,
         metavar="NAME",
-        help="that tells when to stop, such as val",
+        help="on which the mean average precision is measured, such as val; default: none",
     )
     options.add_model(parser)
     options.add_output(
@@ -40,16 +41,31 @@ def add_commands(commands: Any) -> None:
     )
     add(
         "--loss",
-        choices=("sigmoid", "softmax"),
+        choices=("sigmoid", "sigmoid_mean", "softmax"),
         default="sigmoid",
-        help="sigmoid for several classes to an image, softmax for one; default: %(default)s",
+        help="sigmoid for several classes to an image, summed over classes (sigmoid_mean: their "
+        "mean); softmax for one, images with none or several are left out; default: %(default)s",
+    )
+    add(
+        "--stop",
+        choices=("training", "validation"),
+        default="training",
+        help="training: when the training loss has fallen by less than 1 %% in --patience epochs; "
+        "validation: when the validation loss has not been lower for so many, with the weights of "
+        "the lowest; default: %(default)s",
     )
     add("--no-flips", action="store_true", help="do not train on mirrored images")
     add("--no-crops", action="store_true", help="do not train on the corners of images")
     options.add_number(parser, "--learning-rate", 0.01, "of the descent", float)
-    options.add_batch_size(parser, 64, "views of images in a step")
+    options.add_number(
+        parser,
+        "--batch-size",
+        None,
+        "views of images in a step; default: the paper's, 32 for VGG-16 and ResNet-50, else 64",
+        show_default=False,
+    )
     options.add_number(parser, "--epochs", 100, "at most so many")
-    options.add_number(parser, "--patience", 5, "stop after N epochs without a lower loss")
+    options.add_number(parser, "--patience", 5, "epochs in which the loss must fall, see --stop")
     options.add_workers(parser)
     parser.set_defaults(command=_finetune)
 
@@ -57,20 +73,25 @@ def add_commands(commands: Any) -> None:
 def _finetune(arguments: argparse.Namespace) -> None:
     if arguments.output.exists():
         raise CliError(f"the output {arguments.output} exists already; name a new folder")
+    if arguments.stop == "validation" and arguments.validation_split is None:
+        raise CliError("--stop validation needs --validation-split")
     from jaxplain import data, models
     from jaxplain.training.finetune import finetune
 
-    train, validation = (
+    splits = [arguments.split, arguments.validation_split]
+    train, *validation = (
         data.open_source(arguments.data, split, data_dir=arguments.data_dir)
-        for split in (arguments.split, arguments.validation_split)
+        for split in splits
+        if split is not None
     )
     checkpoint = arguments.output.with_name(f"{arguments.output.name}.checkpoint")
     with Bar("done") as progress:
         result = finetune(
             models.from_pretrained(arguments.model, network=arguments.network),
             train,
-            validation,
+            *validation,
             loss=arguments.loss,
+            stop=arguments.stop,
             flips=not arguments.no_flips,
             crops=not arguments.no_crops,
             learning_rate=arguments.learning_rate,
@@ -83,7 +104,13 @@ def _finetune(arguments: argparse.Namespace) -> None:
         )
     datasets.show_failures(result.failures)
     models.save_pretrained(result.network, arguments.output)
-    print(
-        f"{len(result.losses)} epochs; mean average precision on {arguments.validation_split}: "
-        f"{100 * result.mean_average_precision:.1f} %\nwrote {arguments.output}"
-    )
+    for split, (left_out, images) in zip(splits, result.left_out, strict=False):
+        if left_out:
+            print(f"{split}: {left_out} of {images} images left out, which have not one class")
+    told = f"{len(result.losses)} epochs"
+    if result.mean_average_precision is not None:
+        told += (
+            f"; mean average precision on {arguments.validation_split}: "
+            f"{100 * result.mean_average_precision:.1f} %"
+        )
+    print(f"{told}\nwrote {arguments.output}")

@@ -99,11 +99,24 @@ class Choice:
 
     def explainer(self, config: ModelConfig | None, **defaults: Any) -> Callable:
         """Network, images and targets to maps."""
-        return explainer(self.name, config, self.layer, **self.arguments(config, **defaults))
+        layer = None if _fitted(self.name) else self.layer  # which is where the fit was made
+        return explainer(self.name, config, layer, **self.arguments(config, **defaults))
 
 
 class Part(dict[str, Any]):
     """Fields of an argument that is a record, such as NAFlow's solver."""
+
+
+def layer_of_fit(choice: Choice, config: ModelConfig) -> str | None:
+    """Where a method that learns from images is fitted: the layer asked for, or its default."""
+    if isinstance(choice.layer, str):
+        return choice.layer
+    return config.layer(CATALOGUE[choice.name].layer or "last")
+
+
+def can_take_layer(method: str) -> bool:
+    """Whether ``--layer`` means something to a method: where it is explained, or fitted."""
+    return takes_layer(method) or _fitted(method)
 
 
 def choices(
@@ -127,7 +140,7 @@ def choices(
     layers = {name: own.pop("layer", None) for name, own in options.items()}
     if layer is not None:
         for name in methods:
-            if layers[name] is None and not takes_layer(name):
+            if layers[name] is None and not can_take_layer(name):
                 raise CliError(
                     f"--layer {layer}: {name} takes no layer; leave it out, or say --set "
                     "METHOD.layer=NAME for those that do"
@@ -141,7 +154,13 @@ def choices(
     return {name: Choice(name, layers[name], options[name], said[name]) for name in methods}
 
 
+def _fitted(method: str) -> bool:
+    return CATALOGUE[method].needs == "fit"
+
+
 def _takes_several(method: str) -> bool:
+    if _fitted(method):
+        return False
     annotation = _parameters(method)["layer"].annotation
     return any(typing.get_origin(one) is Sequence for one in _members(annotation))
 

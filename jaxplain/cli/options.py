@@ -24,9 +24,11 @@ def add_number(
     default: float | None,
     text: str = "",
     kind: type = int,
+    show_default: bool = True,
 ) -> None:
-    """A positive number; its help is ``text`` and the default."""
-    text = f"{text}; default: %(default)s" if text else "default: %(default)s"
+    """A positive number; its help is ``text``, and the default unless ``text`` says it."""
+    if show_default:
+        text = f"{text}; default: %(default)s" if text else "default: %(default)s"
     parser.add_argument(flag, action=_Positive, type=kind, default=default, metavar="N", help=text)
 
 
@@ -103,14 +105,15 @@ def add_held_out(parser: argparse.ArgumentParser, what: str) -> None:
     )
 
 
-def add_aspect(parser: argparse.ArgumentParser, short: int) -> None:
+def add_aspect(parser: argparse.ArgumentParser, short: int, multiple: int = 1) -> None:
     """``--short`` and ``--multiple``, of `datasets.Aspect`."""
     add_number(parser, "--short", short, "short side of the images")
     add_number(
         parser,
         "--multiple",
-        16,
-        "long sides are rounded to multiples of N pixels (every shape compiles anew)",
+        multiple,
+        "the long side exceeds the short one by a multiple of N pixels: 1 keeps the aspect "
+        "exactly; every shape compiles anew, and 16 makes few of them",
     )
 
 

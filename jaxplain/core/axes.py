@@ -23,6 +23,8 @@ import jax.numpy as jnp
 SPACE = ("height", "width")
 #: What an axis of a weight, or one that a broadcast made, may turn out to be: anything.
 FREE = "free"
+#: Parts of an axis of which no position can be told.
+HIDDEN = frozenset({"tokens", "unknown"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,18 +32,21 @@ class Factor:
     """A part of an axis.
 
     Attributes:
-        kind: ``"batch"``, ``"height"``, ``"width"``, ``"channel"``, ``"free"`` (a broadcast), or
+        kind: ``"batch"``, ``"height"``, ``"width"``, ``"channel"``, ``"free"`` (a broadcast),
+            ``"tokens"`` (a whole axis that others in front or behind keep from being split), or
             ``"unknown"``.
         size: how many values it takes.
         step: how far one step of it goes in units of its whole dimension, for height and width
             that were split into coarse and fine.
         shift: by how many places the whole dimension was rolled, as Swin's windows are.
+        axis: that of tokens.
     """
 
     kind: str
     size: int
     step: Fraction = Fraction(1)
     shift: int = 0
+    axis: Axis | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +68,7 @@ class Axis:
     @property
     def spatial(self) -> bool:
         """Whether it holds positions only: a patch's pixels within the channels are channels."""
-        return bool(self.factors) and not self.kinds & {"channel", "unknown", FREE}
+        return bool(self.factors) and not self.kinds & {"channel", FREE, *HIDDEN}
 
     def __str__(self) -> str:
         if not self.factors:
@@ -72,7 +77,15 @@ class Axis:
         return text + (f"+{self.before + self.after}" if self.before + self.after else "")
 
 
-_LETTER = {"batch": "B", "height": "H", "width": "W", "channel": "C", FREE: ".", "unknown": "?"}
+_LETTER = {
+    "batch": "B",
+    "height": "H",
+    "width": "W",
+    "channel": "C",
+    "tokens": "T",
+    FREE: ".",
+    "unknown": "?",
+}
 Axes = tuple[Axis, ...]
 
 
@@ -115,7 +128,7 @@ class Layout:
     @classmethod
     def of(cls, axes: Axes) -> Layout | None:
         """The layout of a value with these axes; None where it holds no maps or is unknown."""
-        if any(f.kind == "unknown" for axis in axes for f in axis.factors):
+        if any(f.kind in HIDDEN for axis in axes for f in axis.factors):
             return None
         parts = [(axis, f) for axis in axes for f in axis.factors]
         batch = [i for i, (_, f) in enumerate(parts) if f.kind == "batch"]
@@ -250,7 +263,8 @@ def _rank(axis: Axis) -> int:
 
 
 def _coarse(axis: Axis) -> tuple:
-    return tuple((f.kind, f.size) for f in axis.factors), axis.before, axis.after
+    parts = tuple((f.kind, f.size, f.axis and _coarse(f.axis)) for f in axis.factors)
+    return parts, axis.before, axis.after
 
 
 def reshape(axes: Axes, new: Sequence[int]) -> Axes:
@@ -264,23 +278,18 @@ def reshape(axes: Axes, new: Sequence[int]) -> Axes:
         if n == 1:
             result.append(Axis())
             continue
-        if not pending and old and (old[0].before or old[0].after):
-            if old[0].size != n:  # tokens with others in front keep together
-                return _partly(axes, new, result)
-            result.append(old.pop(0))
-            continue
         taken: list[Factor] = []
         left = n
         while left > 1:
             if not pending:
-                if not old or old[0].before or old[0].after:
+                if not old:
                     return _partly(axes, new, result)
-                pending = list(old.pop(0).factors)
+                pending = _parts(old.pop(0))
             factor = pending.pop(0)
             if left % factor.size == 0:
                 taken.append(factor)
                 left //= factor.size
-            elif factor.size % left == 0:
+            elif factor.size % left == 0 and factor.axis is None:
                 fine = factor.size // left
                 taken.append(dataclasses.replace(factor, size=left, step=factor.step * fine))
                 pending.insert(0, dataclasses.replace(factor, size=fine))
@@ -289,6 +298,13 @@ def reshape(axes: Axes, new: Sequence[int]) -> Axes:
                 return _partly(axes, new, result)
         result.append(_settled(_joined(taken), n))
     return tuple(result)
+
+
+def _parts(axis: Axis) -> list[Factor]:
+    """What an axis can be merged of and split into: tokens with others in front keep together."""
+    if axis.before or axis.after:
+        return [Factor("tokens", axis.size, axis=axis)]
+    return list(axis.factors)
 
 
 def _partly(axes: Axes, new: Sequence[int], known: list[Axis]) -> Axes:
@@ -301,7 +317,7 @@ def _joined(factors: list[Factor]) -> tuple[Factor, ...]:
     result: list[Factor] = []
     for f in factors:
         last = result[-1] if result else None
-        if last is not None and last.kind == f.kind and last.kind != "unknown":
+        if last is not None and last.kind == f.kind not in HIDDEN:
             whole = f.kind in ("channel", FREE) or (
                 last.step == f.step * f.size and last.shift == f.shift
             )
@@ -313,7 +329,12 @@ def _joined(factors: list[Factor]) -> tuple[Factor, ...]:
 
 
 def _settled(factors: tuple[Factor, ...], n: int) -> Axis:
-    """An axis of which a broadcast is a part: behind positions it repeats them."""
+    """An axis of these factors, of which tokens alone are the axis that they were.
+
+    A broadcast behind positions repeats them.
+    """
+    if len(factors) == 1 and factors[0].axis is not None:
+        return factors[0].axis
     kinds = {f.kind for f in factors}
     if FREE not in kinds or not kinds & {*SPACE, "batch"}:
         return Axis(factors)

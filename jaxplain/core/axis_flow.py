@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from jaxplain.core import _compat
 from jaxplain.core.axes import (
     FREE,
+    HIDDEN,
     SPACE,
     Axes,
     Axis,
@@ -234,7 +235,7 @@ class AxisFlow:
         spatial = [p for p in parts if p is not None and p.spatial]
         if not spatial:
             kinds = {k for p in parts if p is not None for k in p.kinds}
-            return single("unknown" if "unknown" in kinds else "channel", n)
+            return single("unknown" if kinds & HIDDEN else "channel", n)
         rank3 = len(eqn.outvars[0].aval.shape) <= 3
         tokens = [p for p in spatial if len(p.factors) > 1 or rank3]
         if len(spatial) == 1 and tokens and spatial[0].factors[0].kind != "batch":

@@ -1,8 +1,10 @@
-"""The errors that the core raises."""
+"""The errors that the core raises, and how it warns."""
 
 from __future__ import annotations
 
 import difflib
+import sys
+import warnings
 from collections.abc import Iterable
 
 
@@ -23,3 +25,11 @@ def nearest(name: str, known: Iterable[str], count: int = 5) -> str:
     known = list(dict.fromkeys(known))
     close = difflib.get_close_matches(name, known, count, cutoff=0.4) or known[:count]
     return ", ".join(repr(n) for n in close)
+
+
+def warn_the_caller(message: str) -> None:
+    """A UserWarning at the line that called jaxplain."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("jaxplain."):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, UserWarning, stacklevel=level)

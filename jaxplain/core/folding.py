@@ -242,6 +242,8 @@ class Folder:
             ):
                 beyond = self._within(user, axis)
             else:
+                if user.name == "sub" and user.inputs[0] is not value:  # a - v is a + (-v)
+                    (steps if beyond is None else beyond).append(Step("neg"))
                 break
             if step:
                 if beyond is None:

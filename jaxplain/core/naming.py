@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from jaxplain.core import _compat
-from jaxplain.core.errors import UnknownLayerError, nearest
+from jaxplain.core.errors import UnknownLayerError, nearest, warn_the_caller
 from jaxplain.core.operations import KINDS, Operation
 
 
@@ -59,10 +59,10 @@ class Naming(NamedTuple):
             )
         for candidate in (name, dotted):
             if candidate in self.repeated:
-                raise UnknownLayerError(self._say_which(candidate))
+                return self._first_of(candidate)
         ends = [n for n in [*self.names, *self.repeated] if n.endswith("." + dotted)]
         if len(ends) == 1 and ends[0] in self.repeated:
-            raise UnknownLayerError(self._say_which(ends[0]))
+            return self._first_of(ends[0])
         if len({self.names.get(n) for n in ends}) == 1:
             return self.names[ends[0]]
         if ends:
@@ -74,13 +74,18 @@ class Naming(NamedTuple):
             f"{nearest(name, self.names)} (jaxplain.layers lists all)"
         )
 
-    def _say_which(self, name: str) -> str:
-        kind = self.repeated[name]
-        what = "occurs" if kind == "tag" else "is called"
-        return (
-            f"the {kind} {name!r} {what} more than once in the network; "
-            f"say which with {name + ':0'!r}, {name + ':1'!r}, ..."
+    def _first_of(self, name: str) -> Any:
+        """The value of the first call of a module, with a warning; tags must be told apart."""
+        calls = f"{name + ':0'!r}, {name + ':1'!r}, ..."
+        if self.repeated[name] == "tag":
+            raise UnknownLayerError(
+                f"the tag {name!r} occurs more than once in the network; say which with {calls}"
+            )
+        warn_the_caller(
+            f"the module path {name!r} is called {self.counts[name]} times in the network, and "
+            f"stands for its first call; say which with {calls}"
         )
+        return self.names[f"{name}:0"]
 
 
 def name_values(inputs: Sequence[Any], ops: Sequence[Operation]) -> Naming:

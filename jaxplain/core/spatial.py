@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from jaxplain.core import _compat
-from jaxplain.core.axes import Axes, Layout
+from jaxplain.core.axes import HIDDEN, SPACE, Axes, Layout
 from jaxplain.core.axis_flow import AxisFlow
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Places:
     def anywhere(self, v: Any) -> bool:
         """Whether a value has, or may have, a place in the image: it is no vector of features."""
         axes = self.axes.get(v, ())
-        return any(f.kind in ("height", "width", "unknown") for axis in axes for f in axis.factors)
+        return any(f.kind in {*SPACE, *HIDDEN} for axis in axes for f in axis.factors)
 
     def meaning(self, v: Any) -> str:
         """What a value's axes mean: ``"B H W C"``, ``"tokens 14x14 + 1"``; ``?`` is unknown."""
@@ -77,11 +77,20 @@ class Places:
         behind = graph.downstream(frozenset([start]))
         for op in reversed(graph.ops):
             v = op.output
-            unknown = any("unknown" in axis.kinds for axis in self.axes.get(v, ()))
+            unknown = any(axis.kinds & HIDDEN for axis in self.axes.get(v, ()))
             maps = unknown and v.aval.ndim > 2 and v.aval.dtype.kind in "fV"
-            if op in behind and maps and v in read - scores and not self._operand(v):
+            seen = op in behind and v in read - scores and not self._operand(v)
+            if seen and maps and not self._regained(v):
                 return v
         return None
+
+    def _regained(self, v: Any) -> bool:
+        """Whether nothing but moves lead from it to known values: a piece of a roll, say."""
+        users = self.graph.consumers.get(v, ())
+        return bool(users) and all(
+            op.kind == "structural" and (op.output in self.layouts or self._regained(op.output))
+            for op in users
+        )
 
     def _read(self) -> set:
         """The values of whose positions any reaches the output; behind a class token none does."""

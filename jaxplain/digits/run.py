@@ -245,7 +245,7 @@ def train_small(
         network,
         (inputs[: size.train], targets[: size.train]),
         (inputs[size.train :], targets[size.train :]),
-        loss="sigmoid",
+        loss="sigmoid_mean",
         optimiser=optax.adamw(optax.cosine_onecycle_schedule(steps, 4e-3, 0.2), weight_decay=1e-3),
         batch_size=batch,
         epochs=epochs,
@@ -273,7 +273,7 @@ def new_head(
     layer = LastLayer.fit(
         *((features[part], targets[part]) for part in parts),
         classes=len(CLASSES),
-        loss="sigmoid",
+        loss="sigmoid_mean",
         batch_size=64,
         epochs=100,
         patience=5,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +13,7 @@ from jax import lax
 from jax.core import Tracer
 
 from jaxplain.core import Graph, Model, _compat, trace
+from jaxplain.core.errors import warn_the_caller
 from jaxplain.core.hoist import hoist
 from jaxplain.core.numerics import class_scores, magnitude
 from jaxplain.explainers._types import Baseline, Images, Layer, Network, Reduce, Targets, Tokens
@@ -95,14 +94,9 @@ def warn_of_probabilities(graph: Graph) -> None:
         op = graph.producer.get(op.inputs[0])
     if op is None or op.name not in ("softmax", "sigmoid"):
         return
-    frame, level = sys._getframe(1), 2
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("jaxplain."):
-        frame, level = frame.f_back, level + 1
-    warnings.warn(
+    warn_the_caller(
         f"fn ends in a {op.name}: of a probability that rounds to 0 or 1 the gradient is 0, and so "
-        "is the map; return the logits instead",
-        UserWarning,
-        stacklevel=level,
+        "is the map; return the logits instead"
     )
 
 
@@ -123,9 +117,15 @@ def check_images(x: Any) -> jax.Array:
         raise TypeError(
             f"images must be floating point, preprocessed as the network expects, not {x.dtype}"
         )
-    if not on_device and not np.isfinite(np.asarray(given)).all():
-        raise ValueError("the images hold NaN or infinity; every pixel must be finite")
+    if not on_device:
+        check_finite("the images hold", given, "pixel")
     return x
+
+
+def check_finite(what: str, values: Any, each: str = "value") -> None:
+    """An error if numbers that are on no device yet hold NaN or infinity."""
+    if not isinstance(values, jax.Array) and not np.isfinite(np.asarray(values)).all():
+        raise ValueError(f"{what} NaN or infinity; every {each} must be finite")
 
 
 def check_targets(
@@ -188,8 +188,8 @@ def check_targets(
         raise ValueError(
             f"a signal must have the shape {' or '.join(allowed)}, not {targets.shape}"
         )
-    if not isinstance(given, jax.Array) and not np.isfinite(targets).all():
-        raise ValueError("the signal holds NaN or infinity; every entry must be finite")
+    if not isinstance(given, jax.Array):
+        check_finite("the signal holds", targets, "entry")
     return targets
 
 
@@ -273,7 +273,7 @@ def check_option(name: str, value: Any, allowed: tuple) -> None:
 
 
 def check_baseline(baseline: Baseline, x: Images) -> jax.Array:
-    """``baseline`` as an array; an error unless it broadcasts to the images."""
+    """``baseline`` as an array; an error unless it is finite and broadcasts to the images."""
     shape, images = np.shape(baseline), np.shape(x)
     try:
         fits = np.broadcast_shapes(shape, images) == images
@@ -283,6 +283,7 @@ def check_baseline(baseline: Baseline, x: Images) -> jax.Array:
         raise ValueError(
             f"baseline has shape {shape}, which does not broadcast to the images' {images}"
         )
+    check_finite("baseline holds", baseline)
     return jnp.asarray(baseline)
 
 

@@ -30,7 +30,7 @@ def excitation_backprop(
     layer: Layer = None,
     tokens: Tokens = None,
     contrastive: bool = False,
-    residual: Literal["proportional", "excitation", "signed", "branch"] = "proportional",
+    residual: Literal["excitation", "signed", "magnitude", "branch"] = "excitation",
     form: Literal["signed", "plain"] = "signed",
     fold_scales: bool = True,
     lower_bound: bool = False,
@@ -42,9 +42,10 @@ def excitation_backprop(
     """MWP maps, or contrastive MWP maps (c-MWP) with ``contrastive=True``.
 
     At linear layers ``P_in = a * w+^T (P / (a w+))``, 0 where the denominator is 0 (Eqs. 6, 17,
-    18); at additions shares by Eq. 19; activations, biases, batch norm and LRN pass the signal; max
-    pools pass it to their argmax. The map is the sum over channels. The contrastive signal is
-    EB(W) - EB(-W) at the classifier (Eq. 9), propagated unclamped, its map truncated at 0.
+    18); additions are linear layers with weights 1; activations, biases, batch norm and LRN pass
+    the signal; max pools pass it to their argmax. The map is the sum over channels. The contrastive
+    signal is EB(W) - EB(-W) at the classifier (Eq. 9), propagated unclamped, its map truncated at
+    0.
 
     Args:
         fn: images (B, H, W, C) to scores (B, N) or a score map (B, H', W', N): a callable or an NNX
@@ -57,9 +58,11 @@ def excitation_backprop(
         tokens: where it is not known how maps lie in the layer: the grid ``(h, w)`` of its
             positions, row by row, or a function from its values to maps ``(B, h, w, C)``.
         contrastive: c-MWP instead of MWP.
-        residual: how an addition shares the signal: ``"proportional"`` by magnitude,
-            ``"excitation"`` ``(a_i)+ / sum (a)+`` (Eq. 6 with weights 1), ``"signed"`` by value,
-            ``"branch"`` ignores skip connections (Fig. 7c).
+        residual: how an addition shares the signal: ``"excitation"`` ``(a_i)+ / sum (a)+`` (Eq. 6
+            with weights 1: a negative branch gets nothing), ``"signed"`` ``a_i / sum a`` (Eq. 19 as
+            printed, the form of the authors' ResNet-50), ``"magnitude"`` ``|a_i| / sum |a|``,
+            ``"branch"`` nothing to the skip connection (Fig. 7c). The first three agree where no
+            branch is negative.
         form: ``"signed"`` uses contributions (a w)+ where inputs can be negative, ``"plain"`` a
             w+ always.
         fold_scales: fold the scales of batch norm after a layer into its weights, so that a

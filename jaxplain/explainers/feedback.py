@@ -6,8 +6,11 @@ For one image and class the gates maximise the class's score ``S(h)``:
 * *held states*: within a sweep every operation is replaced by its tangent at the current forward
   pass, so a ReLU is a fixed mask and a max pool fixed switches (Eqs. 4, 5). No path through the
   network meets two gates of one layer, so the held score is linear in each layer's gates, with
-  slope ``alpha = dS/dh``, the signal behind the gate times the activation before it;
-* a *sequential* sweep sets the gates from the top layer down, each from the ``alpha`` that the new
+  slope ``alpha = dS/dh = g relu(a)``: the signal ``g`` behind the gate times the activation before;
+* *hard* gates follow the sign of ``g``. Where the neuron fires that is the sign of ``alpha``; where
+  it does not, Eq. 6 is indifferent, and the neuron may fire once other gates have closed: closed by
+  ``alpha``, which is 0 there, it could never;
+* a *sequential* sweep sets the gates from the top layer down, each from the signal that the new
   gates above it give. That is block-coordinate ascent: the held score never falls. It is also one
   backward pass, with a signal that each gate multiplies by its own new value;
 * a *simultaneous* sweep sets all from one plain backward pass, and may lower the score: where a
@@ -88,7 +91,7 @@ def feedback(
     :func:`gradient`; and once no gate changes it is the true gradient of the gated network.
 
     A higher score is not a better map: on GoogLeNet soft mode with a step size of 1000 reaches
-    scores thirty times those of hard mode, and its maps spread over the picture
+    scores four times those of hard mode, and its maps spread over the picture
     (``benchmarks/cued_animal.py``).
 
     Args:
@@ -99,10 +102,11 @@ def feedback(
             N), whose product with the scores is then the score. For a score map the signal is
             spread by the softmax over space that the open network gives.
         steps: the greatest number of sweeps; 0 leaves all gates open.
-        mode: ``"hard"`` leaves a gate open where ``alpha > 0``, and what is closed stays closed
-            (Eq. 6): the set of open gates shrinks until it is a fixed point. ``"soft"`` is
-            projected gradient ascent, ``h <- clip(h + step_size alpha, 0, 1)`` (Eq. 7): gates can
-            open again.
+        mode: ``"hard"`` leaves a gate open where the gradient ``g`` of the score at the gated
+            output is positive, and what is closed stays closed (Eq. 6): the set of open gates
+            shrinks until it is a fixed point. ``"soft"`` is projected gradient ascent, ``h <-
+            clip(h + step_size alpha, 0, 1)`` with the gate's slope ``alpha = g relu(a)`` (Eq. 7):
+            gates can open again.
         order: ``"sequential"``, top layer first, never lowers the held score; ``"simultaneous"``
             can.
         step_size: of soft mode, in gate units per unit of ``alpha``. The slopes of a layer add up
@@ -140,7 +144,7 @@ def feedback(
         raise ValueError(f"steps must be 0 or more, not {steps}")
     if not (step_size > 0 and math.isfinite(step_size)):
         raise ValueError(f"step_size must be positive and finite, not {step_size}")
-    check_option("mode", mode, tuple(_UPDATES))
+    check_option("mode", mode, tuple(_MODES))
     check_option("order", order, ("sequential", "simultaneous"))
     return run(
         _feedback,
@@ -158,41 +162,58 @@ def feedback(
     )
 
 
-def _hard(h: jax.Array, alpha: jax.Array, step_size: jax.Array) -> jax.Array:
-    return jnp.where(alpha > 0, h, 0)
+class _Mode(NamedTuple):
+    """How a gate is decided.
+
+    Attributes:
+        reason: what decides it, of the signal behind the gate and the value before it.
+        update: the new gate, of the old one, the reason and the step size.
+    """
+
+    reason: Callable[[jax.Array, jax.Array], jax.Array]
+    update: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+def _hard(h: jax.Array, g: jax.Array, step_size: jax.Array) -> jax.Array:
+    return jnp.where(g > 0, h, 0)
 
 
 def _soft(h: jax.Array, alpha: jax.Array, step_size: jax.Array) -> jax.Array:
     return jnp.clip(h + step_size.astype(h.dtype) * alpha, 0, 1)
 
 
-_UPDATES = {"hard": _hard, "soft": _soft}
+_MODES = {
+    "hard": _Mode(lambda g, value: g, _hard),
+    "soft": _Mode(lambda g, value: g * value, _soft),
+}
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _gate(behind: Callable, h: jax.Array, given: jax.Array, value: jax.Array) -> jax.Array:
-    """``h * value``, whose signal is multiplied by ``behind(h, alpha, given)``.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _gate(
+    reason: Callable, behind: Callable, h: jax.Array, given: jax.Array, value: jax.Array
+) -> jax.Array:
+    """``h * value``, whose signal is multiplied by ``behind(h, reason(g, value), given)``.
 
-    The cotangent of the gate is alpha.
+    The gate's cotangent is the reason.
     """
     return value * h.astype(value.dtype)
 
 
-def _gate_forward(behind, h, given, value):
-    return _gate(behind, h, given, value), (h, given, value)
+def _gate_forward(reason, behind, h, given, value):
+    return _gate(reason, behind, h, given, value), (h, given, value)
 
 
-def _gate_backward(behind, residuals, g):
+def _gate_backward(reason, behind, residuals, g):
     h, given, value = residuals
-    alpha = g.astype(h.dtype) * value.astype(h.dtype)
-    return alpha, None, g * behind(h, alpha, given).astype(g.dtype)
+    why = reason(g.astype(h.dtype), value.astype(h.dtype))
+    return why, None, g * behind(h, why, given).astype(g.dtype)
 
 
-def _old(h: jax.Array, alpha: jax.Array, given: jax.Array) -> jax.Array:
+def _old(h: jax.Array, why: jax.Array, given: jax.Array) -> jax.Array:
     return h
 
 
-def _given(h: jax.Array, alpha: jax.Array, given: jax.Array) -> jax.Array:
+def _given(h: jax.Array, why: jax.Array, given: jax.Array) -> jax.Array:
     return given
 
 
@@ -211,7 +232,7 @@ def _feedback(
     graph = model.graph
     gated = _gated_values(graph)
     wide = [jnp.promote_types(v.aval.dtype, jnp.float32) for v in gated]
-    update = _UPDATES[mode]
+    reason, update = _MODES[mode]
     behind = update if order == "sequential" else _old
     given = [step_size] * len(gated)
 
@@ -224,7 +245,7 @@ def _feedback(
         values: Sequence = (),
     ) -> list:
         edits = {
-            v: functools.partial(_gate, behind, h, a)
+            v: functools.partial(_gate, reason, behind, h, a)
             for v, h, a in zip(gated, gates, given, strict=True)
         }
         return model.evaluate([image], edits=edits, outputs=[graph.outputs[0], *values])
@@ -244,8 +265,8 @@ def _feedback(
             scores, pull = jax.vjp(
                 lambda gates: evaluate(held, fixed_x, behind, gates, given)[0], gates
             )
-            slopes = pull(_compat.vary_like(fixed_seed, scores))[0]
-            after = [update(h, alpha, step_size) for h, alpha in zip(gates, slopes, strict=True)]
+            reasons = pull(_compat.vary_like(fixed_seed, scores))[0]
+            after = [update(h, why, step_size) for h, why in zip(gates, reasons, strict=True)]
             changed = functools.reduce(
                 jnp.logical_or, [(a != h).any() for a, h in zip(after, gates, strict=True)]
             )

@@ -143,11 +143,14 @@ def fit_cam(
     shared = moments.products[:, channels:] / moments.count
     values, vectors = np.linalg.eigh(covariance)
     values = values + ridge * np.trace(covariance) / channels
-    if values[0] <= channels * np.finfo(dtype).eps * max(values[-1], 0):
+    # Without a ridge, directions in which only rounding of the activations varies are none; a ridge
+    # makes up for them, and need only stand out of the rounding here, in double precision.
+    rounding = np.finfo(np.float64 if ridge else dtype).eps
+    if values[0] <= channels * rounding * max(values[-1], 0):
         raise ValueError(
             f"the {moments.count} images do not tell the {channels} channels of {layer!r} apart "
-            "(some are constant or sums of others), so there is no unique fit: use ridge > 0, or "
-            "more images"
+            "(some are constant or sums of others), so there is no unique fit: use "
+            f"{'a larger ridge' if ridge else 'ridge > 0'}, or more images"
         )
     weight = vectors @ ((vectors.T @ shared) / values[:, None])
     left = moments.squares / moments.count - (weight * (2 * shared - covariance @ weight)).sum(0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from jaxplain import core
-from jaxplain.explainers._common import over_targets, run
+from jaxplain.explainers._common import check_finite, over_targets, run
 from jaxplain.explainers._types import Composite, Images, Layer, Maps, Network, Targets, Tokens
 from jaxplain.rules import composites
 
@@ -95,6 +95,8 @@ def lrp(
         raise TypeError(f"composite must be a name or a RuleSet, not {type(composite).__name__}.")
     if box is not None:
         composite = composites.with_box(composite, box, name)
+        for bound in box:
+            check_finite("box holds", bound)
     composites.require_box(composite, name)
     return run(
         _lrp,

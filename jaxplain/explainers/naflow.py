@@ -35,6 +35,7 @@ from jaxplain.core import trace
 from jaxplain.core.numerics import safe_divide
 from jaxplain.explainers._common import (
     check_class_chunk,
+    check_finite,
     check_images,
     check_targets,
     over_targets,
@@ -214,6 +215,7 @@ def naflow_similarity(
     """
     if similarity is not None and not callable(similarity):
         raise TypeError(f"similarity must be a function of two vectors, not {similarity!r}")
+    check_finite("reference holds", reference)
     return _run(fn, x, None, jnp.asarray(reference), layer, last, solver, details, None, similarity)
 
 

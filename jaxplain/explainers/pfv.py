@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxplain import postprocess
-from jaxplain.core import trace
+from jaxplain.core import UnknownLayerError, trace
 from jaxplain.core.numerics import magnitude
 from jaxplain.explainers._common import check_images, check_option, run_traced
 from jaxplain.explainers._principal import HIGHEST, from_covariance, principal, route_costs
@@ -298,7 +298,7 @@ def _variables(graph, basis: PFVBasis) -> tuple:
     before = set(before[: before.index(last)] if last in before else ())
     weights = [v for v in found if v in before and size(graph, v) != size(graph, last)]
     if not weights:
-        raise ValueError(
+        raise UnknownLayerError(
             "the network does not become smaller before the layer, so that there is "
             "no weight layer; name weight_layers, or say weight_layers=() for none"
         )

@@ -91,13 +91,13 @@ def lrp_rules(
         >>> rule = AlphaBeta(alpha=1, beta=0, eps=1e-9, form="plain")
         >>> rules = lrp_rules(rule, max_pool=Norm(eps=1e-9), eps=1e-9)
     """
-    norm = Norm(eps=eps)
+    norm, epsilon = Norm(eps=eps), Epsilon(eps=eps)
     table: dict[str, core.Rule] = {
         "linear": linear,
         "avg_pool": norm,
         "add": norm,
         "resize": norm,
-        "affine": Affine(Epsilon(eps=eps) if isinstance(linear, ZBox) else linear),
+        "affine": Affine(epsilon if isinstance(linear, ZBox) else linear, norm=epsilon),
         "gate": Product(products=products, eps=eps),
         "normalise": Normalisation(eps=eps),
         "scale": core.pass_rule,

@@ -18,7 +18,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -40,8 +40,9 @@ __all__ = [
     "winner_rules",
 ]
 
-#: How an addition shares its signal.
-SHARES = ("excitation", "proportional", "signed", "branch")
+#: How an addition shares its signal, see `ResidualShare`.
+Shares = Literal["excitation", "signed", "magnitude", "branch"]
+SHARES: tuple[Shares, ...] = get_args(Shares)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -127,17 +128,18 @@ class Diagonal:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ResidualShare:
-    """The addition's rule (Eq. 19).
+    """The addition's rule.
 
     Attributes:
-        shares: ``"excitation"`` ``(a_i)+ / sum (a)+``, which is Eq. 6 with weights 1;
-            ``"proportional"`` by magnitude, ``|a_i| / sum |a|``; ``"signed"`` by value,
-            ``a_i / sum a``; ``"branch"`` all to the branch with more convolutions, none to the
-            skip connection (Fig. 7c). The first three are equal where no branch is negative.
+        shares: ``"excitation"`` ``(a_i)+ / sum (a)+``: an addition is a linear layer with weights
+            1, and this is its Eq. 6, so that a negative branch gets nothing; ``"signed"`` ``a_i /
+            sum a``, Eq. 19 as printed; ``"magnitude"`` ``|a_i| / sum |a|``. The three are equal
+            where no branch is negative. ``"branch"`` all to the branch with more convolutions,
+            none to the skip connection (Fig. 7c).
         graph: of the traced network (``jaxplain.trace(...).graph``), for ``"branch"`` alone.
     """
 
-    shares: Literal["excitation", "proportional", "signed", "branch"] = "proportional"
+    shares: Shares = "excitation"
     graph: core.Graph | None = None
 
     def __post_init__(self) -> None:
@@ -151,10 +153,10 @@ class ResidualShare:
             return self._to_branch(self.graph, op, g)
         sign = -1 if op.name == "sub" else 1
         values = [op.inputs[0], *(sign * v for v in op.inputs[1:])]
-        if self.shares == "proportional":
-            values = [jnp.abs(v) for v in values]
         if self.shares == "excitation":
             values = [positive(v) for v in values]
+        if self.shares == "magnitude":
+            values = [jnp.abs(v) for v in values]
         share = safe_divide(g, _total(values))
         shared = [jnp.broadcast_to(v, g.shape) * share for v in values]
         return tuple(unbroadcast(s, a) for s, a in zip(shared, op.inputs, strict=True))

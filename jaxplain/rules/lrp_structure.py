@@ -24,14 +24,18 @@ __all__ = ["Affine", "Normalisation", "Product"]
 class Affine:
     """Scales and biases that fold into no layer, as the batch norm of a pre-activation network.
 
-    They are a linear layer with one weight for each unit, under the rule ``linear``. Multiplying by
-    a known positive number passes the relevance.
+    They are a linear layer with one weight for each unit, under the rule ``linear``; a norm's own
+    scale and shift share as the norm does, under ``norm``, whether they are written apart from it
+    or not. Multiplying by a known positive number passes the relevance.
     """
 
     linear: core.Rule
+    norm: core.Rule
 
     def __call__(self, op: DiagonalOp, g: jax.Array) -> tuple:
-        return op.passed(g) if op.run.positive_number else self.linear(op, g)
+        if op.run.positive_number:
+            return op.passed(g)
+        return (self.norm if op.run.after_norm else self.linear)(op, g)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

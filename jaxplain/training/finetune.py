@@ -19,7 +19,7 @@ from jaxplain.training.last_layer import LastLayer, last_layer_inputs
 if TYPE_CHECKING:
     from jaxplain.models import Network
 
-__all__ = ["Finetuned", "finetune", "views", "with_head"]
+__all__ = ["Finetuned", "finetune", "paper_batch_size", "views", "with_head"]
 
 _log = logging.getLogger(__name__)
 
@@ -31,27 +31,31 @@ class Finetuned(NamedTuple):
         network: the network with the new output layer and the data set's class names; save it with
             `jaxplain.models.save_pretrained`.
         losses: ``(epochs, 2)``, on the training and the validation set, see `LastLayer`.
-        mean_average_precision: on the validation set.
+        mean_average_precision: on the validation set; None without one.
+        left_out: of the training set and the validation set, how many images ``softmax`` left out,
+            since they do not have exactly one class; and how many there were.
         failures: (id, reason) of the images that could not be read.
     """
 
     network: Network
     losses: np.ndarray
-    mean_average_precision: float
+    mean_average_precision: float | None
+    left_out: tuple[tuple[int, int], ...]
     failures: tuple[tuple[str, str], ...]
 
 
 def finetune(
     network: Any,
     train: data.Source,
-    validation: data.Source,
+    validation: data.Source | None = None,
     *,
     loss: str = "sigmoid",
+    stop: str = "training",
     flips: bool = True,
     crops: bool = True,
     learning_rate: float = 0.01,
     momentum: float = 0.9,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     epochs: int = 100,
     patience: int = 5,
     seed: int = 0,
@@ -61,18 +65,25 @@ def finetune(
 ) -> Finetuned:
     """Replaces a network's output layer by one for another data set, and trains that layer alone.
 
-    Images are padded to squares by mirroring. Features of a fixed set of `views` of each training
-    image, and of the whole of each validation image, are computed once; the layer is trained on
-    them by stochastic gradient descent until the validation loss stops falling.
+    As in the paper: the classes' cross-entropies are summed, the descent has its learning rate,
+    momentum and batch sizes, stops when the training loss has come to a plateau, and images are
+    padded to squares by mirroring. Unlike there, flips and crops are not drawn at random: features
+    of a fixed set of `views` of each training image, and of the whole of each validation image, are
+    computed once, and standardised for the descent.
 
     Args:
         network: of `jaxplain.models`, ending in a dense layer on ``(B, F)``.
-        train, validation: data sets with the same classes.
-        loss: ``sigmoid`` for several classes to an image, ``softmax`` for one.
+        train, validation: data sets with the same classes; without the second no precision is
+            known.
+        loss: ``sigmoid`` for several classes to an image (``sigmoid_mean``: the mean over classes
+            in place of the sum), ``softmax`` for one: images with none or several are left out.
+        stop: ``training``, at the plateau of the training loss, with the weights of the end; or
+            ``validation``, when the validation loss has not been lower for some epochs, with the
+            weights of the lowest.
         flips, crops: which views a training image has besides the whole one.
-        learning_rate, momentum, batch_size: of the descent.
-        epochs, patience: at most so many epochs, and how many of them without a lower validation
-            loss; the weights of the lowest are kept.
+        learning_rate, momentum, batch_size: of the descent; a batch of None is the paper's for this
+            network, see `paper_batch_size`.
+        epochs, patience: at most so many epochs, and how many of them without a lower loss.
         seed: of the order.
         checkpoint: a folder from which a training that was stopped goes on, to the same weights bit
             for bit; None keeps nothing.
@@ -81,39 +92,66 @@ def finetune(
             validation images, then the epochs (it may stop before the last one).
 
     Raises:
-        ValueError: the classes of the data sets differ, or an image without exactly one class under
-            ``softmax``, or a network that does not fit.
+        ValueError: the classes of the data sets differ, no image has exactly one class under
+            ``softmax``, there is no validation set to stop by, or a network that does not fit.
         weights_convert.CheckpointError: the checkpoint is of another training, or damaged.
         ImportError: optax or grain is not installed.
     """
     names = tuple(train.class_names)
-    if tuple(validation.class_names) != names:
+    if validation is not None and tuple(validation.class_names) != names:
         raise ValueError("the training and validation data have different classes")
+    if validation is None and stop == "validation":
+        raise ValueError("stop='validation' needs validation data")
     failures: list[tuple[str, str]] = []
-    sets = []
+    sets, left_out = [], []
     for what, source, own in (("training", train, True), ("validation", validation, False)):
+        if source is None:
+            continue
         _log.info("computing the features of the %s images", what)
         prepare = _Views(network.config, flips and own, crops and own)
-        sets.append(
-            _features(network, source, prepare, loss == "softmax", workers, failures, progress)
+        found, *counts = _features(
+            network, source, prepare, loss == "softmax", workers, failures, progress
         )
+        sets.append(found)
+        left_out.append(tuple(counts))
     _log.info("training the new output layer")
     layer = LastLayer.fit(
-        *sets,
+        sets[0],
+        None if validation is None else sets[1],
         classes=len(names),
         loss=loss,
+        stop=stop,
         learning_rate=learning_rate,
         momentum=momentum,
-        batch_size=batch_size,
+        batch_size=paper_batch_size(network.config.name) if batch_size is None else batch_size,
         epochs=epochs,
         patience=patience,
         seed=seed,
         checkpoint=checkpoint,
         progress=progress,
     )
-    features, targets = sets[1]
-    precision = float(mean_average_precision(layer(features), targets > 0))
-    return Finetuned(with_head(network, layer, names), layer.losses, precision, tuple(failures))
+    precision = None
+    if validation is not None:
+        features, targets = sets[1]
+        precision = float(mean_average_precision(layer(features), targets > 0))
+    return Finetuned(
+        with_head(network, layer, names),
+        layer.losses,
+        precision,
+        tuple(left_out),
+        tuple(failures),
+    )
+
+
+def paper_batch_size(name: str) -> int:
+    """The batch of Zhang et al. 2018, section 6.1: 32 for VGG-16 and ResNet-50, 64 for the others.
+
+    Example:
+        >>> from jaxplain.training.finetune import paper_batch_size
+        >>> paper_batch_size("vgg16_caffe"), paper_batch_size("bvlc_googlenet")
+        (32, 64)
+    """
+    return 32 if name.startswith(("vgg16", "resnet50")) else 64
 
 
 def views(image: np.ndarray, config: Any, *, flips: bool, crops: bool) -> np.ndarray:
@@ -210,10 +248,24 @@ def _features(
     workers: int,
     failures: list[tuple[str, str]],
     progress: Callable[[int, int], None] | None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """What enters the last layer for each view of each image, and the classes it should see."""
+) -> tuple[tuple[np.ndarray, np.ndarray], int, int]:
+    """What enters the last layer for each view of each image, and the classes it should see.
+
+    And how many images were left out, of how many: if ``exclusive``, those without exactly one
+    class.
+    """
     features, targets = [], []
+    read = left_out = 0
     for done, items in _groups(data.load(source, prepare, workers=workers), failures):
+        read += len(items)
+        if exclusive:
+            taken = [item for item in items if len(np.unique(item.record.labels)) == 1]
+            left_out += len(items) - len(taken)
+            items = taken
+        if progress is not None:
+            progress(done, len(source))
+        if not items:
+            continue
         pixels = np.concatenate([item.pixels for item in items])
         features.append(
             np.asarray(
@@ -227,17 +279,15 @@ def _features(
         for item in items:
             row = np.zeros(len(source.class_names), np.float32)
             row[item.record.labels] = 1
-            if exclusive and row.sum() != 1:
-                raise ValueError(
-                    f"image {item.record.id} has {int(row.sum())} classes; softmax needs one, "
-                    "use the loss sigmoid"
-                )
             targets += [row] * len(item.pixels)
-        if progress is not None:
-            progress(done, len(source))
-    if not features:
+    if not read:
         raise ValueError(f"no image of {source.name} could be read")
-    return np.concatenate(features), np.stack(targets)
+    if not features:
+        raise ValueError(
+            f"none of the {read} images of {source.name} has exactly one class, as softmax needs; "
+            "use the loss sigmoid"
+        )
+    return (np.concatenate(features), np.stack(targets)), left_out, read
 
 
 def _groups(

@@ -73,7 +73,7 @@ class LastLayer(NamedTuple):
     Attributes:
         kernel, bias: ``(F, K)`` and ``(K,)``.
         losses: ``(epochs, 2)``, one row per epoch: the loss on the training set during it, and
-            on the validation set before it.
+            on the validation set before it (NaN without one).
     """
 
     kernel: jax.Array
@@ -87,7 +87,7 @@ class LastLayer(NamedTuple):
     def fit(
         cls,
         train: tuple[Any, Any],
-        validation: tuple[Any, Any],
+        validation: tuple[Any, Any] | None,
         *,
         classes: int,
         loss: str = "softmax",
@@ -97,22 +97,24 @@ class LastLayer(NamedTuple):
         patience: int = 20,
         **options: Any,
     ) -> LastLayer:
-        """Trains from zero until the validation loss stops falling.
+        """Trains from zero until the loss stops falling.
 
         Features are standardised by the training set's mean and deviation for the training; the
         kernel and bias returned act on the features as they are. Deterministic.
 
         Args:
             train, validation: features ``(N, F)``, and labels ``(N,)``, 0 to K - 1, or targets
-                ``(N, K)`` of 0 to 1.
+                ``(N, K)`` of 0 to 1. Where the training loss decides when to stop, ``validation``
+                may be None.
             classes: K.
-            loss: ``softmax`` for exclusive classes, ``sigmoid`` for several to an image.
+            loss: ``softmax`` for exclusive classes, ``sigmoid`` (the sum over classes) or
+                ``sigmoid_mean`` for several to an image.
             learning_rate, momentum: of stochastic gradient descent.
             epochs: at most so many.
-            patience: stops after so many epochs without a lower validation loss; the weights of the
-                lowest are kept.
-            options: of `jaxplain.training.loop.train`: ``batch_size`` (all at once by default),
-                ``seed``, ``checkpoint``, ``progress``.
+            patience: stops after so many epochs without a lower loss.
+            options: of `jaxplain.training.loop.train`: ``stop`` (by the validation loss by
+                default), ``batch_size`` (all at once by default), ``seed``, ``checkpoint``,
+                ``progress``.
 
         Raises:
             ValueError: labels out of range, or shapes that do not fit.
@@ -120,7 +122,9 @@ class LastLayer(NamedTuple):
         import optax  # only training needs it
 
         sets = []
-        for name, (features, labels) in (("training", train), ("validation", validation)):
+        pairs = [("training", train), ("validation", validation)]
+        for name, pair in [(name, pair) for name, pair in pairs if pair is not None]:
+            features, labels = pair
             features, labels = jnp.asarray(features, jnp.float32), np.asarray(labels)
             if features.ndim != 2 or labels.shape[:1] != features.shape[:1] or not len(labels):
                 raise ValueError(
@@ -143,7 +147,8 @@ class LastLayer(NamedTuple):
             lambda weights, _, x, training: (x @ weights[0] + weights[1], ()),
             zero,
             (),
-            *scaled,
+            scaled[0],
+            scaled[1] if validation is not None else None,
             loss=loss,
             optimiser=optax.sgd(learning_rate, momentum),
             epochs=epochs,

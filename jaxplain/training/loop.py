@@ -1,8 +1,9 @@
 """The training loop: for a new last layer on fixed features, and for whole (small) networks.
 
-Batches of a fixed size in an order that the seed and the epoch decide; the weights of the lowest
-validation loss are kept; it stops when that has not fallen for some epochs; and it can be killed at
-any moment and goes on from the last finished epoch, to the same weights bit for bit.
+Batches of a fixed size in an order that the seed and the epoch decide; it stops when the validation
+loss has not fallen for some epochs, with the weights of the lowest, or when the training loss has
+come to a plateau; and it can be killed at any moment and goes on from the last finished epoch, to
+the same weights bit for bit.
 """
 
 from __future__ import annotations
@@ -26,21 +27,28 @@ from jaxplain.weights_convert import CheckpointError, store
 if TYPE_CHECKING:
     import optax
 
-__all__ = ["LOSSES", "Training", "train", "train_network"]
+__all__ = ["LOSSES", "STOPS", "Training", "train", "train_network"]
 
 _log = logging.getLogger(__name__)
 
-#: softmax: exclusive classes; sigmoid: each class by itself, for several to an image.
-LOSSES = ("softmax", "sigmoid")
+#: Means over images. softmax: exclusive classes; sigmoid: each class by itself, for several to an
+#: image, summed over classes, as Caffe and Zhang et al. 2018 have it; sigmoid_mean: their mean.
+LOSSES = ("softmax", "sigmoid", "sigmoid_mean")
+#: Which loss it is that must fall.
+STOPS = ("validation", "training")
+#: The training loss is at its plateau unless it falls by more than this part of itself.
+_PLATEAU = 0.01
 
 
 class Training(NamedTuple):
     """What `train` returns.
 
     Attributes:
-        parameters, statistics: of the lowest validation loss.
+        parameters, statistics: of the lowest validation loss; or of the end, where the training
+            loss decides.
         training: float32 ``(epochs,)``: the mean loss of each epoch's batches.
-        validation: float32 ``(epochs + 1,)``: the loss before each epoch, and after the last.
+        validation: float32 ``(epochs + 1,)``: the loss before each epoch, and after the last; NaN
+            without a validation set.
     """
 
     parameters: Any
@@ -53,7 +61,7 @@ class _State(NamedTuple):
     parameters: Any
     statistics: Any
     optimiser: Any
-    best: Any  # parameters and statistics of the lowest validation loss
+    best: Any  # parameters and statistics that are returned
 
 
 def train(
@@ -61,9 +69,10 @@ def train(
     parameters: Any,
     statistics: Any,
     data: tuple[Any, Any],
-    validation: tuple[Any, Any],
+    validation: tuple[Any, Any] | None,
     *,
     loss: str,
+    stop: str = "validation",
     optimiser: optax.GradientTransformation,
     batch_size: int | None = None,
     epochs: int = 100,
@@ -72,25 +81,30 @@ def train(
     checkpoint: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Training:
-    """Trains until the validation loss stops falling.
+    """Trains until the loss stops falling: the validation loss, or the training loss.
 
     Args:
         forward: ``(parameters, statistics, inputs, training)`` to logits ``(B, K)`` and statistics.
         parameters: the pytree that is trained.
         statistics: a pytree that ``forward`` alone changes, such as those of batch normalisation.
-        data, validation: inputs ``(N, ...)`` and targets ``(N, K)``, of 0 to 1.
-        loss: one of `LOSSES`, the mean over the batch (and over classes, for sigmoid).
+        data, validation: inputs ``(N, ...)`` and targets ``(N, K)``, of 0 to 1. Where the training
+            loss decides, ``validation`` may be None.
+        loss: one of `LOSSES`.
+        stop: ``"validation"``: which has not been lower for ``patience`` epochs; the weights of the
+            lowest are returned. ``"training"``: whose lowest value has fallen by no more than 1 %
+            in ``patience`` epochs; the weights of the end are returned.
         optimiser: of `optax`.
         batch_size: None for all at once. What an epoch leaves over comes up in the next.
         epochs: at most so many.
-        patience: stops after so many epochs without a lower validation loss.
+        patience: stops after so many epochs in which the loss has not fallen.
         seed: of the order.
         checkpoint: a folder, made if need be, that holds the state after the last epoch; training
             goes on from there. None keeps nothing.
         progress: called with the number of epochs that are done, and ``epochs``.
 
     Raises:
-        ValueError: shapes that do not fit, or an unknown loss.
+        ValueError: shapes that do not fit, an unknown loss or stop, or no validation set where it
+            decides.
         weights_convert.CheckpointError: the checkpoint is of another training, or damaged.
 
     Example:
@@ -105,7 +119,14 @@ def train(
         [0.69, 0.47, 0.35, 0.27]
     """
     cost = _loss(loss)
-    (x, targets), (held_x, held_targets) = (_checked(*pair) for pair in (data, validation))
+    if stop not in STOPS:
+        raise ValueError(f"stop must be one of {', '.join(STOPS)}, not {stop!r}")
+    if validation is None and stop == "validation":
+        raise ValueError(
+            "there is no validation set to stop by; give one, or stop by the training loss"
+        )
+    x, targets = _checked(*data)
+    held = None if validation is None else _checked(*validation)
     size = len(x) if batch_size is None else min(batch_size, len(x))
     if size < 1:
         raise ValueError(f"batch_size must be positive, not {batch_size}")
@@ -132,13 +153,14 @@ def train(
     if checkpoint is not None:
         # An optimiser is functions; what they compute stands for it.
         moments = jax.make_jaxpr(optimiser.update)(parameters, state.optimiser, parameters)
-        settings = [loss, size, seed, str(moments)]
-        keeper = _Keeper(Path(checkpoint), settings, [start, x, targets, held_x, held_targets])
+        settings = [loss, stop, size, seed, str(moments)]
+        keeper = _Keeper(Path(checkpoint), settings, [start, x, targets, held])
         state, history = keeper.newest(state, history)
     while True:
         if len(history["validation"]) == len(history["training"]):
-            held_out = float(evaluate(state, held_x, held_targets))
-            if not history["validation"] or held_out < min(history["validation"]):
+            held_out = float("nan") if held is None else float(evaluate(state, *held))
+            lower = not history["validation"] or held_out < min(history["validation"])
+            if stop == "training" or lower:
                 state = state._replace(best=(state.parameters, state.statistics))
             history["validation"].append(held_out)
             if keeper is not None:
@@ -146,9 +168,12 @@ def train(
             _log.debug("epoch %d: validation loss %.4f", len(history["training"]), held_out)
             if progress is not None:
                 progress(len(history["training"]), epochs)
-        lowest = int(np.argmin(history["validation"]))
         epoch = len(history["training"])
-        if epoch >= epochs or epoch - lowest >= patience:
+        if stop == "validation":
+            fell = int(np.argmin(history["validation"]))
+        else:
+            fell = _last_fall(history["training"])
+        if epoch >= epochs or epoch - fell >= patience:
             break
         order = np.random.default_rng([seed, epoch]).permutation(len(x))
         values = []
@@ -186,6 +211,19 @@ def train_network(
     return result
 
 
+def _last_fall(losses: list[float]) -> int:
+    """How many epochs there had been when the loss last fell by more than `_PLATEAU` of itself.
+
+    >>> _last_fall([]), _last_fall([9.0, 5.0, 4.98, 4.96, 4.97]), _last_fall([5.0, 4.98, 4.94])
+    (0, 2, 3)
+    """
+    fell, reference = 0, np.inf
+    for epoch, loss in enumerate(losses, 1):
+        if loss < (1 - _PLATEAU) * reference:
+            fell, reference = epoch, loss
+    return fell
+
+
 def _loss(name: str) -> Callable[[jax.Array, jax.Array], jax.Array]:
     try:
         import optax
@@ -193,10 +231,12 @@ def _loss(name: str) -> Callable[[jax.Array, jax.Array], jax.Array]:
         raise missing("finetune", "optax", "Training") from error
     if name not in LOSSES:
         raise ValueError(f"loss must be one of {', '.join(LOSSES)}, not {name!r}")
-    function = (
-        optax.softmax_cross_entropy if name == "softmax" else optax.sigmoid_binary_cross_entropy
-    )
-    return lambda logits, targets: function(logits, targets).mean()
+    if name == "softmax":
+        return lambda logits, targets: optax.softmax_cross_entropy(logits, targets).mean()
+    each = optax.sigmoid_binary_cross_entropy
+    if name == "sigmoid":
+        return lambda logits, targets: each(logits, targets).sum(-1).mean()
+    return lambda logits, targets: each(logits, targets).mean()
 
 
 def _checked(inputs: Any, targets: Any) -> tuple[jax.Array, jax.Array]:

@@ -124,23 +124,49 @@ def test_localisation_command(folders, tmp_path, monkeypatch, capsys):
     assert found["trials"] + found["held_out"][1] == 3 and len(found["held_out"][0]) == 21
 
 
-def test_feedback_command(folders, tmp_path, monkeypatch):
-    pytest.importorskip("cv2")
-    text, written = run(
-        "feedback",
-        folders / "cub",
-        monkeypatch,
-        tmp_path,
-        Net(1, ()),
-        "--methods",
-        "gradient",
-        "--limit",
-        "2",
-        "--batch-size",
-        "2",
-    )
+def test_feedback_command(folders, tmp_path, monkeypatch, capsys):
+    options = ["--methods", "gradient", "--limit", "2", "--batch-size", "2"]
+    base = ("feedback", folders / "cub", monkeypatch, tmp_path, Net(1, ()), *options)
+    text, written = run(*base)
     assert written["images"] == 2 and written["methods"]["Gradient"]["trials"] == 2
     assert "net on CUB-200-2011" in text and "| Whole image |" in text
+    assert written["options"]["segmentation"] == "boykov_jolly"
+    # The network has one output, so that its best is always the class.
+    boxes = tmp_path / "boxes.csv"
+    boxes.write_text("image,class,left,top,right,bottom\n0,Bird,10,8,40,36\n1,Bird,0,0,9,9\n")
+    text, written = run(*base, "--top", "5", "--boxes", str(boxes))
+    assert written["top"] == 1 and written["known"] == 2
+    assert "| Supervised | 50.0 | 1 of 2 |" in text and "Supervised: boxes for 2 of 2" in text
+    for line, said in (
+        ("0,Bird,10,8,40", "line 1: not image, class, left, top, right, bottom"),
+        ("0,Brid,10,8,40,36", "line 1: CUB-200-2011 has no class 'Brid'; did you mean Bird?"),
+        ("0,Bird,10,8,x,36", "line 1: the corners must be numbers"),
+        ("0,Bird,10,8,10,36", "line 1: no box has the corners"),
+    ):
+        boxes.write_text(line)
+        assert run(*base, "--boxes", str(boxes)) is None
+        assert said in capsys.readouterr().err
+    pytest.importorskip("cv2")
+    _, written = run(*base, "--segmentation", "grabcut")
+    assert written["methods"]["Gradient"]["trials"] == 2
+
+
+def test_feedback_on_real_photographs(test_data, tmp_path, monkeypatch):
+    """The real SqueezeNet and its five best on the first photographs of VOC."""
+    monkeypatch.setenv("JAXPLAIN_CACHE", str(tmp_path / "cache"))
+    boxes = tmp_path / "boxes.csv"
+    boxes.write_text("2007_000032,aeroplane,104,78,375,183\n2007_000123,bird,0,0,500,375\n")
+    asked = [
+        *("evaluate", "feedback", "--data", str(test_data / "images/VOCdevkit/VOC2012")),
+        *("--model", str(test_data / "weights" / "squeezenet_v1.1.caffemodel")),
+        *("--network", "squeezenet1_1", "--methods", "gradient", "--limit", "2"),
+        *("--top", "5", "--boxes", str(boxes), "--output", str(tmp_path)),
+    ]
+    assert cli.main(asked) == 0
+    written = json.loads((tmp_path / "feedback.json").read_text())
+    trials = written["methods"]["Gradient"]["trials"]
+    assert written["top"] == 5 and 0 < written["known"] <= trials
+    assert written["methods"]["Supervised"]["hits"] == 1  # there is no bird
 
 
 def test_phrases_command(folders, tmp_path, monkeypatch, capsys):
@@ -174,6 +200,48 @@ def test_phrases_command(folders, tmp_path, monkeypatch, capsys):
         assert said in capsys.readouterr().err
 
 
+def test_phrases_with_segments_and_boxes_of_others(folders, tmp_path, monkeypatch, capsys):
+    """MCG's segments and scores, EdgeBoxes' boxes, and CCA's boxes, gamma chosen on val."""
+    for split, lines in (("test", "0\n1\n"), ("val", "2\n")):
+        (folders / f"flickr/{split}.txt").write_text(lines)
+    mcg, cca = tmp_path / "mcg", tmp_path / "cca"
+    for folder in (mcg, cca):
+        folder.mkdir()
+    for i in range(3):
+        masks = np.zeros((2, 48, 64), bool)
+        masks[0, 10:30, 12:38] = masks[1, :5, :5] = True
+        np.savez_compressed(mcg / f"{i}.npz", masks=masks, scores=np.array([0.1, 0.9]))
+        (cca / f"{i}.csv").write_text("a BALL,10,8,40,37,0.7\nit,0,0,5,5,0.2\n")
+    table = tmp_path / "words.json"
+    table.write_text('{"ball": ["red ball", 1]}')
+    options = [
+        *("--images", str(folders / "photos"), "--methods", "c-mwp", "--short", "32"),
+        *("--words", str(table), "--split", "test", "--gamma-split", "val"),
+    ]
+    base = ("phrases", folders / "flickr", monkeypatch, tmp_path, Net(), *options)
+    named = ["--proposals", f"MCG={mcg}", "--proposals", f"EB={folders / 'proposals'}"]
+    text, written = run(*base, *named, "--phrase-boxes", f"CCA={cca}")
+    assert set(written["methods"]) == {
+        *("Uniform map (MCG)", "c-MWP (MCG)", "MCG base"),
+        *("Uniform map (EB)", "c-MWP (EB)", "CCA"),
+    }
+    assert (written["phrases"], written["held_out"]) == (2, 1)
+    assert written["methods"]["MCG base"]["gamma"] is None
+    assert written["methods"]["MCG base"]["all"]["recall"] == [0, 1, 1]
+    assert written["methods"]["CCA"]["all"]["recall"] == [1, 1, 1]
+    assert "| MCG base | - |" in text
+    (tmp_path / "no").mkdir()
+    for extra, said in (
+        ([*named, "--proposals", str(mcg)], "each needs a name: --proposals MCG=FOLDER"),
+        (["--proposals", f"A={mcg}", "--proposals", f"A={cca}"], "two folders have the name 'A'"),
+        (["--proposals", "A=nowhere"], "there is no folder nowhere"),
+        (["--held-out", "1"], "gamma is chosen on --gamma-split or on --held-out images"),
+        (["--phrase-boxes", str(tmp_path / "no")], "has no boxes for the image 0 (0.csv)"),
+    ):
+        assert run(*base, *extra) is None
+        assert said in capsys.readouterr().err
+
+
 def test_fixations_command(folders, tmp_path, monkeypatch):
     text, written = run(
         "fixations",
@@ -192,6 +260,51 @@ def test_fixations_command(folders, tmp_path, monkeypatch):
     assert {"Gradient", "centre baseline", "empty map", "Dense Attention 1 (relu:0)"} <= names
     assert "| centre baseline |" in text
     assert len(written["methods"]["Gradient"]["per_image"]["nss"]) == 3
+
+
+def test_fixations_with_a_fitted_cam(folders, tmp_path, monkeypatch, capsys):
+    """On a network that ends in a global pool it is CAM: the regression finds its weights."""
+    many = tmp_path / "many"
+    many.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(24):
+        colour = rng.integers(0, 160, 3)
+        noise = rng.integers(0, 90, (48, 48, 3)) + colour
+        Image.fromarray(noise.astype(np.uint8)).save(many / f"{i}.png")
+    base = ("fixations", folders / "looked", monkeypatch, tmp_path, Net())
+    options = ["--images", str(folders / "photos"), "--batch-size", "3", "--layer", "relu:0"]
+    text, written = run(
+        *(*base, *options, "--methods", "cam,fitted-cam", "--fit-images", str(many))
+    )
+    one, other = (written["methods"][name]["per_image"] for name in ("CAM", "Fitted CAM"))
+    for score in ("nss", "cc"):
+        np.testing.assert_allclose(one[score], other[score], atol=0.02)
+    assert "| Fitted CAM |" in text and "regression at relu:0 on 24 images, whose R^2" in text
+    text, _ = run(*base, *options, "--methods", "fitted-cam")
+    assert "regression at relu:0 on 3 images" in text  # the photographs themselves
+    options = options[:-2]
+    assert run(*base, *options, "--methods", "gradient", "--fit-images", "x") is None
+    assert "--fit-images has no effect without the method fitted-cam" in capsys.readouterr().err
+
+
+def test_fixations_on_real_photographs(test_data, tmp_path, monkeypatch, capsys):
+    """The real ResNet-20 on two photographs of MIT1003, made small, scored at their sizes."""
+    monkeypatch.setenv("JAXPLAIN_CACHE", str(tmp_path / "cache"))
+    for kind in ("stimuli", "fixation_maps"):
+        (tmp_path / kind).mkdir()
+        for file in sorted((test_data / "images" / "mit1003" / kind).iterdir())[:2]:
+            Image.open(file).reduce(8).save(tmp_path / kind / file.name)
+    asked = [
+        *("evaluate", "fixations", "--data", str(tmp_path / "fixation_maps")),
+        *("--images", str(tmp_path / "stimuli"), "--methods", "fitted-cam,grad-cam"),
+        *("--model", str(test_data / "weights" / "resnet20-12fca82f.th")),
+        *("--network", "cifar_resnet20", "--output", str(tmp_path)),
+        *("--fit-images", str(test_data / "images" / "cifar10_samples")),
+    ]
+    assert cli.main(asked) == 0
+    assert "regression at layer3.2 on 20 images" in capsys.readouterr().out
+    written = json.loads((tmp_path / "fixations.json").read_text())
+    assert len(written["methods"]["Fitted CAM"]["per_image"]["mae"]) == 2
 
 
 def test_sanity_command(folders, tmp_path, monkeypatch, capsys):

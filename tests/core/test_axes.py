@@ -54,6 +54,12 @@ def attended(h):
     return h.reshape(len(h), -1, 2, 4).transpose(2, 0, 3, 1)
 
 
+def tokens_and_heads(h):
+    """A class token in front of the patches, and heads in front of both."""
+    h = jnp.concatenate([jnp.zeros((len(h), 1, 8)), h.reshape(len(h), -1, 8)], 1)
+    return h.reshape(len(h), -1, 2, 4).swapaxes(1, 2)
+
+
 MOVES = {
     "as it is": lambda h: h * 2,
     "channels first": lambda h: h.transpose(0, 3, 1, 2),
@@ -64,6 +70,13 @@ MOVES = {
     "heads": attended,
     "class token": lambda h: jnp.concatenate(
         [jnp.zeros((len(h), 1, 8)), h.reshape(len(h), -1, 8)], 1
+    ),
+    "class token beside heads, and back": lambda h: (
+        tokens_and_heads(h)
+        .reshape(len(h), -1, 4)
+        .reshape(len(h), 2, -1, 4)
+        .swapaxes(1, 2)
+        .reshape(len(h), -1, 8)
     ),
     "registers on both sides": lambda h: jnp.concatenate(
         [jnp.ones((len(h), 4, 8)), h.reshape(len(h), -1, 8), jnp.ones((len(h), 2, 8))], 1
@@ -154,8 +167,18 @@ def test_attention_weights_are_no_maps(x):
         lambda x: jnp.concatenate([x, x], 1),
         lambda x: x.reshape(len(x), -1, 3)[:, np.random.default_rng(0).permutation(24 * 16)],
         lambda x: x.reshape(len(x), 32, 12, 3),
+        lambda x: tokens_and_heads(stem(x)).reshape(len(x), -1, 4),
+        lambda x: tokens_and_heads(stem(x)).swapaxes(1, 2).reshape(len(x), 5, 5, 2, 4),
     ],
-    ids=["a part of the pixels", "sorted", "two images", "shuffled tokens", "another grid"],
+    ids=[
+        "a part of the pixels",
+        "sorted",
+        "two images",
+        "shuffled tokens",
+        "another grid",
+        "heads and tokens in one axis",
+        "tokens split with those in front",
+    ],
 )
 def test_what_cannot_be_known_is_not_guessed(lost, x):
     found = places(lambda x: jnp.sin(jaxplain.tag(lost(x), "here")), x)
@@ -201,6 +224,13 @@ def tokens(x):
     return stem(x).reshape(len(x), -1, 8)
 
 
+def shifted(h):
+    """Attention within windows, between a roll and the roll back."""
+    inner = windows(jnp.roll(jaxplain.tag(norm(h), "last"), (-1, -1), (1, 2))).reshape(-1, 4, 8)
+    mixed = attention(inner).reshape(3, 3, 2, 2, 2, 8)
+    return h + jnp.roll(mixed.transpose(0, 1, 3, 2, 4, 5).reshape(h.shape), (1, 1), (1, 2))
+
+
 LAST = {
     "bias": lambda x: jaxplain.tag(stem(x) @ weight(1, 8, 8) + 0.5, "last").mean((1, 2)),
     "norm behind an addition": lambda x: jaxplain.tag(norm(stem(x) * 2), "last").mean((1, 2)),
@@ -215,6 +245,7 @@ LAST = {
     "class token": lambda x: norm(
         block(block(jnp.concatenate([jnp.ones((3, 1, 8)), tokens(x)], 1)), tagged="last")
     )[:, 0],
+    "rolled windows": lambda x: shifted(stem(x)).mean((1, 2)),
     "attention, then a convolution": lambda x: jaxplain.tag(
         stem(block(tokens(x)).reshape(3, 6, 4, 8)[..., :3].repeat(2, 1).repeat(2, 2)), "last"
     ).mean((1, 2)),
@@ -228,6 +259,7 @@ def test_last_layer_is_what_its_user_would_name(network, x):
     got = found.default()
     tag = found.graph.producer[wanted]
     assert got is wanted or got is tag.inputs[0], found.graph.name_of(got)
+    assert found.lost(got) is None
 
 
 def test_no_place_no_layer():

@@ -111,8 +111,12 @@ def shared_haiku():
 @pytest.mark.parametrize("build", [shared_nnx, shared_linen, shared_haiku])
 def test_each_call_of_a_module_is_a_layer(build):
     fn, body = build()
-    with pytest.raises(jaxplain.UnknownLayerError, match=r"'[\w.]*body:0'.*'[\w.]*body:1'"):
-        jaxplain.grad_cam(fn, X, 1, layer="body")
+    with pytest.warns(UserWarning, match=r"called 2 times.*'[\w.]*body:0', '[\w.]*body:1'"):
+        bare = jaxplain.capture(fn, ["body"])(X)[1]["body"]
+    np.testing.assert_allclose(bare, body(X), rtol=1e-5, atol=1e-6)
+    with pytest.warns(UserWarning, match="stands for its first call"):
+        first = jaxplain.grad_cam(fn, X, 1, layer="body")
+    np.testing.assert_array_equal(first, jaxplain.grad_cam(fn, X, 1, layer="body:0"))
     found = jaxplain.capture(fn, ["body:0", "body:1"])(X)[1]
     np.testing.assert_allclose(found["body:0"], body(X), rtol=1e-5, atol=1e-6)
     second = body(jax.nn.relu(body(X)))

@@ -227,6 +227,25 @@ def test_moments_of_a_stream_do_not_cancel():
     np.testing.assert_allclose(moments.squares, np.square(centred).sum(0)[3:], rtol=1e-6)
 
 
+def test_a_ridge_makes_up_for_few_images():
+    """600 channels that all follow one number, in single precision: fewer images than channels."""
+    spread = jnp.asarray(RNG.uniform(0.5, 1.5, 600), jnp.float32)
+
+    def fn(x):
+        features = jaxplain.tag(x * spread, "features")
+        return features.mean((1, 2))[:, :1] * 3 + 1
+
+    images = jnp.asarray(RNG.uniform(size=(20, 2, 2, 1)), jnp.float32)
+    fit = jaxplain.fit_cam(fn, [images], layer="features")
+    assert fit.weight.shape == (600, 1) and float(fit.explained[0]) > 0.999
+    pooled = (images * spread).mean((1, 2))
+    np.testing.assert_allclose(pooled @ fit.weight + fit.bias, fn(images), rtol=1e-3)
+    with pytest.raises(ValueError, match="no unique fit: use ridge > 0"):
+        jaxplain.fit_cam(fn, [images], layer="features", ridge=0)
+    with pytest.raises(ValueError, match="no unique fit: use a larger ridge"):
+        jaxplain.fit_cam(fn, [images * 0], layer="features")
+
+
 def test_fit_errors(x):
     fn = nets.convnet(nets.convnet_params(4))
     for batches, options, match in (

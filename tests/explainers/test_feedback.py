@@ -55,16 +55,18 @@ def run(fn, x, targets, **options):
 
 
 @jax.jit
-def gated_convnet(p, x, gates, held=None):
+def gated_convnet(p, x, gates, held=None, added=None):
     """nets.convnet with a gate behind each ReLU: scores, and the states that it was in.
 
-    `held` are the states (three ReLU masks, the pool's switches) to use instead of its own.
+    `held` are the states (three ReLU masks, the pool's switches) to use instead of its own;
+    `added` is added to each gated output, whose gradient is thereby that of `added`.
     """
     states = {}
 
     def relu(z, name):
         states[name] = (z > 0).astype(z.dtype)
-        return z * (states if held is None else held)[name] * gates[name]
+        gated = z * (states if held is None else held)[name] * gates[name]
+        return gated if added is None else gated + added[name]
 
     h = nets.conv(x, p["conv1"], padding=(1, 1)) + p["bias1"]
     h = relu(nets.batch_norm(h, p, 1e-3), "relu:0")
@@ -85,6 +87,16 @@ def held_score(gates, x, p, signal, held):
 held_slopes, held_template = (jax.jit(jax.grad(held_score, argnums=i)) for i in (0, 1))
 
 
+@jax.jit
+def held_signals(gates, x, p, signal, held):
+    """The gradient of the held score at each gated output."""
+
+    def score(added):
+        return jnp.sum(signal * gated_convnet(p, x, gates, held, added)[0])
+
+    return jax.grad(score)(jax.tree.map(jnp.zeros_like, gates))
+
+
 def ones():
     shapes = {"relu:0": (2, 8, 8, 6), "relu:1": (2, 4, 4, 6), "relu:2": (2, 4, 4, 6)}
     return {name: jnp.ones(shape) for name, shape in shapes.items()}
@@ -97,7 +109,10 @@ def ones():
 @examples
 @given(SEEDS, st.integers(0, 3), st.integers(0, 3))
 def test_held_score_never_falls_within_a_sweep(x64, mode, seed, first, second):
-    """Layer after layer from the top; each layer's gates follow from the slopes that hold then."""
+    """Layer after layer from the top; each layer's gates follow from what holds above them then.
+
+    Hard gates by the gradient at the gated output, soft ones by the slope.
+    """
     params, x = draw(seed)
     fn, targets = CONVNET.set(params), jnp.asarray([first, second])
     p, signal = dict(CONVNET.params), jax.nn.one_hot(targets, 4)
@@ -110,11 +125,11 @@ def test_held_score_never_falls_within_a_sweep(x64, mode, seed, first, second):
         )
         score = np.asarray((signal * start).sum(1))
         for name in reversed(GATES):
-            alpha = held_slopes(gates, x, p, signal, held)[name]
+            place = (gates, x, p, signal, held)
             expected = (
-                gates[name] * (alpha > 0)
+                gates[name] * (held_signals(*place)[name] > 0)
                 if mode == "hard"
-                else jnp.clip(gates[name] + 20.0 * alpha, 0, 1)
+                else jnp.clip(gates[name] + 20.0 * held_slopes(*place)[name], 0, 1)
             )
             np.testing.assert_allclose(result.gates[name], expected, atol=1e-9, err_msg=name)
             if mode == "hard":  # what is closed stays closed
@@ -133,7 +148,7 @@ def test_held_score_never_falls_within_a_sweep(x64, mode, seed, first, second):
 @examples
 @given(SEEDS)
 def test_hard_mode_reaches_a_fixed_point(x64, seed):
-    """At the end no gate changes any more: each open gate's slope is positive, by its states."""
+    """At the end no gate changes any more: the gradient at each open gate's output is positive."""
     params, x = draw(seed)
     fn, targets = CONVNET.set(params), jnp.tile(jnp.arange(4), (2, 1))
     end = run(fn, x, targets, steps=40)
@@ -150,9 +165,9 @@ def test_hard_mode_reaches_a_fixed_point(x64, seed):
         signal = jax.nn.one_hot(jnp.full(2, k), 4)
         template = held_template(gates, x, p, signal, states)
         np.testing.assert_allclose(end.maps[:, k], np.abs(template).max(-1), atol=1e-12)
-        alpha = held_slopes(gates, x, p, signal, states)
+        signals = held_signals(gates, x, p, signal, states)
         for name in GATES:
-            assert (np.asarray(alpha[name])[np.asarray(gates[name]) == 1] > 0).all()
+            assert (np.asarray(signals[name])[np.asarray(gates[name]) == 1] > 0).all()
             closed = np.asarray(gates[name]) == 0
             assert (np.asarray(end.activations[name])[:, k][closed] == 0).all()
 
@@ -167,6 +182,114 @@ def test_simultaneous_order_can_lower_the_score(x64):
     swept = run(fn, x, 0, steps=1)
     assert swept.gates["relu:0"].tolist() == [[1, 0]] and swept.gates["relu:1"].tolist() == [[1, 0]]
     assert swept.scores.tolist() == [[2, 4]]
+
+
+def test_a_neuron_that_is_silent_at_first_fires_once_what_silenced_it_is_closed(x64):
+    """The first of two units above is silent, but its weight is positive, so its gate stays open.
+
+    The second unit closes the gate of the inhibitor of both; in the next pass the first one fires.
+    """
+    fn = nets.mlp([np.eye(2), [[1, 1], [-2, -1]], [[1], [1]]], [np.zeros(2), [0, 3], [0]])
+    x = jnp.ones((1, 1, 1, 2))
+    result = run(fn, x, 0, steps=3)
+    assert result.gates["relu:0"].tolist() == [[1, 0]] and result.gates["relu:1"].tolist() == [
+        [1, 1]
+    ]
+    assert result.scores.tolist() == [[3, 5, 5, 5]] and result.converged.all()
+    assert result.activations["relu:1"].tolist() == [[1, 4]]
+
+
+# ---- the authors' rule, on a network written out ------------------------------------------------
+
+
+class ResNet20:
+    """The CIFAR-10 ResNet-20 and the authors' sweeps, from the tensors of its file alone.
+
+    A layer with gates holds the bits of those that are open. Backwards, a signal that is not
+    positive closes its gate; through open gates and firing neurons the signal passes.
+    """
+
+    def __init__(self, tensors):
+        self.tensors = {k.removeprefix("module."): jnp.asarray(v) for k, v in tensors.items()}
+        self.blocks = [f"layer{i}.{j}" for i in (1, 2, 3) for j in range(3)]
+
+    def linear(self, x, conv, norm):
+        """Convolution and batch norm."""
+        t = self.tensors
+        w = t[f"{conv}.weight"].transpose(2, 3, 1, 0)
+        stride = 2 if conv in ("layer2.0.conv1", "layer3.0.conv1") else 1
+        scale = t[f"{norm}.weight"] / jnp.sqrt(t[f"{norm}.running_var"] + 1e-5)
+        shift = t[f"{norm}.bias"] - t[f"{norm}.running_mean"] * scale
+        return nets.conv(x, w, (stride, stride), (1, 1)) * scale + shift
+
+    def shortcut(self, x, name):
+        if name not in ("layer2.0", "layer3.0"):
+            return x
+        x, more = x[:, ::2, ::2], x.shape[-1] // 2
+        return jnp.pad(x, ((0, 0),) * 3 + ((more, more),))
+
+    def sweep(self, x, signal, gates):
+        """The scores under the gates, and the gates after a backward pass."""
+        after, passed = {}, {}
+
+        def gated(z, name):
+            passed[name] = z > 0
+            return jnp.where((z > 0) & gates[name], z, 0)
+
+        def back(g, name):
+            after[name] = (g > 0) & gates[name]
+            return jnp.where(after[name] & passed[name], g, 0)
+
+        y, pull = jax.vjp(lambda x: self.linear(x, "conv1", "bn1"), x)
+        y, pulls = gated(y, "stem"), []
+        for b in self.blocks:
+            z, first = jax.vjp(lambda y, b=b: self.linear(y, f"{b}.conv1", f"{b}.bn1"), y)
+            z = gated(z, f"{b}.mid")
+            z, second = jax.vjp(lambda z, b=b: self.linear(z, f"{b}.conv2", f"{b}.bn2"), z)
+            past, skip = jax.vjp(lambda y, b=b: self.shortcut(y, b), y)
+            y = gated(z + past, b)
+            pulls.append((b, first, second, skip))
+        t = self.tensors
+        scores = y.mean((1, 2)) @ t["linear.weight"].T + t["linear.bias"]
+        g = jnp.broadcast_to(signal @ t["linear.weight"] / 64, y.shape)
+        for b, first, second, skip in reversed(pulls):
+            g = back(g, b)
+            g = first(back(second(g)[0], f"{b}.mid"))[0] + skip(g)[0]
+        back(g, "stem")
+        return scores, after
+
+    def scores(self, x, steps):
+        """Each class's score after 0, 1, ... sweeps: (B, 10, steps + 1)."""
+        shapes = {"stem": (32, 16)}
+        for b in self.blocks:
+            shapes[b] = shapes[f"{b}.mid"] = {"1": (32, 16), "2": (16, 32), "3": (8, 64)}[b[5]]
+        gates = {k: jnp.ones((10, len(x), n, n, c), bool) for k, (n, c) in shapes.items()}
+        sweep, found = jax.jit(jax.vmap(self.sweep, in_axes=(None, 0, 0))), []
+        for _ in range(steps + 1):
+            scores, gates = sweep(x, jnp.eye(10), gates)
+            found.append(scores[jnp.arange(10), :, jnp.arange(10)])
+        return np.stack(found, -1).swapaxes(0, 1)
+
+
+def test_hard_mode_ends_where_the_authors_rule_does(test_data):
+    """ResNet-20 on test images of CIFAR-10, ten classes each: at least their score in 95 %.
+
+    On all twenty images, ten sweeps take the mean score of the top class from 21 to 975; gates
+    closed by dS/dh, which is 0 at silent neurons, end at 420.
+    """
+    image = pytest.importorskip("PIL.Image")
+    file, steps = test_data / "weights" / "resnet20-12fca82f.th", 10
+    net = jaxplain.models.from_pretrained(file, network="cifar_resnet20")
+    pictures = sorted((test_data / "images" / "cifar10_samples").glob("*.png"))[:4]
+    x = jnp.stack([jaxplain.models.preprocess(image.open(p), net.config)[0] for p in pictures])
+    theirs = ResNet20(jaxplain.weights_convert.read(file)).scores(x, steps)
+    np.testing.assert_allclose(theirs[..., 0], net(x), rtol=1e-4, atol=1e-4)
+
+    targets = jnp.tile(jnp.arange(10), (4, 1))
+    ours = np.asarray(jaxplain.feedback(net, x, targets, steps=steps, details=True).scores)
+    assert (ours[..., -1] >= theirs[..., -1] - 1e-4 * abs(theirs[..., -1])).mean() >= 0.95
+    top = theirs[..., 0].argmax(1)
+    assert ours[np.arange(4), top, -1].mean() > 800  # 844; gates closed by dS/dh end at half of it
 
 
 # ---- against exhaustive search ------------------------------------------------------------------
@@ -242,9 +365,9 @@ def test_two_gated_layers_against_the_exhaustive_optimum(x64, record_property):
     for name, (gain, optimal) in shares.items():
         record_property(name, f"{gain:.3f} of the gain, optimal in {optimal:.3f}")
         print(f"{name}: {gain:.3f} of the gain, optimal in {optimal:.3f} of the networks")
-    # Measured: hard 0.853 (optimal in 65 %), soft 0.910 (68 %), hard simultaneous 0.738 (25 %).
+    # Measured: hard 0.888 (optimal in 65 %), soft 0.910 (68 %), hard simultaneous 0.830 (33 %).
     assert shares["soft"][0] > 0.88
-    assert shares["hard"][0] > 0.82 > shares["simultaneous"][0]
+    assert shares["hard"][0] > 0.86 > shares["simultaneous"][0]
 
 
 # ---- with all gates open, and after one sweep ---------------------------------------------------

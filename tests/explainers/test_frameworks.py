@@ -278,6 +278,7 @@ MORE = {
         {"layer": "pool"},
         {"layer": "input", "channels": True},
         {"layer": "pool", "residual": "branch"},
+        {"layer": "pool", "residual": "magnitude"},
         {"layer": "pool", "residual": "signed", "form": "plain", "fold_scales": False},
     ],
     "c-mwp": [{"layer": "pool", "channels": True}],

@@ -288,3 +288,43 @@ def test_form_and_kind_are_checked(convnet):
         Gamma(form="captum")
     with pytest.raises(jaxplain.UnsupportedOperationError, match="no linear operation, which Eps"):
         jaxplain.lrp(fn, x, 0, composite=jaxplain.RuleSet({"add": Epsilon()}))
+
+
+def _centred_first(v, gamma, beta):
+    mean = v.mean(-1, keepdims=True)
+    inverse = jax.lax.rsqrt(jnp.square(v - mean).mean(-1, keepdims=True) + 1e-6)
+    return (v - mean) * (inverse * gamma) + beta
+
+
+def _affine_last(v, gamma, beta):
+    mean = v.mean(-1, keepdims=True)
+    return (v - mean) / jnp.sqrt(jnp.square(v - mean).mean(-1, keepdims=True) + 1e-6) * gamma + beta
+
+
+def _one_shift(v, gamma, beta):
+    """With the mean within the shift, as Keras has it."""
+    mean = v.mean(-1, keepdims=True)
+    factor = jax.lax.rsqrt(jnp.square(v).mean(-1, keepdims=True) - mean**2 + 1e-6) * gamma
+    return v * factor + (beta - mean * factor)
+
+
+@pytest.mark.parametrize("name", ["epsilon", "z_plus", "gamma", "alpha2_beta1", "flat"])
+def test_a_norm_has_its_map_however_it_is_written(name, x64):
+    """Whether its scale and shift are operations of their own makes no difference."""
+    draw = np.random.default_rng(4).normal
+    kernel, weight = draw(size=(3, 3, 3, 6)), draw(size=(6, 5))
+    gamma, beta = draw(size=(2, 6))
+    x = jnp.asarray(draw(size=(2, 8, 8, 3)))
+
+    def maps(norm):
+        def fn(x):
+            dims = ("NHWC", "HWIO", "NHWC")
+            a = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=dims)
+            return norm(a.mean((1, 2)), gamma, beta) @ weight
+
+        rules = composite(name, eps=1e-12)
+        return np.asarray(jaxplain.lrp(fn, x, 1, composite=rules, layer="input"))
+
+    expected = maps(_centred_first)
+    for norm in (_affine_last, _one_shift):
+        assert np.abs(maps(norm) - expected).max() < 1e-8 * np.abs(expected).max()

@@ -51,6 +51,20 @@ def test_signal_that_is_not_finite(name, fn, x):
         explain(name, fn, x, signal)
 
 
+@pytest.mark.parametrize("method", ["integrated_gradients", "occlusion", "rise"])
+def test_baseline_that_is_not_finite(method, fn, x):
+    options = {"key": jax.random.key(0)} if method == "rise" else {}
+    with pytest.raises(ValueError, match="baseline holds NaN or infinity"):
+        getattr(jaxplain, method)(fn, x, 1, baseline=np.float32([0, np.nan, 0]), **options)
+
+
+def test_box_and_reference_that_are_not_finite(fn, x):
+    with pytest.raises(ValueError, match="box holds NaN or infinity"):
+        jaxplain.lrp(fn, x, 1, composite="epsilon_gamma_box", box=(0, np.inf))
+    with pytest.raises(ValueError, match="reference holds NaN or infinity"):
+        jaxplain.naflow_similarity(fn, x, np.float32([1, 2, np.nan, 0]))
+
+
 def test_signals_on_a_device_are_not_read(fn, x):
     maps = jaxplain.gradient(fn, x, jnp.ones((2, 4)).at[1, 2].set(jnp.nan))
     assert np.isfinite(maps[0]).all() and np.isnan(maps[1]).all()

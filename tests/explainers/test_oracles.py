@@ -100,6 +100,8 @@ def _captum(rule):
 # torchray: a w+ whatever the sign of a; batch-norm scales ignored; signed shares a_i / sum(a).
 _TORCHRAY = {"form": "plain", "fold_scales": False, "residual": "signed"}
 _BRANCH = {"channels": True, "residual": "branch"}
+# The formulas written out share by magnitude.
+_FORMULA = {"channels": True, "residual": "magnitude"}
 _EACH = {"reduce": None}
 
 CALLS = (
@@ -146,12 +148,12 @@ CALLS = (
         post=_same_in_all_channels,
     ),
     # Excitation Backprop
-    Call(r"formula\.excitation_backprop", "excitation_backprop", {"channels": True}),
+    Call(r"formula\.excitation_backprop", "excitation_backprop", _FORMULA),
     Call(r"formula\.excitation_backprop_branch", "excitation_backprop", _BRANCH),
     Call(
         r"formula\.contrastive_excitation_backprop",
         "excitation_backprop",
-        {"channels": True, "contrastive": True},
+        {**_FORMULA, "contrastive": True},
     ),
     Call(r"torchray\.excitation_backprop", "excitation_backprop", _TORCHRAY),
     Call(

@@ -92,7 +92,7 @@ CALLS = {
         jaxplain.lrp, composite=_EPSILON, channels=True
     ),
     r"formula\.excitation_backprop(_sum)?": _excitation(residual="excitation"),
-    r"formula\.excitation_backprop_magnitude": _excitation(residual="proportional"),
+    r"formula\.excitation_backprop_magnitude": _excitation(residual="magnitude"),
     r"formula\.contrastive_excitation_backprop(_sum)?": _excitation(
         residual="excitation", contrastive=True
     ),

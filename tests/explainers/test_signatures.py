@@ -73,6 +73,8 @@ KEYWORDS = (
     "ridge",
     "foreground",
     "background",
+    "segmentation",  # which graph cut
+    "strength",  # of its regional term
     "iterations",
     # what is returned
     "relu",  # the positive part only

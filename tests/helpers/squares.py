@@ -1,10 +1,11 @@
 """Squares of a colour in noise, and a network that has an output for each."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxplain import models
+from jaxplain import data, models
 
 SIZE = 48
 
@@ -35,3 +36,38 @@ def picture(rng, shape, objects):
     for channel, left, top, right, bottom in objects:
         image[top:bottom, left:right, channel] += 150
     return image
+
+
+def records():
+    """Twelve images with one or two objects of three classes, one of them never known."""
+    rng = np.random.default_rng(0)
+    made = []
+    for i in range(12):
+        shape = ((60, 90), (80, 50), (64, 64))[i % 3]
+        objects = []
+        for _ in range(1 + i % 2):
+            side = int(rng.integers(20, 45))
+            left, top = (int(rng.integers(0, n - side)) for n in (shape[1], shape[0]))
+            objects.append((int(rng.integers(0, 3)), left, top, left + side, top + side))
+        labels, boxes = [o[0] for o in objects], [o[1:] for o in objects]
+        made.append(data.Record.make(picture(rng, shape, objects), f"{i}", labels, boxes))
+    return made
+
+
+class Source(list):
+    name, class_names = "squares", ("red", "green", "blue")
+
+
+def stretched(record):
+    return data.resize_image(record.image, (SIZE, SIZE))
+
+
+def to_input(pixels):
+    return pixels.astype(jnp.float32) / 255
+
+
+def iou(a, b):
+    sides = [min(a[k + 2], b[k + 2]) - max(a[k], b[k]) for k in (0, 1)]
+    common = max(sides[0], 0) * max(sides[1], 0)
+    areas = [(c[2] - c[0]) * (c[3] - c[1]) for c in (a, b)]
+    return common / (sum(areas) - common) if sum(areas) > common else 0.0

@@ -168,7 +168,8 @@ def account(model, x, rules):
     for op in ops:
         inputs, constants = (tuple(values[v] for v in vs) for vs in (op.inputs, op.constants))
         if op.kind == "add":
-            z = sum(jnp.abs(v) for v in inputs)
+            sign = -1 if op.name == "sub" else 1
+            z = sum(jnp.maximum(v, 0) for v in (inputs[0], *(sign * v for v in inputs[1:])))
         else:
             extras = tuple(values[v] for v in chains[op].variables)
             bound = BoundOp(op, inputs, constants, signals[op], chains[op], extras)

@@ -206,7 +206,7 @@ def test_a_box_that_is_still_open(net):
 
 
 def test_shares_and_contrast_are_checked():
-    known = r"\('excitation', 'proportional', 'signed', 'branch'\)"
+    known = r"\('excitation', 'signed', 'magnitude', 'branch'\)"
     with pytest.raises(ValueError, match=f"shares must be one of {known}, not 'branches'"):
         ResidualShare(shares="branches")
     with pytest.raises(ValueError, match="needs the network's graph"):

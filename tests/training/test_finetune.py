@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -19,8 +20,9 @@ from jaxplain.digits.images import CLASSES, ClutteredDigits
 from jaxplain.evaluation.classification import average_precision, mean_average_precision
 from jaxplain.models.entries import ENTRIES
 from jaxplain.models.layers import BatchNorm
-from jaxplain.training.finetune import views
-from jaxplain.training.last_layer import last_layer_inputs
+from jaxplain.training import loop
+from jaxplain.training.finetune import paper_batch_size, views
+from jaxplain.training.last_layer import LastLayer, last_layer_inputs
 from jaxplain.training.loop import train_network
 from jaxplain.weights_convert import CheckpointError
 
@@ -203,6 +205,149 @@ def test_command_and_what_it_writes(tmp_path, monkeypatch, capsys):
     sources["train"].class_names = CLASSES
     with pytest.raises(ValueError, match="different classes"):
         jaxplain.finetune(network, sources["train"], sources["val"])
-    sources["val"].class_names = CLASSES
-    with pytest.raises(ValueError, match="softmax needs one"):
-        jaxplain.finetune(network, sources["train"], sources["val"], loss="softmax")
+    with pytest.raises(ValueError, match="stop='validation' needs validation data"):
+        jaxplain.finetune(network, sources["train"], stop="validation")
+
+
+def test_softmax_takes_the_images_of_one_class(test_data, tmp_path, monkeypatch, capsys):
+    """On real images of VOC, with the real ResNet-20; its features are those of small pictures."""
+    monkeypatch.setenv("JAXPLAIN_CACHE", str(tmp_path / "cache"))
+    voc = test_data / "images" / "VOCdevkit" / "VOC2012"
+    asked = [
+        *("finetune", "--data", str(voc), "--split", "val", "--loss", "softmax"),
+        *("--model", str(test_data / "weights" / "resnet20-12fca82f.th")),
+        *("--network", "cifar_resnet20", "--no-flips", "--no-crops", "--epochs", "2"),
+    ]
+    assert cli.main([*asked, "--output", str(tmp_path / "new")]) == 0
+    records = data.VOC(voc, "val")
+    several = sum(len(set(r.labels.tolist())) != 1 for r in records)
+    assert 0 < several < len(records)
+    told = capsys.readouterr().out
+    assert f"val: {several} of {len(records)} images left out" in told
+    assert "2 epochs\n" in told  # no validation set, no precision
+    new = models.from_pretrained(tmp_path / "new")
+    assert new.config.class_names == data.VOC_CLASSES
+    several_only = [r for r in records if len(set(r.labels.tolist())) != 1]
+    network = models.from_pretrained(tmp_path / "new")
+    with pytest.raises(ValueError, match=f"none of the {several} images of .* has exactly one"):
+        jaxplain.finetune(network, Listed(several_only), loss="softmax")
+    assert cli.main([*asked, "--output", str(tmp_path / "x"), "--stop", "validation"]) == 2
+    assert "--stop validation needs --validation-split" in capsys.readouterr().err
+
+
+class Listed(list):
+    """Records as a source."""
+
+    name, class_names = "a list", data.VOC_CLASSES
+
+
+# -- as the paper has it ----------------------------------------------------------------------
+
+
+def test_sigmoid_is_the_sum_over_classes_and_the_mean_over_images():
+    import optax
+
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(6, 3)).astype(np.float32), rng.integers(0, 2, (6, 3))
+    each = np.log1p(np.exp(np.where(y, -x, x)))
+
+    def start(loss):
+        return loop.train(
+            lambda w, s, x, training: (x + w, s),
+            jnp.zeros(()),
+            (),
+            (x, y),
+            (x, y),
+            loss=loss,
+            optimiser=optax.sgd(0.1),
+            epochs=0,
+        ).validation[0]
+
+    assert start("sigmoid") == pytest.approx(each.sum(1).mean(), rel=1e-6)
+    assert start("sigmoid_mean") == pytest.approx(each.mean(), rel=1e-6)
+
+
+def slow_line(losses, **options):
+    """Training whose loss at epoch i is ``losses[i]``: a logit for it, whatever is learned."""
+    import optax
+
+    logits = -np.log(np.expm1(losses))  # softplus(-logit) is the loss of a present class
+
+    def forward(parameters, statistics, x, training):
+        logit = jnp.asarray(logits, jnp.float32)[statistics]
+        return jnp.full((1, 1), logit) + 0 * parameters, statistics + training
+
+    return loop.train(
+        forward,
+        jnp.zeros(()),
+        jnp.zeros((), int),
+        (np.zeros((1, 1)), np.ones((1, 1))),
+        None,
+        loss="sigmoid",
+        optimiser=optax.sgd(0.0),
+        stop="training",
+        epochs=len(losses) - 1,
+        **options,
+    )
+
+
+def test_training_stops_at_the_plateau():
+    losses = [4.0, 3.0, 2.0, 1.99, 1.985, 1.984, 1.99, 1.9, 0.5, 0.1]
+    result = slow_line(losses, patience=4)
+    # 1.99, 1.985, 1.984 and 1.99 are all less than 1 % below 2.
+    np.testing.assert_allclose(result.training, losses[:7], rtol=1e-5)
+    assert result.statistics == 7  # as it was at the end
+    assert np.isnan(result.validation).all() and len(result.validation) == 8
+    np.testing.assert_allclose(slow_line(losses, patience=5).training, losses[:9], rtol=1e-5)
+    falling = [4.0 * 0.98**i for i in range(12)]
+    assert len(slow_line(falling, patience=1).training) == 11  # until the last epoch
+
+
+def test_stopping_needs_what_it_looks_at():
+    import optax
+
+    data = np.zeros((2, 1)), np.ones((2, 1))
+    options = dict(loss="sigmoid", optimiser=optax.sgd(0.1))
+
+    def forward(w, s, x, training):
+        return x * w, s
+
+    with pytest.raises(ValueError, match="no validation set to stop by"):
+        loop.train(forward, jnp.zeros(()), (), data, None, **options)
+    with pytest.raises(ValueError, match="stop must be one of validation, training"):
+        loop.train(forward, jnp.zeros(()), (), data, None, stop="never", **options)
+
+
+def test_resumed_without_a_validation_set(tmp_path):
+    """The checkpoint of a training that its own loss stops: the same as in one go."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(60, 12)).astype(np.float32)
+    pair = (features, features[:, :4] > 0.5)
+    options = dict(classes=4, loss="sigmoid", stop="training", batch_size=16)
+    LastLayer.fit(pair, None, epochs=3, checkpoint=tmp_path, **options)
+    resumed = LastLayer.fit(pair, None, epochs=6, checkpoint=tmp_path, **options)
+    straight = LastLayer.fit(pair, None, epochs=6, **options)
+    assert np.array_equal(resumed.kernel, straight.kernel) and len(resumed.losses) == 6
+    assert np.isnan(resumed.losses[:, 1]).all()
+    with pytest.raises(CheckpointError, match="of another training"):
+        LastLayer.fit(pair, pair, checkpoint=tmp_path, **{**options, "stop": "validation"})
+
+
+def test_batches_are_the_papers(monkeypatch):
+    """Section 6.1: CNN-S, VGG16, GoogLeNet and ResNet-50 with 64, 32, 64 and 32."""
+    sizes = [paper_batch_size(n) for n in ("cnn_s", "vgg16_caffe", "bvlc_googlenet", "resnet50")]
+    assert sizes == [64, 32, 64, 32]
+    assert all(name in ENTRIES for name in ("cnn_s", "vgg16_caffe", "bvlc_googlenet", "resnet50"))
+    seen = []
+
+    def fit(train, validation, **options):
+        seen.append(options["batch_size"])
+        return LastLayer(jnp.zeros((64, 10)), jnp.zeros(10), np.zeros((0, 2)))
+
+    monkeypatch.setattr(LastLayer, "fit", fit)
+    network = ENTRIES["cifar_resnet20"].build(10, rngs=nnx.Rngs(0))
+    source = ClutteredDigits(2, train=True, side=32)
+    for name, size in (("cifar_resnet20", None), ("vgg16_caffe", None), ("vgg16_caffe", 7)):
+        network.config = dataclasses.replace(ENTRIES["cifar_resnet20"].config, name=name)
+        jaxplain.finetune(network, source, flips=False, crops=False, batch_size=size)
+    assert seen == [64, 32, 7]

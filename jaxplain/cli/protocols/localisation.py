@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 def prepared(
     arguments: argparse.Namespace, progress: Bar
-) -> tuple[Any, Any, datasets.Methods, str]:
-    """(questions, preprocessing, methods, subject): what both localisation protocols begin with."""
+) -> tuple[Any, Any, datasets.Methods, str, Any]:
+    """(questions, preprocessing, methods, subject, network): what both localisations begin with."""
     from jaxplain import data
     from jaxplain.evaluation.studies.questions import Questions
 
@@ -39,13 +39,14 @@ def prepared(
         lambda pixels: data.normalise(pixels, config),
         datasets.prepared(arguments, network),
         f"{config.name} on {source.name}",
+        network,
     )
 
 
 def _run(arguments: argparse.Namespace, progress: Bar) -> Report[Any]:
     from jaxplain.evaluation.studies import localisation as study
 
-    asked, to_input, methods, where = prepared(arguments, progress)
+    asked, to_input, methods, where, _ = prepared(arguments, progress)
     count = len(asked.indices)
     held_out = max(1, count // 10) if arguments.held_out is None else arguments.held_out
     chosen_on = study.held_out_images(count, held_out)

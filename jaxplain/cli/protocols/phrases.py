@@ -19,27 +19,43 @@ if TYPE_CHECKING:
 
 def _run(arguments: argparse.Namespace, progress: Bar) -> Report[Any]:
     from jaxplain import data
+    from jaxplain.data.proposals import read_phrase_boxes, read_proposals
     from jaxplain.data.words import Words
     from jaxplain.evaluation.studies import phrases as study
     from jaxplain.evaluation.studies.localisation import held_out_images
 
+    if arguments.gamma_split is not None and arguments.held_out is not None:
+        raise ValueError("gamma is chosen on --gamma-split or on --held-out images, not on both")
+    named = _named(arguments.proposals)
+    if len(named) > 1 and "" in named:
+        raise ValueError("of several --proposals each needs a name: --proposals MCG=FOLDER")
+    proposals = {name: functools.partial(read_proposals, folder) for name, folder in named.items()}
+    given = {
+        name or "Given boxes": functools.partial(read_phrase_boxes, folder)
+        for name, folder in _named(arguments.phrase_boxes).items()
+    }
     source, indices = datasets.open_data(arguments, images=arguments.images)
     table = None if arguments.words is None else _table(arguments.words)
     network = datasets.load_network(arguments, fully_convolutional=True)
     config = network.config
     words = Words(config.class_names, table)
     methods = datasets.prepared(arguments, network, fully_convolutional=True)
-    held_out = max(1, len(indices) // 10) if arguments.held_out is None else arguments.held_out
+    if arguments.gamma_split is not None:
+        other = data.open_source(arguments.data, arguments.gamma_split, images=arguments.images)
+        count = len(other) if arguments.limit is None else min(arguments.limit, len(other))
+        chosen_on: dict[str, Any] = {"tuning": (other, range(count))}
+    else:
+        held_out = max(1, len(indices) // 10) if arguments.held_out is None else arguments.held_out
+        chosen_on = {"held_out": held_out_images(len(indices), held_out)}
     report = study.phrase_study(
         source,
         datasets.Aspect(arguments, config),
         lambda pixels: data.normalise(pixels, config),
         words,
         methods,
-        held_out_images(len(indices), held_out),
-        proposals=study.sliding_boxes
-        if arguments.proposals is None
-        else functools.partial(_proposed, arguments.proposals),
+        **chosen_on,
+        proposals=proposals or {"": study.sliding_boxes},
+        given=given,
         indices=indices,
         workers=arguments.workers,
         progress=progress,
@@ -63,22 +79,17 @@ def _table(path: Path) -> dict[str, list[int | str]]:
     return table
 
 
-def _proposed(folder: Path, record: Any) -> Any:
-    """The boxes of the file that bears the image's name."""
-    import numpy as np
-
-    for suffix in (".npy", ".csv", ".txt"):
-        path = folder / f"{record.id}{suffix}"
-        if not path.is_file():
-            continue
-        if suffix == ".npy":
-            boxes = np.load(path, allow_pickle=False)
-        else:
-            boxes = np.loadtxt(path, delimiter="," if suffix == ".csv" else None, ndmin=2)
-        if boxes.ndim != 2 or boxes.shape[1] != 4 or not np.isfinite(boxes).all():
-            raise ValueError(f"{path} must have one line per box: left, top, right, bottom")
-        return boxes
-    raise ValueError(f"{folder} has no proposals for the image {record.id} (.npy, .csv or .txt)")
+def _named(values: list[str]) -> dict[str, Path]:
+    """``NAME=FOLDER`` or ``FOLDER`` of each; the name of the second is ""."""
+    found: dict[str, Path] = {}
+    for value in values:
+        name, equals, folder = value.rpartition("=")
+        if name in found:
+            raise ValueError(f"two folders have the name {name!r}")
+        if not Path(folder).is_dir():
+            raise ValueError(f"there is no folder {folder}")
+        found[name if equals else ""] = Path(folder)
+    return found
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
@@ -93,10 +104,27 @@ def _options(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--proposals",
-        type=Path,
-        metavar="FOLDER",
-        help="one file of boxes per image (.npy, .csv or .txt: left, top, right, bottom in "
-        "0-based, half-open pixels); default: 289 sliding windows",
+        action="append",
+        default=[],
+        metavar="[NAME=]FOLDER",
+        help="what is proposed, one file per image: boxes (.npy, .csv or .txt: left, top, right, "
+        "bottom in 0-based, half-open pixels, and optionally a score) or segments (.npz: masks, "
+        "bool (n, H, W), and optionally scores). Given several times, as MCG=FOLDER and EB=FOLDER, "
+        "every method has a row with each. Scores have a row of their own (MCG base). Default: 289 "
+        "sliding windows",
+    )
+    add(
+        "--phrase-boxes",
+        action="append",
+        default=[],
+        metavar="NAME=FOLDER",
+        help="a row of boxes that others predict for the phrases, as CCA: one .csv per image, one "
+        "line per box: phrase, left, top, right, bottom, score",
+    )
+    add(
+        "--gamma-split",
+        metavar="NAME",
+        help="the split on which each method's gamma is chosen, such as val; default: --held-out",
     )
     add_held_out(parser, "gamma")
     add_aspect(parser, short=300)

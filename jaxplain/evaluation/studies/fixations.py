@@ -1,12 +1,12 @@
 """The comparison of methods with human fixations (Ebrahimpour et al. 2019, section 4 and Fig. 9).
 
-Every method's map and every human map is brought to one size, its positive part divided by its
-maximum, and scored. Methods are functions from images to maps: explainers come from the caller.
+Every method's map is brought to the size of the image's human map, the positive part of both is
+divided by its maximum, and scored. Methods are functions from images to maps: explainers come from
+the caller.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -77,9 +77,10 @@ def compare_with_fixations(
             positive part of which counts, or to a dict of several such maps, which are then scored
             under its keys. It is jitted here.
         x: images ``(N, H, W, C)`` as the network expects them.
-        truth: human densities ``(N, h', w')`` of the images, non-negative (`fixation_map`); all is
-            scored at this size, maps being resized to it bilinearly.
-        fixations: ``(N, h', w')``, how often each pixel was looked at; None where only densities
+        truth: human densities of the images, non-negative (`fixation_map`): ``(N, h', w')``, or a
+            list of N of their own sizes ``(h', w')``. Scores are taken at these sizes, maps being
+            resized bilinearly.
+        fixations: of the same form, how often each pixel was looked at; None where only densities
             are known.
         batch_size: images at once; the last batch is filled up, so that each method compiles once.
         baselines: names of methods that the figure draws in grey.
@@ -99,10 +100,15 @@ def compare_with_fixations(
     >>> [(row.method, round(row.mae, 3), round(row.cc, 3)) for row in report.table]
     [('exact', 0.0, 1.0), ('flat', 0.468, 0.0)]
     """
-    x, truth = jnp.asarray(x), jnp.asarray(truth, jnp.float32)
-    fixations = None if fixations is None else jnp.asarray(fixations, jnp.float32)
+    x = jnp.asarray(x)
+    truth = [np.asarray(one, np.float32) for one in truth]
+    fixations = None if fixations is None else [np.asarray(f, np.float32) for f in fixations]
     _check(methods, x, truth, fixations, batch_size)
-    shape, batch = truth.shape[1:], min(batch_size, len(x))
+    batch = min(batch_size, len(x))
+    looked = truth if fixations is None else fixations
+    pixels = [np.asarray(fixated_pixels(t)) for t in truth] if fixations is None else fixations
+    # Scored as many at once as have one size: the batch, or one by one.
+    at_once = batch if len({one.shape for one in truth}) == 1 else 1
     parts: dict[str, dict[str, list[np.ndarray]]] = {}
     starts, done = range(0, len(x), batch), 0
     for name, method in methods.items():
@@ -110,16 +116,20 @@ def compare_with_fixations(
         for start in starts:
             rows = np.minimum(np.arange(start, start + batch), len(x) - 1)
             maps = method(x[rows])
-            points = None if fixations is None else fixations[rows]
             for key, one in (maps if isinstance(maps, dict) else {name: maps}).items():
                 if one.ndim != 3 or one.shape[0] != batch:
                     raise ValueError(f"{key} must give maps ({batch}, h, w), not {one.shape}")
-                got = jax.device_get(_score(one, truth[rows], points, shape))
-                if not got.pop("finite").all():
-                    raise ValueError(f"{key} gave a map that is not finite")
-                for score, v in got.items():
-                    found = parts.setdefault(key, {}).setdefault(score, [])
-                    found.append(v[: len(x) - start])
+                for first in range(0, min(batch, len(x) - start), at_once):
+                    own = slice(first, first + at_once)
+                    human = (
+                        np.stack([each[i] for i in rows[own]]) for each in (truth, looked, pixels)
+                    )
+                    got = jax.device_get(_score(one[own], *human))
+                    if not got.pop("finite").all():
+                        raise ValueError(f"{key} gave a map that is not finite")
+                    for score, v in got.items():
+                        found = parts.setdefault(key, {}).setdefault(score, [])
+                        found.append(v[: len(x) - start - first])
             done += 1
             if progress is not None:
                 progress(done, len(methods) * len(starts))
@@ -169,29 +179,25 @@ def _report(per_image: PerImage, baselines: Sequence[str]) -> Report[PerImage]:
 def _check(methods, x, truth, fixations, batch_size) -> None:
     if not methods:
         raise ValueError("methods is empty; give at least one")
-    if x.ndim != 4 or truth.ndim != 3 or not 0 < len(x) == len(truth):
+    if x.ndim != 4 or not 0 < len(x) == len(truth) or any(one.ndim != 2 for one in truth):
         raise ValueError(
-            "x must have the shape (N, H, W, C) and truth (N, h, w), N at least 1, "
-            f"not {x.shape} and {truth.shape}"
+            "x must have the shape (N, H, W, C) and truth N maps (h, w), N at least 1, not "
+            f"{x.shape} and {len(truth)} of {sorted({one.shape for one in truth})}"
         )
-    if fixations is not None and fixations.shape != truth.shape:
-        raise ValueError(
-            f"fixations must have the shape of truth, {truth.shape}, not {fixations.shape}"
-        )
-    if not bool((truth >= 0).all() & truth.any((1, 2)).all()):
+    if fixations is not None and [f.shape for f in fixations] != [t.shape for t in truth]:
+        raise ValueError("fixations must have the shapes of truth, one map per image")
+    if not all((one >= 0).all() and one.any() for one in truth):
         raise ValueError("each human map must be non-negative and positive somewhere")
     if not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size must be a positive int, not {batch_size!r}")
 
 
-@functools.partial(jax.jit, static_argnums=3)
-def _score(maps, truth, fixations, shape) -> dict[str, jax.Array]:
+@jax.jit
+def _score(maps, truth, looked, pixels) -> dict[str, jax.Array]:
     maps = maps.astype(jnp.promote_types(maps.dtype, jnp.float32))
     finite = jnp.isfinite(maps).all((1, 2))
-    maps = postprocess.normalise_max(postprocess.positive(postprocess.resize(maps, shape)))
-    truth = postprocess.normalise_max(truth)
-    looked = truth if fixations is None else fixations
-    pixels = fixated_pixels(truth) if fixations is None else fixations
+    maps = postprocess.positive(postprocess.resize(maps, truth.shape[1:]))
+    maps, truth = postprocess.normalise_max(maps), postprocess.normalise_max(truth)
     found = {name: scores.SCORES[name](maps, truth) for name in ("mae", "cc", "sim", "kl")}
     return found | {
         "nss": scores.nss(maps, looked),

@@ -4,15 +4,16 @@
   ``alpha`` times the mean of the map, ``alpha`` chosen for each method on held-out images;
 - `graph_cut_objects` (Cao et al. 2015, section 4.2): the map seeds a graph cut of the picture.
 
-The class is given. Images are stretched to the network's square, and everything is measured in it:
-that changes no intersection over union.
+The class is given; or, for the graph cut, it must be among the network's best (the "top 5" of
+ImageNet's localisation). Images are stretched to the network's square, and everything is measured
+in it: that changes no intersection over union.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -144,6 +145,8 @@ def graph_cut_objects(
     to_input: Callable[[jax.Array], jax.Array],
     methods: Mapping[str, Explainer],
     *,
+    predictions: Callable[[jax.Array], jax.Array] | None = None,
+    given: Mapping[str, Mapping[str, Sequence[tuple[int, Any]]]] | None = None,
     iou: float = 0.5,
     **options: Any,
 ) -> Report[dict[str, Found]]:
@@ -151,47 +154,134 @@ def graph_cut_objects(
 
     Args:
         asked, to_input, methods, iou: as for `dominant_objects`.
-        **options: ``foreground``, ``background``, ``iterations`` of
+        predictions: the network's input to its best classes ``(B, k)``, numbers of outputs, the
+            best first. An image's class then counts as localised only if one of these belongs to
+            it, by the box of that output's map (Table 1); None asks for the class itself (Tables 2
+            and 3).
+        given: name -> boxes that come from elsewhere, such as from a network that was trained to
+            predict them: id of a record -> its predicted (class, box in the image's pixels), the
+            best first. Of these the first of the class that is asked for counts, or any among the
+            first k if there are ``predictions``.
+        **options: ``foreground``, ``background``, ``segmentation``, ``strength``, ``iterations`` of
             `jaxplain.explainers.segmentation.graph_cut`.
 
     Raises:
-        ValueError: records without boxes, or a map that is not finite. ImportError: OpenCV is not
-            installed.
+        ValueError: records without boxes, or a map that is not finite.
+        ImportError: OpenCV is not installed, for GrabCut.
     """
-    hits: dict[str, list[bool]] = {name: [] for name in (WHOLE, *methods)}
+    given = {} if given is None else given
+    hits: dict[str, list[bool]] = {name: [] for name in (WHOLE, *methods, *given)}
     empty = dict.fromkeys(methods, 0)
+    known, best, boxed = 0, 0, dict.fromkeys(given, 0)
     for group, x, truth, valid in _asked(asked, to_input):
         count, shape = len(group.questions), x.shape[1:3]
         pictures = np.asarray(group.pixels)
-        boxes = {WHOLE: np.tile(np.array([0, 0, shape[1], shape[0]], np.float32), (len(x), 1))}
+        if predictions is None:
+            rounds = [(group.signals, np.ones(count, bool))]
+        else:
+            classes = np.asarray(predictions(x))
+            best = classes.shape[1]
+            rounds = _rounds(np.asarray(group.signals), classes, count)
+        there = np.any([asked_for for _, asked_for in rounds], axis=0) & np.ones(count, bool)
+        known += int(there.sum())
+
+        def right(boxes, truth=truth, valid=valid, count=count):
+            return np.asarray(localisation.is_localised(jnp.asarray(boxes), truth, valid, iou))[
+                :count
+            ]
+
+        whole = np.tile(np.array([0, 0, shape[1], shape[0]], np.float32), (len(x), 1))
+        hits[WHOLE] += (right(whole) & there).tolist()
         for name, explain in methods.items():
-            maps = np.asarray(_enlarged(explain(x, group.signals), shape))
-            if not np.isfinite(maps).all():
-                raise ValueError(f"{name} gave a map that is not finite")
-            found = np.zeros((len(x), 4), np.float32)
-            for i in range(count):
-                if maps[i].max() > np.quantile(maps[i], options.get("background", 0.3)):
-                    mask = segmentation.graph_cut(maps[i], pictures[i], **options)
-                    found[i] = postprocess.tightest_box(mask)
-                else:
-                    empty[name] += 1
-            boxes[name] = found
-        for name, found in boxes.items():
-            good = localisation.is_localised(jnp.asarray(found), truth, valid, iou)
-            hits[name] += np.asarray(good)[:count].tolist()
+            good = np.zeros(count, bool)
+            for signals, asked_for in rounds:
+                maps = np.asarray(_enlarged(explain(x, signals), shape))
+                if not np.isfinite(maps).all():
+                    raise ValueError(f"{name} gave a map that is not finite")
+                found = np.zeros((len(x), 4), np.float32)
+                for i in np.flatnonzero(asked_for):
+                    if maps[i].max() > np.quantile(maps[i], options.get("background", 0.3)):
+                        mask = segmentation.graph_cut(maps[i], pictures[i], **options)
+                        found[i] = postprocess.tightest_box(mask)
+                    else:
+                        empty[name] += 1
+                good |= right(found) & asked_for
+            hits[name] += good.tolist()
+        for name, by_record in given.items():
+            good = np.zeros(count, bool)
+            boxed[name] += sum(q.item.record.id in by_record for q in group.questions)
+            for boxes, asked_for in _given(group.full, by_record, shape, best):
+                good |= right(boxes) & asked_for[:count]
+            hits[name] += good.tolist()
     results = {
         name: Found(sum(good), len(good), empty=empty.get(name, 0)) for name, good in hits.items()
     }
     nothing = ", ".join(f"{name} {found.empty}" for name, found in results.items() if found.empty)
-    return _report(
+    note = f" Maps without a maximum to start from: {nothing}." if nothing else ""
+    if predictions is not None:
+        total = results[WHOLE].trials
+        note = f" The class was among the network's {best} best in {known} of {total}.{note}"
+    for name, number in boxed.items():
+        note += f" {name}: boxes for {number} of {len(hits[name])} questions."
+    report = _report(
         "graph-cut localisation",
-        "Localisation by graph cut",
+        "Localisation by graph cut" + ("" if predictions is None else f", top {best} predictions"),
         iou,
         asked,
         results,
-        f" Maps without a maximum to start from: {nothing}." if nothing else "",
+        note,
         _draw_errors,
     )
+    if predictions is None:
+        return report
+    return dataclasses.replace(report, details={**report.details, "top": best, "known": known})
+
+
+def _rounds(
+    signals: np.ndarray, classes: np.ndarray, count: int
+) -> list[tuple[jax.Array, np.ndarray]]:
+    """What to ask for: each image's first prediction that belongs to its class, then its second...
+
+    Args:
+        signals: ``(B, N)``, what the classes are to the outputs.
+        classes: ``(B, k)``, the outputs that are predicted.
+        count: how many of the images are questions.
+
+    Returns:
+        (one-hot signals ``(B, N)``, bool ``(count,)``: whose question this round is about) pairs.
+    """
+    own = [[n for n in row if signal[n] > 0] for row, signal in zip(classes, signals, strict=True)]
+    rounds = []
+    for j in range(max(map(len, own[:count]), default=0)):
+        one_hot = np.zeros_like(signals)
+        for i, mine in enumerate(own):
+            one_hot[i, mine[j] if j < len(mine) else 0] = 1
+        rounds.append((jnp.asarray(one_hot), np.array([j < len(mine) for mine in own[:count]])))
+    return rounds
+
+
+def _given(
+    full: Sequence[Any],
+    by_record: Mapping[str, Sequence[tuple[int, Any]]],
+    shape: tuple[int, int],
+    best: int,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(boxes ``(B, 4)`` in the input's pixels, bool ``(B,)`` where there are any), until none is.
+
+    ``best`` is how many of an image's predictions count; 0 for the first of its class.
+    """
+    own = []
+    for question in full:
+        predictions = by_record.get(question.item.record.id, ())
+        mine = [box for label, box in predictions[: best or None] if label == question.label]
+        own.append(mine if best else mine[:1])
+    for j in range(max(map(len, own))):
+        boxes = np.zeros((len(full), 4), np.float32)
+        for i, (mine, question) in enumerate(zip(own, full, strict=True)):
+            if j < len(mine):
+                height, width = question.item.record.size
+                boxes[i] = np.asarray(mine[j]) * np.array([shape[1] / width, shape[0] / height] * 2)
+        yield boxes, np.array([j < len(mine) for mine in own])
 
 
 def _asked(asked: Questions, to_input: Callable) -> Iterator[tuple]:

@@ -94,8 +94,8 @@ class Group:
 
     Attributes:
         questions: at most the batch size.
-        full: the same, the last one repeated up to the batch size, so that a small group has no
-            program of its own.
+        full: the same, the last one repeated up to the size of an earlier group of this shape, so
+            that it needs no program of its own.
         pixels: uint8 ``(B, h, w, 3)`` of ``full``.
         signals: ``(B, N)`` of ``full``.
     """
@@ -145,17 +145,21 @@ class Questions:
 
     def __iter__(self) -> Iterator[Group]:
         waiting: dict[tuple[int, ...], list[Question]] = {}
+        full: set[tuple[int, ...]] = set()  # shapes that have filled a batch
         none = True
         for question in self._asked():
             none = False
             shape = question.item.pixels.shape
             waiting.setdefault(shape, []).append(question)
             if len(waiting[shape]) == self.batch_size:
+                full.add(shape)
                 yield self._group(waiting.pop(shape))
                 self._tell(waiting)
         for shape in list(waiting):
             self._tell(waiting)
-            yield self._group(waiting.pop(shape))
+            own = waiting.pop(shape)
+            # A shape that comes up now for the first time compiles anew in any case.
+            yield self._group(own, self.batch_size if shape in full else len(own))
         self._tell(waiting)
         if none:
             raise ValueError(
@@ -183,9 +187,9 @@ class Questions:
                     name = self.source.class_names[question.label]
                     self.not_asked[name] = self.not_asked.get(name, 0) + 1
 
-    def _group(self, own: list[Question]) -> Group:
+    def _group(self, own: list[Question], size: int = 0) -> Group:
         _free_programs()
-        full = own + [own[-1]] * (self.batch_size - len(own))
+        full = own + [own[-1]] * (size - len(own))
         pixels = jnp.asarray(np.stack([q.item.pixels for q in full]))
         signals = jnp.asarray(np.stack([self.signals[q.label] for q in full]))
         return Group(own, full, pixels, signals)
@@ -205,17 +209,22 @@ def _free_programs() -> None:
         jax.clear_caches()
 
 
-def predicted(fn: Callable, x: jax.Array) -> jax.Array:
+def predicted(fn: Callable, x: jax.Array, top: int | None = None) -> jax.Array:
     """The class of the highest score, ``(B,)``; of a score map its mean. One compiled program.
 
+    With ``top`` it is so many classes, ``(B, top)``, the best first.
+
     Example:
-        >>> predicted(lambda x: x.mean((1, 2)), jnp.eye(3)[:2, None, None]).tolist()
-        [0, 1]
+        >>> fn, x = lambda x: x.mean((1, 2)), jnp.array([[3.0, 1, 2], [1, 3, 2]])[:, None, None]
+        >>> predicted(fn, x).tolist(), predicted(fn, x, top=2).tolist()
+        ([0, 1], [[0, 2], [1, 2]])
     """
     model = trace(fn, x)
-    return _predicted(model.graph, model.constants, x)
+    classes = _predicted(model.graph, 1 if top is None else top, model.constants, x)
+    return classes[:, 0] if top is None else classes
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _predicted(graph: Graph, constants: list, x: jax.Array) -> jax.Array:
-    return class_scores(Model(graph, constants).forward(x)[0]).argmax(-1)
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _predicted(graph: Graph, top: int, constants: list, x: jax.Array) -> jax.Array:
+    scores = class_scores(Model(graph, constants).forward(x)[0])
+    return jax.lax.top_k(scores, min(top, scores.shape[-1]))[1]

@@ -221,6 +221,26 @@ def test_comparison_scores_each_image_alone():
     )
 
 
+def test_images_of_different_sizes_are_scored_at_their_own():
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(3, 8, 8, 1)), jnp.float32)
+    shapes = [(12, 10), (9, 16), (12, 10)]
+    truth = [rng.gamma(0.5, size=shape).astype(np.float32) for shape in shapes]
+    points = [(one > 1).astype(np.float32) for one in truth]
+    methods = {"one": lambda x: x[..., 0], "two": lambda x: -x[:, ::2, ::2, 0]}
+    together = compare_with_fixations(methods, x, truth, points, batch_size=2).results
+    for i in range(3):
+        alone = compare_with_fixations(
+            methods, x[i : i + 1], truth[i][None], points[i][None]
+        ).results
+        for name in methods:
+            for score, values in together[name].items():
+                assert values.shape == (3,)
+                assert values[i] == pytest.approx(alone[name][score][0], rel=1e-5)
+    with pytest.raises(ValueError, match="the shapes of truth"):
+        compare_with_fixations(methods, x, truth, points[1:] + points[:1])
+
+
 def test_comparison_errors(capsys):
     truth, x = jnp.ones((2, 4, 4)), jnp.ones((2, 4, 4, 1))
     good = {"good": lambda x: x[..., 0]}
@@ -261,9 +281,19 @@ def test_the_commands_data(tmp_path, listed):
     source = data.Fixations(tmp_path / "images", tmp_path / "looked")
     x, truth, points, failures = load(source, range(1), config)
     assert failures == ()
-    assert x.shape == (1, 32, 32, 3) and truth.shape == (1, 32, 32)
-    row, column = np.unravel_index(np.asarray(truth[0]).argmax(), (32, 32))
-    assert abs(row - 8) <= 2 and abs(column - 24) <= 2
+    assert x.shape == (1, 32, 32, 3) and [one.shape for one in truth] == [(60, 80)]
+    row, column = np.unravel_index(truth[0].argmax(), (60, 80))
+    assert abs(row - 15) <= 5 and abs(column - 60) <= 5
     assert (points is None) != listed
     if listed:
-        assert float(points.sum()) == 2 and float(points[0, 8, 24]) == 2
+        assert points[0].shape == (60, 80)
+        assert points[0].sum() == 2 and points[0][15, 60] == 2
+    # Lists beside maps: neither NSS nor AUC would mean the same for all.
+    Image.fromarray(photo).save(tmp_path / "images" / "b.png")
+    if listed:
+        Image.fromarray(photo[..., 0]).save(tmp_path / "looked" / "b.png")
+    else:
+        (tmp_path / "looked" / "b.csv").write_text("60,15,200\n")
+    source = data.Fixations(tmp_path / "images", tmp_path / "looked")
+    with pytest.raises(ValueError, match="1 of 2 images have lists of fixations and the others"):
+        load(source, range(2), config)

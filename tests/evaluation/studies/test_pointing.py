@@ -1,5 +1,6 @@
 """The pointing game over a data set, against the protocol written out for one image at a time."""
 
+import argparse
 import json
 import math
 
@@ -10,6 +11,8 @@ import pytest
 from PIL import Image
 
 from jaxplain import cli, data, models, postprocess
+from jaxplain.cli.datasets import Aspect
+from jaxplain.cli.evaluate import PROTOCOLS
 from jaxplain.evaluation.studies import questions
 from jaxplain.evaluation.studies.pointing import PointingMethod, pointing_game
 
@@ -270,6 +273,42 @@ def test_command(folder, tmp_path, monkeypatch, capsys):
     assert one["accuracy"] == pytest.approx(one["hits"] / one["trials"])
     assert "| Gradient |" in (tmp_path / "pointing.md").read_text()
     assert (tmp_path / "pointing.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize("protocol, short", [("pointing", 224), ("phrases", 300)])
+def test_the_default_keeps_the_aspect(protocol, short):
+    parser = argparse.ArgumentParser()
+    (found,) = (p for p in PROTOCOLS if p.name == protocol)
+    found.add_options(parser)
+    needed = ["--data", "d", "--model", "m", *(["--images", "i"] if protocol == "phrases" else [])]
+    config = models.ModelConfig("net", 32, (0.0,), (1.0,))
+    record = data.Record.make(np.zeros((333, 500, 3), np.uint8), "a")
+    exact = short * 500 / 333
+    coarse = short + 16 * round((exact - short) / 16)
+    for multiple, width in (([], exact), (["--multiple", "16"], coarse)):
+        arguments = parser.parse_args([*needed, *multiple])
+        assert Aspect(arguments, config)(record).shape == (short, round(width), 3)
+
+
+def test_a_shape_that_fills_no_batch_is_not_padded():
+    """Nor has a shape that does fill one a second program for what is left."""
+    boxes = [[1, 1, 9, 9]]
+    tall, wide = np.zeros((20, 10, 3), np.uint8), np.zeros((10, 20, 3), np.uint8)
+    records = [data.Record.make(tall, f"t{i}", [0], boxes) for i in range(5)]
+    records += [data.Record.make(wide, f"w{i}", [0], boxes) for i in range(3)]
+    asked = questions.Questions(Listed(records), lambda r: r.image, np.eye(1), batch_size=4)
+    found = [(len(g.questions), g.pixels.shape, g.signals.shape) for g in asked]
+    assert found == [
+        (4, (4, 20, 10, 3), (4, 1)),
+        (1, (4, 20, 10, 3), (4, 1)),
+        (3, (3, 10, 20, 3), (3, 1)),
+    ]
+
+
+class Listed(list):
+    """Records as a source."""
+
+    name, class_names = "a list", ("thing",)
 
 
 def test_command_says_what_is_wrong(folder, capsys):

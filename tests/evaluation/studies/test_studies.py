@@ -6,16 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import squares
 from flax import nnx
-from squares import SIZE, Net, picture
+from squares import SIZE, Net, Source, iou, stretched, to_input
 
 from jaxplain import data, postprocess
-from jaxplain.data.words import Words
 from jaxplain.evaluation import similarity
 from jaxplain.evaluation.studies import (
     faithfulness,
     localisation,
-    phrases,
     sanity,
 )
 from jaxplain.evaluation.studies.questions import Questions, boxes_of
@@ -32,44 +31,13 @@ def colour(x, signals):
 
 @pytest.fixture(scope="module")
 def records():
-    """Twelve images with one or two objects of three classes, one of them never known."""
-    rng = np.random.default_rng(0)
-    made = []
-    for i in range(12):
-        shape = ((60, 90), (80, 50), (64, 64))[i % 3]
-        objects = []
-        for _ in range(1 + i % 2):
-            side = int(rng.integers(20, 45))
-            left, top = (int(rng.integers(0, n - side)) for n in (shape[1], shape[0]))
-            objects.append((int(rng.integers(0, 3)), left, top, left + side, top + side))
-        labels, boxes = [o[0] for o in objects], [o[1:] for o in objects]
-        made.append(data.Record.make(picture(rng, shape, objects), f"{i}", labels, boxes))
-    return made
-
-
-class Source(list):
-    name, class_names = "squares", ("red", "green", "blue")
-
-
-def stretched(record):
-    return data.resize_image(record.image, (SIZE, SIZE))
-
-
-def to_input(pixels):
-    return pixels.astype(jnp.float32) / 255
+    return squares.records()
 
 
 def questions(records, **options):
     return Questions(
         Source(records), stretched, np.eye(3, dtype=np.float32) * [1, 1, 0], batch_size=4, **options
     )
-
-
-def iou(a, b):
-    sides = [min(a[k + 2], b[k + 2]) - max(a[k], b[k]) for k in (0, 1)]
-    common = max(sides[0], 0) * max(sides[1], 0)
-    areas = [(c[2] - c[0]) * (c[3] - c[1]) for c in (a, b)]
-    return common / (sum(areas) - common) if sum(areas) > common else 0.0
 
 
 def asked_slowly(records):
@@ -119,7 +87,6 @@ def test_dominant_objects_written_out(records):
 
 
 def test_graph_cut_written_out(records):
-    pytest.importorskip("cv2")
     table = localisation.graph_cut_objects(
         questions(records), to_input, {"colour": colour, "none": lambda x, s: x[..., 0] * 0}
     )
@@ -141,6 +108,65 @@ def test_graph_cut_written_out(records):
         )
 
 
+def test_graph_cut_of_the_best_predictions(records):
+    """Four outputs, two of which are red's: a class counts by any that is among the two best."""
+    signals = np.array([[0.5, 0, 0.5, 0], [0, 1, 0, 0], [0, 0, 0, 0]], np.float32)
+
+    def outputs(x):  # red, green, and red and green a little elsewhere
+        return jnp.stack([x[..., 0], x[..., 1], x[:, ::-1, :, 0], x[..., 2]], -1)
+
+    def explain(x, asked_for):
+        return jnp.einsum("bhwn,bn->bhw", outputs(x), asked_for)
+
+    def predictions(x):
+        return jax.lax.top_k(outputs(x).mean((1, 2)) * jnp.array([0.9, 1.1, 1, 0.95]), 2)[1]
+
+    ranked = {  # boxes from elsewhere: the first is of red, the second the whole image's
+        r.id: [(0, (0, 0, 9, 9)), (0, (0, 0, *r.size[::-1])), (1, (0, 0, *r.size[::-1]))]
+        for r in records[:9]
+    }
+
+    def study(**options):
+        asked = Questions(Source(records), stretched, signals, batch_size=4)
+        return localisation.graph_cut_objects(
+            asked, to_input, {"mine": explain}, given={"other": ranked}, **options
+        )
+
+    table = study(predictions=predictions)
+    expected, whole, other, known = [], [], [], 0
+    for i, label, truth in asked_slowly(records):
+        pixels = stretched(records[i])
+        x = to_input(jnp.asarray(pixels[None]))
+        best = [n for n in np.asarray(predictions(x))[0] if signals[label][n]]
+        known += bool(best)
+        boxes = []
+        for n in best:
+            mask = segmentation.graph_cut(np.asarray(outputs(x))[0, ..., n], pixels)
+            at = np.argwhere(mask)
+            boxes.append([*at.min(0)[::-1], *(at.max(0)[::-1] + 1)])
+        expected.append(any(iou(box, t) >= 0.5 for box in boxes for t in truth))
+        covers = any(iou((0, 0, SIZE, SIZE), t) >= 0.5 for t in truth)
+        whole.append(bool(best) and covers)
+        other.append(label == 0 and i < 9 and covers)  # the second of two, of red only
+    assert 0 < sum(expected) < known < len(expected)
+    assert table.results["mine"].hits == sum(expected)
+    assert table.results[localisation.WHOLE].hits == sum(whole)
+    assert table.results["other"].hits == sum(other)
+    assert (table.details["top"], table.details["known"]) == (2, known)
+    assert f"among the network's 2 best in {known} of {len(expected)}" in table.markdown()
+    # With the class given, it is its first box alone that counts.
+    given = study().results["other"]
+    small = [
+        i < 9 and any(iou(box, t) >= 0.5 for t in truth)
+        for i, label, truth in asked_slowly(records)
+        for scale in [np.array([SIZE / records[i].size[1], SIZE / records[i].size[0]] * 2)]
+        for box in [
+            np.array((0, 0, 9, 9) if label == 0 else (0, 0, *records[i].size[::-1])) * scale
+        ]
+    ]
+    assert (given.hits, given.trials) == (sum(small), len(small))
+
+
 def test_localisation_needs_boxes_and_both_kinds_of_images(records):
     bare = data.Record.make(records[0].image, "bare", [0])
     with pytest.raises(ValueError, match="bare has neither boxes nor masks"):
@@ -156,149 +182,6 @@ def test_localisation_needs_boxes_and_both_kinds_of_images(records):
     assert boxes_of(question).tolist() == [[3, 4, 9, 12]]
     with pytest.raises(ValueError, match="there was no question"):
         list(questions([data.Record.make(records[0].image, "a", [2], [[0, 0, 9, 9]])]))
-
-
-# -- phrases ---------------------------------------------------------------------------------------
-
-
-def with_phrases(records):
-    """A phrase an object, one about all of them, and some that cannot be asked."""
-    names = ("a red thing", "the green ones", "blue sky")
-    made = []
-    for record in records:
-        objects = list(range(len(record.labels)))
-        own = [data.Phrase(names[record.labels[k]], ("other",), (k,)) for k in objects]
-        own.append(data.Phrase("Red and GREEN things", ("scene", "other"), tuple(objects)))
-        own.append(data.Phrase("a red nothing", ("scene",), ()))
-        made.append(
-            data.Record.make(
-                record.image, record.id, record.labels, record.boxes, phrases=tuple(own)
-            )
-        )
-    return Source(made)
-
-
-def play_phrases(source, held, gammas):
-    """{gamma: [(held, small, text, groups, hits, detections, positives)]}, phrase by phrase."""
-    found = {g: [] for g in gammas}
-    for i, record in enumerate(source):
-        scale = np.array([SIZE / record.size[1], SIZE / record.size[0]] * 2)
-        boxes = proposed(record).astype(float) * scale
-        pixels = stretched(record) / 255.0
-        for phrase in record.phrases:
-            channels = [k for k, word in enumerate(("red", "green")) if word in phrase.text.lower()]
-            if not phrase.objects or not channels:
-                continue
-            one = pixels[..., channels].mean(-1)
-            truth = record.boxes[list(phrase.objects)] * scale
-            whole = [*truth[:, :2].min(0), *truth[:, 2:].max(0)]
-            small = (whole[2] - whole[0]) * (whole[3] - whole[1]) < SIZE * SIZE / 4
-            centres = np.arange(SIZE) + 0.5
-            for gamma in gammas:
-                scores = []
-                for box in boxes:
-                    rows = (box[1] <= centres) & (centres < box[3])
-                    columns = (box[0] <= centres) & (centres < box[2])
-                    inside = one[rows][:, columns]
-                    scores.append(inside.sum() / max(inside.size, 1) ** gamma)
-                stays = []
-                for k in sorted(range(len(boxes)), key=lambda k: -scores[k]):
-                    if all(iou(boxes[k], boxes[j]) <= 0.7 for j in stays):
-                        stays.append(k)
-                hits = [any(iou(boxes[k], whole) >= 0.5 for k in stays[:n]) for n in (1, 5, 10)]
-                taken, detections = set(), []
-                for k in stays:
-                    overlaps = [iou(boxes[k], t) for t in truth]
-                    best = int(np.argmax(overlaps))
-                    right = overlaps[best] >= 0.5 and best not in taken
-                    taken |= {best} if right else set()
-                    detections.append((scores[k], right))
-                found[gamma].append(
-                    (
-                        i in held,
-                        small,
-                        phrase.text.lower(),
-                        phrase.groups,
-                        hits,
-                        detections,
-                        len(truth),
-                    )
-                )
-    return found
-
-
-def proposed(record):
-    return phrases.sliding_boxes(record)[::13]
-
-
-def slow_ap(own):
-    detections = sorted((d for one in own for d in one[5]), key=lambda d: -d[0])
-    right = np.cumsum([r for _, r in detections])
-    precision = right / np.arange(1, len(detections) + 1)
-    best = np.maximum.accumulate(precision[::-1])[::-1]
-    return sum(b for b, (_, r) in zip(best, detections, strict=True) if r) / sum(o[6] for o in own)
-
-
-def test_phrases_written_out(records):
-    source = with_phrases(records)
-    words = Words(["pure red", "green", "cup"])
-    held = {1, 4, 7}
-    table = phrases.phrase_study(
-        source,
-        stretched,
-        to_input,
-        words,
-        {"colour": lambda x, s: jnp.einsum("bhwc,bkc->bkhw", x, s[..., :3])},
-        held,
-        proposals=proposed,
-    )
-    gammas = (0.0, 0.25, 0.5, 0.75, 1.0)
-    slow = play_phrases(source, held, gammas)
-    recalls = [np.mean([p[4] for p in slow[g] if p[0]]) for g in gammas]
-    gamma, everything, small = table.results["colour"]
-    assert gamma == gammas[int(np.argmax(recalls))]
-    tested = [p for p in slow[gamma] if not p[0]]
-    counts = table.details
-    assert counts["phrases"] == len(tested)
-    assert counts["small"] == sum(p[1] for p in tested) > 0
-    assert counts["held_out"] == len(slow[gamma]) - len(tested)
-    assert counts["unknown"] == sum((r.labels == 2).sum() for r in source)  # "blue sky"
-    for scores, own in ((everything, tested), (small, [p for p in tested if p[1]])):
-        assert scores.recall == pytest.approx(np.mean([p[4] for p in own], axis=0))
-        texts = {p[2] for p in own}
-        aps = [slow_ap([p for p in own if p[2] == text]) for text in texts]
-        assert scores.phrase_ap == pytest.approx(np.mean(aps), abs=1e-5)
-        groups = {g for p in own for g in p[3]}
-        aps = [slow_ap([p for p in own if g in p[3]]) for g in groups]
-        assert scores.group_ap == pytest.approx(np.mean(aps), abs=1e-5)
-        at5 = {g: np.mean([p[4][1] for p in own if g in p[3]]) for g in groups}
-        assert scores.group_recall == pytest.approx(at5)
-    assert 0 < everything.recall[0] < everything.recall[2]
-    assert "| colour |" in table.markdown() and json.dumps(table.to_json(), allow_nan=False)
-    with pytest.raises(ValueError, match="some must be, and some not"):
-        phrases.phrase_study(source, stretched, to_input, words, {}, [])
-    with pytest.raises(ValueError, match="no proposal for the image 0"):
-        phrases.phrase_study(
-            source, stretched, to_input, words, {}, [1], proposals=lambda record: []
-        )
-
-
-def test_words():
-    names = [f"thing {i}" for i in range(1000)]
-    words = Words(names, {"hot": [7], "dog": [], "kite": ["Thing 9", 11]})
-    assert words.signal("cats").nonzero()[0].tolist() == list(range(281, 286))  # VOC's table
-    assert words.signal("dog") is None and words.signal("dogs") is None  # taken away
-    assert words.signal("kites").nonzero()[0].tolist() == [9, 11]
-    assert words.signal("thing").sum() == pytest.approx(1, abs=1e-5)
-    assert Words(["fairy", "wolf", "bus"]).known("Two fairies, wolves: buses") == [
-        "fairies",
-        "wolves",
-        "buses",
-    ]
-    with pytest.raises(ValueError, match="'ship' names the class 'boat'"):
-        Words(["cup"], {"ship": ["boat"]})
-    with pytest.raises(ValueError, match="there are none"):
-        Words([])
 
 
 # -- sanity and faithfulness -----------------------------------------------------------------------

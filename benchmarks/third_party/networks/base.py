@@ -1,0 +1,104 @@
+"""What a network under test is, its images, and its random weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+CLASSES = 5
+
+
+@dataclass(frozen=True)
+class Between:
+    """A norm, or a dense layer and its activation, between the global pool and the last layer.
+
+    Attributes:
+        values: what it makes of the pooled ``(B, C)``: ``(B, D)``.
+        weights: those of the last layer, ``(D, N)``.
+        kernel: those of a dense layer, ``(C, D)``; None for a norm.
+    """
+
+    values: Callable[[jax.Array], jax.Array]
+    weights: np.ndarray
+    kernel: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One way to cut a network: the value below, the scores of it, and its view ``(B, h, w, C)``.
+
+    The value may be tokens, some of which have no place, and a skip may pass by it.
+    """
+
+    features: Callable[[jax.Array], jax.Array]
+    head: Callable[[jax.Array], jax.Array]
+    maps: Callable[[jax.Array], jax.Array] = lambda value: value
+    between: Between | None = None
+
+
+def tapped(
+    run: Callable[[jax.Array, jax.Array | None], tuple[jax.Array, jax.Array]],
+    x: jax.Array,
+    maps: Callable[[jax.Array], jax.Array] = lambda value: value,
+) -> Cut:
+    """The cut at a value of a network.
+
+    Args:
+        run: Images and, or None, what the value is replaced by -> the scores and the value.
+        x: The images that a skip past the value comes from.
+        maps: The view of the value.
+    """
+
+    def head(value: jax.Array) -> jax.Array:
+        return run(x[np.arange(len(value)) % len(x)], value)[0]
+
+    return Cut(lambda x: run(x, None)[1], head, maps)
+
+
+def tokens(prefix: int = 0) -> Callable[[jax.Array], jax.Array]:
+    """The view of tokens ``(B, prefix + side * side, C)``."""
+
+    def maps(value: jax.Array) -> jax.Array:
+        side = math.isqrt(value.shape[1] - prefix)
+        return value[:, prefix:].reshape(len(value), side, side, value.shape[2])
+
+    return maps
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network, images for it, its last cuts (uppermost first), and whether its units are ReLU.
+
+    ``narrow`` gives early maps ``(B, h, w, C)`` where the last ones have many channels; ``gates``
+    are those of `jax.nn` that only multiply.
+    """
+
+    name: str
+    fn: Callable[[jax.Array], jax.Array]
+    x: jax.Array
+    cuts: tuple[Cut, ...]
+    relus: bool
+    narrow: Callable[[jax.Array], jax.Array] | None = None
+    gates: tuple[str, ...] = ("sigmoid", "hard_sigmoid")
+
+
+def images(size: int) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(7).uniform(-1, 1, (2, size, size, 3)))
+
+
+def perturbed(name: str, value: Any, rng: np.random.Generator) -> np.ndarray:
+    """The weight that a weight of this name becomes."""
+    shape, last = np.shape(value), name.rpartition("/")[2]
+    if last in ("gamma", "scale"):
+        return rng.uniform(0.5, 1.5, shape) * np.where(rng.random(shape) < 0.2, -1, 1)
+    if last in ("moving_variance", "variance"):
+        return rng.uniform(0.5, 1.5, shape)
+    if last in ("beta", "moving_mean", "bias", "offset", "mean", "b"):
+        return rng.normal(0, 0.1, shape)
+    return np.asarray(value)

@@ -1,0 +1,61 @@
+"""The Flax classifiers of transformers (4.49, which has them still)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+from benchmarks.third_party.networks.base import CLASSES, Network, images, tokens
+from benchmarks.third_party.networks.linen import cut, drawn
+
+_VIT = {
+    "image_size": 40,
+    "patch_size": 8,
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "intermediate_size": 32,
+    "initializer_range": 1.0,
+}
+_RESNET = {"embedding_size": 8, "hidden_sizes": (16, 24, 32), "depths": (1, 2, 2)}
+_BLOCK = ("encoder", "layer")
+
+#: Family -> what makes it small, and the modules that it is cut at.
+FAMILIES: dict[str, tuple[dict[str, Any], tuple[tuple[str, ...], ...]]] = {
+    "ViT": (_VIT, (("vit", *_BLOCK, "1", "layernorm_before"), ("vit", *_BLOCK, "0"))),
+    "Beit": (_VIT, (("beit", *_BLOCK, "1", "layernorm_before"), ("beit", *_BLOCK, "0"))),
+    "Dinov2": (_VIT, (("dinov2", *_BLOCK, "1", "norm1"), ("dinov2", *_BLOCK, "0"))),
+    "ResNet": (_RESNET, (("resnet", "encoder", "stages", "2", "layers", "1"),)),
+    "RegNet": (
+        {**_RESNET, "groups_width": 8},
+        (("regnet", "encoder", "stages", "2", "layers", "1"),),
+    ),
+}
+
+
+def build(family: str) -> Network:
+    import transformers
+    from transformers import modeling_flax_utils
+
+    # Looked up when called, as a network's own code does, and not when transformers is imported.
+    late = {
+        "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+        "relu": lambda x: jax.nn.relu(x),
+    }
+    modeling_flax_utils.ACT2FN.update(late)
+    options, paths = FAMILIES[family]
+    config = getattr(transformers, f"{family}Config")(num_labels=CLASSES, **options)
+    model = getattr(transformers, f"Flax{family}ForImageClassification")(
+        config, dtype=jax.numpy.float64
+    )
+    x = images(options.get("image_size", 64))
+    params = model.params if "params" in model.params else {"params": model.params}
+    variables = drawn(params, seed=12)
+
+    def fn(x: jax.Array) -> jax.Array:
+        return model.module.apply(variables, x).logits
+
+    maps = {} if "hidden_sizes" in options else {"maps": tokens(prefix=1)}
+    cuts = tuple(cut(fn, path, x, **maps) for path in paths)
+    return Network(f"transformers {family}", fn, x, cuts, family == "ResNet")
