@@ -96,13 +96,16 @@ def main() -> None:
     parser.add_argument("--depth", type=int, nargs="*", default=[18, 50], choices=sorted(DEPTHS))
     parser.add_argument("--tolerance", type=float, default=jaxplain.LeastSquares().tolerance)
     parser.add_argument("--iterations", type=int, default=jaxplain.LeastSquares().iterations)
+    parser.add_argument("--damping", type=float, default=jaxplain.LeastSquares().damping)
     parser.add_argument("--size", type=int, default=IMAGE)
     arguments = parser.parse_args()
     print(
         f"jax {jax.__version__} on {jax.default_backend()}, {os.cpu_count()} cores, load "
         f"{os.getloadavg()[0]:.1f} before"
     )
-    solver = jaxplain.LeastSquares(tolerance=arguments.tolerance, iterations=arguments.iterations)
+    solver = jaxplain.LeastSquares(
+        tolerance=arguments.tolerance, iterations=arguments.iterations, damping=arguments.damping
+    )
     for depth in arguments.depth:
         measure(depth, solver, arguments.size)
     print(f"load {os.getloadavg()[0]:.1f} after")

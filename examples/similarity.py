@@ -300,7 +300,7 @@ def compare(title, network, config, layers, pairs) -> Comparison:
     x = jnp.concatenate([models.preprocess(p, config, crop=False) for pair in pairs for p in pair])
     picture, other = jnp.repeat(x[::2], 2, axis=0), x  # a, a, b, b
     reference = other.at[::2].set(x[::2])  # a, a', b, b'
-    solver = jaxplain.LeastSquares(tolerance=1e-2, damping=0.3)  # as `jaxplain explain` does
+    solver = jaxplain.LeastSquares(tolerance=1e-2)
     maps = jaxplain.naflow_similarity(network, picture, reference, layer=layers, solver=solver)
     e = embed(network, x)
     cosines = (e[::2] * e[1::2]).sum(-1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import jaxplain
@@ -81,7 +82,7 @@ def markdown(cells: Mapping[str, Mapping[str, Cell]]) -> str:
     for method in methods:
         for (of, words), names in notes.items():
             if of == method:
-                text = " ".join(words.split()).replace("|", "\\|")
+                text = " ".join(words.split()).replace("|", "\\|").replace(f"{Path.cwd()}/", "")
                 where = "all" if len(names) == len(cells) else ", ".join(names)
                 lines.append(f"| {method} | {text} | {where} |")
     return "\n".join(lines) + "\n"

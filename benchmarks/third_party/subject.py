@@ -52,10 +52,10 @@ class Subject:
         self.fn = compiled(network.fn, network.x)
         self.model = jaxplain.trace(network.fn, network.x)
 
-    def explain(self, method: str, **options: Any) -> Any:
+    def explain(self, method: str, target: int | None = None, **options: Any) -> Any:
         entry = CATALOGUE[method]
         explain = getattr(jaxplain, entry.function)
-        classes = (self.target,) if entry.per_class else ()
+        classes = (self.target if target is None else target,) if entry.per_class else ()
         return explain(self.model, self.x, *classes, **{**entry.options, **options})
 
     @functools.cached_property
@@ -84,7 +84,10 @@ class Subject:
     @functools.cached_property
     def value(self) -> jax.Array:
         """The framework's own value at the cut."""
-        return compiled(self.cut.features, self.x)(self.x)
+        return self.value_at(self.cut)
+
+    def value_at(self, cut: Cut) -> jax.Array:
+        return compiled(cut.features, self.x)(self.x)
 
     @functools.cached_property
     def activation(self) -> jax.Array:

@@ -182,8 +182,7 @@ def _flow_rows(model: Any, view: View, choice: Choice) -> Rows:
     from jaxplain import viz
     from jaxplain.explainers.naflow import all_layers
 
-    # Undamped, the feature maps of trained networks grow a thousandfold from stage to stage.
-    solver = jaxplain.LeastSquares(tolerance=1e-2, iterations=200, damping=0.3)
+    solver = jaxplain.LeastSquares(tolerance=1e-2, iterations=200)
     options = choice.arguments(None, solver=solver)
     solver = options["solver"]
     if choice.layer == "all":

@@ -65,7 +65,9 @@ def happen(effect: Effect, env: dict) -> None:
         try:
             with _compat.equation_context(eqn):
                 outs = _compat.rebind(eqn, *values)
-        except (ValueError, NotImplementedError) as error:  # ordered effects under vmap
+        # JAX's words for an ordered effect that it is asked to map or to differentiate; of an
+        # equation without effects they are its own error.
+        except (ValueError, NotImplementedError) as error:
             if not eqn.effects:
                 raise
             raise UnsupportedOperationError(

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 from jaxplain.core import Graph, Operation, UnknownLayerError, UnsupportedOperationError
 from jaxplain.explainers._least_squares import LeastSquares, least_squares
 
-#: Data movement whose transpose leads every value back to where it came from.
+#: Of the moves those whose transpose leads every value back to where it came from: the others
+#: repeat values, or leave out where they were.
 _MOVES = ("reshape", "squeeze", "expand_dims", "transpose", "pad", "slice", "rev", "concatenate")
 
 
@@ -145,9 +146,9 @@ def preimage(
     elif treatment == "scale":  # Eq. 11
         x, known = _unscale(stage, evaluate, y, known)
     elif treatment == "relu":  # Eq. 12; a saturated ReLU6 says no more than that it is
-        fired, saturated = a > 0, a >= _ceiling(stage, evaluate, a)
-        x = jnp.where(fired, y, 0)
-        known = _both(known, fired & ~saturated)
+        kept, saturated = (a > 0) & (y > 0), a >= _ceiling(stage, evaluate, a)
+        x = jnp.where(kept, y, 0)
+        known = _both(known, kept & ~saturated)
     elif treatment == "leaky_relu":  # Eq. 13
         x = jnp.where(y >= 0, y, y / -evaluate(-jnp.ones_like(a)))
     else:

@@ -156,7 +156,8 @@ def cam(
         fn: images ``(B, H, W, C)`` to scores ``(B, N)``.
         x: float images ``(B, H, W, C)``.
         targets: None for the top class, an int, ``(B,)`` or ``(B, K)`` ints, or a float signal
-            ``(B, N)`` or ``(B, K, N)`` over the scores.
+            ``(B, N)`` or ``(B, K, N)`` over the scores; of a score map also ``(B, H', W', N)`` or
+            ``(B, K, H', W', N)``.
         layer: None for the last layer with more than one position, the global average pool's input;
             or the name of a layer that only the pool and the classifier follow, or a sequence of
             names.
@@ -205,7 +206,8 @@ def grad_cam(
         fn: images ``(B, H, W, C)`` to scores ``(B, N)`` or a score map ``(B, H', W', N)``.
         x: float images ``(B, H, W, C)``.
         targets: None for the top class, an int, ``(B,)`` or ``(B, K)`` ints, or a float signal
-            ``(B, N)`` or ``(B, K, N)`` over the scores.
+            ``(B, N)`` or ``(B, K, N)`` over the scores; of a score map also ``(B, H', W', N)`` or
+            ``(B, K, H', W', N)``.
         layer: None for the last layer with more than one position, a name, or a sequence of names.
         tokens: where it is not known how maps lie in the layer: the grid ``(h, w)`` of its
             positions, row by row, or a function from its values to maps ``(B, h, w, C)``.

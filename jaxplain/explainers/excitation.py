@@ -17,7 +17,8 @@ import jax
 from jaxplain.core.numerics import positive, unit_l1
 from jaxplain.explainers._common import check_option, over_targets, run
 from jaxplain.explainers._types import Images, Layer, Maps, Network, Targets, Tokens
-from jaxplain.rules.excitation import SHARES, ResidualShare, excitation_rules, winner_rules
+from jaxplain.rules.excitation import SHARES, ResidualShare, excitation_rules
+from jaxplain.rules.winner import winner_rules
 
 __all__ = ["excitation_backprop", "winner_take_all"]
 
@@ -52,7 +53,8 @@ def excitation_backprop(
             module.
         x: images, float, preprocessed as the network expects.
         targets: None (top class), an int, ints (B,) or (B, K), or a float signal (B, N) or (B, K,
-            N), the prior P(A_0). For a score map the signal is spread by the softmax over space.
+            N), the prior P(A_0). For a score map the signal is spread by the softmax over space,
+            unless it says where: (B, H', W', N) or (B, K, H', W', N).
         layer: name of the layer of the map, or a sequence of names; None is the last spatial layer,
             ``"input"`` the image.
         tokens: where it is not known how maps lie in the layer: the grid ``(h, w)`` of its
@@ -208,7 +210,7 @@ def winner_take_all(
 
 
 def _winner_take_all(model, x, targets, *, layers, class_chunk):
-    scores, _, pull = model.pullback(x, layers, winner_rules())
+    scores, _, pull = model.pullback(x, layers, winner_rules(model.graph))
 
     def one(seed: jax.Array) -> dict:
         flat = seed.reshape(len(seed), -1)

@@ -90,9 +90,11 @@ def feedback(
     gives the map of :func:`guided_backprop`, the papers' "Deconv"; no sweep that of
     :func:`gradient`; and once no gate changes it is the true gradient of the gated network.
 
-    A higher score is not a better map: on GoogLeNet soft mode with a step size of 1000 reaches
-    scores four times those of hard mode, and its maps spread over the picture
-    (``benchmarks/cued_animal.py``).
+    A higher score is not a better map. On GoogLeNet and pictures of two animals
+    (``benchmarks/cued_animal.py``) 56 % of the saliency lie on the animal that is asked for after
+    one sweep, 50 % after two and 48 % after ten, where the score is twice that after one; the
+    gradient has 49 %. Soft mode with a step size of 1000 reaches scores four times those of hard
+    mode, and its maps spread over the picture (36 %).
 
     Args:
         fn: images (B, H, W, C) to scores (B, N) or a score map (B, H', W', N): a callable or an NNX
@@ -100,7 +102,8 @@ def feedback(
         x: images, float, preprocessed as the network expects.
         targets: None (top class), an int, ints (B,) or (B, K), or a float signal (B, N) or (B, K,
             N), whose product with the scores is then the score. For a score map the signal is
-            spread by the softmax over space that the open network gives.
+            spread by the softmax over space that the open network gives, unless it says where: (B,
+            H', W', N) or (B, K, H', W', N).
         steps: the greatest number of sweeps; 0 leaves all gates open.
         mode: ``"hard"`` leaves a gate open where the gradient ``g`` of the score at the gated
             output is positive, and what is closed stays closed (Eq. 6): the set of open gates

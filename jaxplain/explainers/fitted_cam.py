@@ -203,7 +203,8 @@ def fitted_cam(
         fn: images ``(B, H, W, C)`` to scores ``(B, N)`` or a score map ``(B, H', W', N)``.
         x: float images ``(B, H, W, C)``.
         targets: None for the top class, an int, ``(B,)`` or ``(B, K)`` ints, or a float signal
-            ``(B, N)`` or ``(B, K, N)`` over the scores.
+            ``(B, N)`` or ``(B, K, N)`` over the scores; of a score map also ``(B, H', W', N)`` or
+            ``(B, K, H', W', N)``.
         tokens: where it is not known how maps lie in the layer: the grid ``(h, w)`` of its
             positions, row by row, or a function from its values to maps ``(B, h, w, C)``.
         fit: the result of `fit_cam` for this network.

@@ -193,7 +193,8 @@ def full_grad_terms(
         fn: images ``(B, H, W, C)`` to scores ``(B, N)`` or a score map ``(B, H', W', N)``.
         x: float images ``(B, H, W, C)``.
         targets: None for the top class, an int, ``(B,)`` or ``(B, K)`` ints, or a float signal
-            ``(B, N)`` or ``(B, K, N)`` over the scores.
+            ``(B, N)`` or ``(B, K, N)`` over the scores; of a score map also ``(B, H', W', N)`` or
+            ``(B, K, H', W', N)``.
         implicit: whether activations that are not piecewise linear through 0, and normalisations
             and products of activations, count with their implicit biases. Without them the sum is
             the score for networks of ReLUs only.

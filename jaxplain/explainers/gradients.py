@@ -57,7 +57,8 @@ def gradient(
         fn: images ``(B, H, W, C)`` to scores ``(B, N)`` or a score map ``(B, H', W', N)``.
         x: float images ``(B, H, W, C)``.
         targets: None for the top class, an int, ``(B,)`` or ``(B, K)`` ints, or a float signal
-            ``(B, N)`` or ``(B, K, N)`` over the scores.
+            ``(B, N)`` or ``(B, K, N)`` over the scores; of a score map also ``(B, H', W', N)`` or
+            ``(B, K, H', W', N)``.
         layer: where the gradient is taken: ``"input"``, the name of a layer, None for the last
             layer with more than one position, or a sequence of names.
         tokens: where it is not known how maps lie in the layer: the grid ``(h, w)`` of its

@@ -11,11 +11,19 @@ stage                    preimage
 =======================  ===========================================================================
 convolution, dense       least squares, of minimal norm (Eqs. 5 to 10)
 batch norm               its inverse (Eq. 11)
-ReLU                     the values of the neurons that fired; the rest is abandoned (Eq. 12)
+ReLU                     what fired and is led back positive; the rest is abandoned (Eq. 12)
 leaky ReLU               its inverse (Eq. 13)
 max pool                 values return to the maxima; the rest is abandoned (Eq. 14)
 a block with branches    least squares under its Jacobian at the forward activation (Eqs. 7, 9, 10)
 =======================  ===========================================================================
+
+The paper tells two conditions of a layer with ``n`` inputs and ``m`` outputs apart. Condition 1, m
+>= n: it leaves out redundant outputs and inverts the square matrix that remains (Eq. 8). Least
+squares is the same where the outputs can be put out, and needs no choice of outputs where they
+cannot. Condition 2, m < n: it goes on to further layers until there are outputs enough (Eqs. 9,
+10). Here the layer stays by itself, and of the many inputs that give its outputs the one of least
+norm is taken. Blocks with branches are led back whole, with the ReLUs and pools inside as the
+forward pass left them: Eqs. 12 and 14 are for what stands between two cuts of the network alone.
 
 Abandoned neurons are 0, and the layer below is not asked to reproduce them: their equations leave
 the least-squares problem. The importance coefficients ``alpha_L`` are the gradient of the class
@@ -124,15 +132,18 @@ def naflow(
         fn: images ``(B, H, W, C)`` to scores ``(B, N)`` or a score map ``(B, H', W', N)``.
         x: float images ``(B, H, W, C)``.
         targets: None for the top class, an int, ``(B,)`` or ``(B, K)`` ints, or a float signal
-            ``(B, N)`` or ``(B, K, N)`` over the scores.
+            ``(B, N)`` or ``(B, K, N)`` over the scores; of a score map also ``(B, H', W', N)`` or
+            ``(B, K, H', W', N)``.
         layer: a name or a sequence of names; None for the last layer at each resolution that is a
             cut, first layer first.
         last: the layer where the flow starts, whose feature map is the forward one; None for the
             last layer with more than one position.
-        solver: how the least-squares problems are solved, see `LeastSquares`. Deep trained networks
-            want damping: on BVLC GoogLeNet and EfficientNet-Lite0 the undamped feature maps grow a
-            thousandfold on the way down; with ``damping=0.3`` they keep the scale of the
-            activations, and the maps the class.
+        solver: how the least-squares problems are solved, see `LeastSquares`. Its ``damping`` is
+            0.3 by default, here and on the command line, for the sake of deep trained networks:
+            undamped (``damping=0``, the paper's equations) the feature maps of EfficientNet-Lite0
+            grow several hundredfold on the way down and its maps lose the class; damped, they keep
+            the scale of the activations, and the maps the class. On the trained ResNet-20 both
+            keep the scale.
         details: True returns a `Flow`: maps, feature maps, coefficients and residuals.
         class_chunk: how many of K classes to take at once, to bound memory; None takes all. The
             feature maps are led back once for all classes.

@@ -82,7 +82,8 @@ def occlusion(
         fn: images ``(B, H, W, C)`` to scores ``(B, N)`` or a score map ``(B, H', W', N)``.
         x: float images ``(B, H, W, C)``.
         targets: None for the top class, an int, ``(B,)`` or ``(B, K)`` ints, or a float signal
-            ``(B, N)`` or ``(B, K, N)`` over the scores. All of them share the passes.
+            ``(B, N)`` or ``(B, K, N)`` over the scores; of a score map also ``(B, H', W', N)`` or
+            ``(B, K, H', W', N)``. All of them share the passes.
         window: height and width of the window, or one int for both; None is a seventh of the
             image's short side, 32 of 224 pixels.
         stride: step of the window, an int or a pair, at most ``window``; None is half of it.

@@ -11,7 +11,7 @@ SIGGRAPH 2004.
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from jaxplain.explainers.feedback import feedback
 __all__ = ["SEGMENTATIONS", "Localisation", "Segmentation", "feedback_localise", "graph_cut"]
 
 Segmentation = Literal["boykov_jolly", "grabcut"]
-SEGMENTATIONS: tuple[Segmentation, ...] = ("boykov_jolly", "grabcut")
+SEGMENTATIONS: tuple[Segmentation, ...] = get_args(Segmentation)
 #: The default weight of Boykov and Jolly's regional term, and of GrabCut's rounds.
 _STRENGTH, _ITERATIONS = 0.1, 5
 

@@ -1,4 +1,4 @@
-"""Backward rules of Excitation Backprop and of its deterministic ancestor.
+"""Backward rules of Excitation Backprop.
 
 With signal ``P`` at a linear layer's outputs, inputs ``a`` and weights ``w``, the paper's rule is
 
@@ -17,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Literal, get_args
 
 import jax
@@ -36,8 +36,6 @@ __all__ = [
     "ResidualShare",
     "excitation_rules",
     "first_maximum",
-    "winner",
-    "winner_rules",
 ]
 
 #: How an addition shares its signal, see `ResidualShare`.
@@ -214,6 +212,19 @@ class Gate:
 
 
 def _attend(op: BoundOp, g: jax.Array, value: int) -> tuple:
+    a, z, pull = attended(op, value)
+    signal = a * pull(safe_divide(g.astype(z.dtype), z))[0]
+    nothing = jnp.zeros_like(op.inputs[1 - value])
+    return (signal, nothing) if value == 0 else (nothing, signal)
+
+
+def attended(op: BoundOp, value: int) -> tuple[jax.Array, jax.Array, Callable]:
+    """Attention as a linear layer of its excited values: these, its outputs and its transpose.
+
+    Args:
+        op: the product of values and attention weights.
+        value: which of its inputs are the values, 0 or 1.
+    """
     weights = op.inputs[1 - value]
     weights = jnp.where(weights < _NO_ATTENTION, jnp.zeros_like(weights), weights)
 
@@ -222,14 +233,11 @@ def _attend(op: BoundOp, g: jax.Array, value: int) -> tuple:
         return op.operation.evaluate(inputs, op.constants)[0]
 
     a = positive(op.inputs[value])
-    z, pull = jax.vjp(product, a)
-    signal = a * pull(safe_divide(g.astype(z.dtype), z))[0]
-    nothing = jnp.zeros_like(weights)
-    return (signal, nothing) if value == 0 else (nothing, signal)
+    return (a, *jax.vjp(product, a))
 
 
-_PASSING: dict[str, Rule] = dict.fromkeys(("scale", "bias", "activation", "normalise"), pass_rule)
-_REQUIRED = (*_PASSING, "linear", "add", "gate")
+PASSING: dict[str, Rule] = dict.fromkeys(("scale", "bias", "activation", "normalise"), pass_rule)
+REQUIRED = (*PASSING, "linear", "add", "gate")
 
 
 def excitation_rules(
@@ -264,7 +272,7 @@ def excitation_rules(
     special = {} if contrast == 1 else {classifier: dataclasses.replace(linear, contrast=contrast)}
     return RuleSet(
         {
-            **_PASSING,
+            **PASSING,
             "linear": linear,
             "affine": Diagonal(dataclasses.replace(linear, lower_bound=False)),
             "add": residual or ResidualShare(),
@@ -272,7 +280,7 @@ def excitation_rules(
             "max_pool": first_maximum,
         },
         overrides=special,
-        requires=_REQUIRED,
+        requires=REQUIRED,
         fold=fold_scales,
     )
 
@@ -280,53 +288,23 @@ def excitation_rules(
 def first_maximum(op: BoundOp, g: jax.Array) -> tuple:
     """A max pool's signal goes to the first of its greatest inputs, as a windowed pool's does.
 
-    The gradient of ``jnp.max`` shares it among all that are equal.
+    The gradients of ``jnp.max`` and ``jnp.maximum`` share it among all that are equal, and those of
+    the least likewise.
     """
-    if op.name != "reduce_max":
+    equation = op.operation.equations[-1]
+    name = equation.primitive.name
+    if name in ("max", "min"):
+        first, second = op.inputs
+        won = first >= second if name == "max" else first <= second
+        return jnp.where(won, g, 0), jnp.where(won, 0, g)
+    if name not in ("reduce_max", "reduce_min"):
         return op.vjp(g)
-    a, axes = op.a, op.operation.equations[-1].params["axes"]
+    a, axes = op.a, equation.params["axes"]
     kept = tuple(i for i in range(a.ndim) if i not in axes)
     order = (*kept, *axes)
     turned = a.transpose(order)
     rows = turned.reshape(*(a.shape[i] for i in kept), -1)
-    won = jax.nn.one_hot(rows.argmax(-1), rows.shape[-1], dtype=g.dtype) * g[..., None]
+    place = rows.argmax(-1) if name == "reduce_max" else rows.argmin(-1)
+    won = jax.nn.one_hot(place, rows.shape[-1], dtype=g.dtype) * g[..., None]
     back = tuple(order.index(i) for i in range(a.ndim))
     return (won.reshape(turned.shape).transpose(back),)
-
-
-def winner(op: BoundOp, g: jax.Array) -> tuple:
-    """The whole signal of each image's winner goes to its child of greatest excitation.
-
-    ``g`` has at most one non-zero unit for each image (axis 0), and so has the result.
-    """
-    if op.kind == "add":
-        sign = -1 if op.name == "sub" else 1
-        values = [op.inputs[0], *(sign * v for v in op.inputs[1:])]
-        children = [jnp.where(g != 0, jnp.broadcast_to(v, g.shape), 0) for v in values]
-        best = functools.reduce(jnp.maximum, children)
-        signals, left = [], g
-        for v, a in zip(children, op.inputs, strict=True):
-            taken = jnp.where((v == best) & (best > 0), left, jnp.zeros_like(left))
-            left = left - taken
-            signals.append(unbroadcast(taken, a))
-        return tuple(signals)
-    a, w = op.a, op.outgoing_weight
-    chosen = (g != 0).astype(g.dtype)
-    excitation = positive(a) * op.transpose(positive(w), chosen)
-    if not op.nonnegative:
-        excitation = excitation + negative(a) * op.transpose(negative(w), chosen)
-    flat = excitation.reshape(len(a), -1)
-    total = g.reshape(len(a), -1).sum(1, keepdims=True)
-    index = flat.argmax(1)
-    won = jax.nn.one_hot(index, flat.shape[1], dtype=g.dtype) * jnp.where(
-        flat.max(1, keepdims=True) > 0, total, jnp.zeros_like(total)
-    )
-    return (won.reshape(a.shape),)
-
-
-def winner_rules() -> RuleSet:
-    """The rule set of deterministic winner-take-all (Tsotsos et al. 1995)."""
-    return RuleSet(
-        {**_PASSING, "linear": winner, "add": winner, "gate": Gate(), "max_pool": first_maximum},
-        requires=_REQUIRED,
-    )

@@ -19,10 +19,11 @@ def test_boxes_become_masks():
     np.testing.assert_allclose(cued_animal.shares(maps, cued_animal.others(masks)), [[40 / 64, 0]])
 
 
-def test_feedback_beats_deconvnet(test_data):
-    """Measured: 35.4 % of DeconvNet's saliency, 48.0 % of Feedback's; of the gradient's 48.6 %.
+def test_feedback_beside_gradient_and_deconvnet(test_data):
+    """Measured: 48.6 % of the gradient's saliency lie on the cued animal, 35.4 % of DeconvNet's.
 
-    With gates closed by dS/dh instead, 55.9 % of Feedback's, at far lower scores.
+    Feedback: 55.9 % after one sweep, which is guided backprop, 48.0 % after ten, though the scores
+    go on rising: it is better than DeconvNet for every animal, no better than the gradient.
     """
     pytest.importorskip("PIL")
     model = cued_animal.googlenet(test_data)
@@ -32,7 +33,13 @@ def test_feedback_beats_deconvnet(test_data):
         maps = cued_animal.positive_maps(cued_animal.METHODS[name], model, x, labels)
         return cued_animal.shares(maps, masks)
 
-    deconvnet, feedback = share("DeconvNet (Zeiler)"), share("Feedback")
-    assert feedback.mean() > deconvnet.mean() + 0.1
+    gradient, deconvnet = share("Gradient"), share("DeconvNet (Zeiler)")
+    swept = share("DeconvNet (guided)")
+    assert swept.mean() > gradient.mean() + 0.05
+    assert swept.mean() > deconvnet.mean() + 0.15
+    assert (swept > deconvnet).all()
+    assert (swept > masks.mean((2, 3)) + 0.15).all()
+    feedback = share("Feedback")
+    assert swept.mean() > feedback.mean() > deconvnet.mean() + 0.1
     assert (feedback > deconvnet).all()
-    assert (feedback > masks.mean((2, 3)) + 0.05).all()
+    assert (feedback > masks.mean((2, 3)) + 0.08).all()

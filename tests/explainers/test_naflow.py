@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import nets
@@ -10,12 +12,14 @@ import pytest
 from nets import normal
 
 import jaxplain
+from jaxplain.cli import drawing
 from jaxplain.core import UnknownLayerError, UnsupportedOperationError, tag, trace
 from jaxplain.explainers._preimage import preimage, stages, start
+from jaxplain.explainers.catalogue import CATALOGUE
 
-EXACT = jaxplain.LeastSquares(tolerance=1e-11, iterations=2000)
+EXACT = jaxplain.LeastSquares(tolerance=1e-11, iterations=2000, damping=0.0)
 CENTRE = np.eye(9)[4].reshape(3, 3, 1, 1)  # with it an identity is a 3 x 3 kernel
-DENSE = jaxplain.LeastSquares(method="dense")
+DENSE = jaxplain.LeastSquares(method="dense", damping=0.0)
 
 
 def norm_params(seed, channels):
@@ -69,7 +73,7 @@ SEGMENTS = {
     "average pool": (lambda x: x.reshape(1, 3, 2, 3, 2, -1).mean((2, 4)), 4),
     "residual block": (residual_block(5, 4, 4, (1, 1)), 4),
     "residual block, ReLU": (lambda x: jax.nn.relu(residual_block(5, 4, 4, (1, 1))(x)), 4),
-    "residual block, stride": (lambda x: jax.nn.relu(residual_block(9, 3, 4, (2, 2))(x)), 3),
+    "residual block, stride, ReLU": (lambda x: jax.nn.relu(residual_block(9, 3, 4, (2, 2))(x)), 3),
 }
 
 
@@ -100,8 +104,48 @@ def test_a_segments_preimage_is_the_dense_least_squares_solution(x64, name, solv
     fn, channels = SEGMENTS[name]
     a = jnp.asarray(normal(20, 1, 6, 6, channels))
     y = jnp.asarray(normal(21, *fn(a).shape))  # not one that the segment can put out
+    if "ReLU" in name:  # which abandons what is led back negative
+        y = abs(y)
     led = lead_back(fn, a, y, solver)
     assert nets.relative_error(led.value, dense_preimage(fn, a, y)) < 1e-5
+
+
+def test_a_neuron_that_fired_but_is_led_back_negative_is_abandoned(x64):
+    """Eq. 12; and the layer below is asked for what is left, not for a 0 in its place."""
+    a, y = jnp.array([-1.0, 2.0, 3.0, 4.0]), jnp.array([5.0, -1.0, 0.0, 7.0])
+    led = lead_back(jax.nn.relu, a[None, None, :, None], y[None, None, :, None], EXACT)
+    assert led.value.ravel().tolist() == [0, 0, 0, 7]
+    assert led.known.ravel().tolist() == [False, False, False, True]
+
+    w = jnp.asarray(normal(3, 2, 2))
+
+    def fn(x):
+        return jax.nn.relu(x @ w + 10)
+
+    a = jnp.ones((1, 1, 1, 2))
+    led = lead_back(fn, a, jnp.array([-3.0, 4.0]).reshape(1, 1, 1, 2), EXACT)
+    column = w[:, 1]  # x . column + 10 = 4, of least norm
+    np.testing.assert_allclose(led.value.ravel(), -6 * column / (column @ column), rtol=1e-9)
+
+
+def test_one_default_of_damping(monkeypatch):
+    """`naflow`, `naflow_similarity` and the command line take what `LeastSquares` has."""
+    damping = jaxplain.LeastSquares().damping
+    assert damping == 0.3
+    for function in (jaxplain.naflow, jaxplain.naflow_similarity):
+        assert inspect.signature(function).parameters["solver"].default.damping == damping
+    assert not set(CATALOGUE["naflow"].options)
+
+    taken = []
+
+    def naflow(*_, solver, **__):
+        taken.append(solver)
+        raise InterruptedError
+
+    monkeypatch.setattr(jaxplain, "naflow", naflow)
+    with pytest.raises(InterruptedError):
+        drawing.ROWS["naflow"](None, None, [0], ["cat"], None, None)
+    assert taken[0].damping == damping
 
 
 @pytest.mark.parametrize("slope", [0.01, 0.2])
@@ -228,7 +272,7 @@ def test_a_layers_map_written_out_with_dense_matrices(convnet):
 
 def test_the_residual_is_that_of_the_normal_equations(convnet):
     x = jnp.asarray(nets.images(0, batch=1))
-    few = jaxplain.LeastSquares(tolerance=1e-9, iterations=2)
+    few = jaxplain.LeastSquares(tolerance=1e-9, iterations=2, damping=0.0)
     flow = jaxplain.naflow(convnet, x, layer=["pool", "out"], solver=few, details=True)
     _, acts = jaxplain.capture(convnet, ["pool", "out"])(x)
     p = nets.convnet_params(3, bias=0.3)

@@ -8,7 +8,7 @@ from nets import normal
 import jaxplain
 from jaxplain.core import tag
 
-EXACT = jaxplain.LeastSquares(tolerance=1e-11, iterations=2000)
+EXACT = jaxplain.LeastSquares(tolerance=1e-11, iterations=2000, damping=0.0)
 
 
 def embed(x):

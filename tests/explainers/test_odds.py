@@ -224,6 +224,14 @@ def test_a_prior_over_a_score_map(name, x):
     close(one, expected[:, 1])
 
 
+def test_who_takes_a_signal_says_that_it_may_say_where():
+    functions = {getattr(jaxplain, m.function) for m in CATALOGUE.values()}
+    taking = [f for f in functions if "(B, K, N)" in " ".join(f.__doc__.split())]
+    assert len(taking) > 10
+    for function in taking:
+        assert "(B, K, H', W', N)" in " ".join(function.__doc__.split()), function.__name__
+
+
 def test_a_prior_of_another_size(x):
     with pytest.raises(
         ValueError, match=r"\(2, 4, 4, 4\).*\(2, targets, 4, 4, 4\).*\(2, 3, 4, 4\)"
@@ -238,6 +246,18 @@ POOLS = {
     "reshaped": lambda v: v.reshape(len(v), 2, 2, 2, 2, -1).max((2, 4)),
     "channels first": lambda v: jnp.moveaxis(
         jnp.moveaxis(v, -1, 1).reshape(len(v), -1, 2, 2, 2, 2).max((3, 5)), 1, -1
+    ),
+    "axes kept": lambda v: (
+        v.reshape(len(v), 2, 2, 2, 2, -1).max((2, 4), keepdims=True).reshape(len(v), 2, 2, -1)
+    ),
+    "axis by axis": lambda v: jnp.amax(jnp.amax(v.reshape(len(v), 2, 2, 2, 2, -1), 4), 2),
+    "stacked": lambda v: jnp.stack([v[:, i::2, j::2] for i in (0, 1) for j in (0, 1)]).max(0),
+    "in pairs": lambda v: functools.reduce(
+        jnp.maximum, [v[:, i::2, j::2] for i in (0, 1) for j in (0, 1)]
+    ),
+    "least of the negated": lambda v: -(-v).reshape(len(v), 2, 2, 2, 2, -1).min((2, 4)),
+    "lesser of the negated": lambda v: (
+        -functools.reduce(jnp.minimum, [-v[:, i::2, j::2] for i in (0, 1) for j in (0, 1)])
     ),
 }
 
@@ -258,10 +278,82 @@ def test_ties_have_one_winner(method, pool):
     np.testing.assert_allclose(maps[0], firsts, atol=1e-6)
 
 
-def test_ties_of_a_maximum_over_space():
+@pytest.mark.parametrize(
+    "greatest",
+    [
+        lambda v: v.max((1, 2)),
+        lambda v: v.max((1, 2), keepdims=True).reshape(len(v), -1),
+        lambda v: jnp.amax(jnp.amax(v, 2), 1),
+        lambda v: v.reshape(len(v), 9, 3).max(1),
+    ],
+    ids=["at once", "axes kept", "axis by axis", "flattened"],
+)
+def test_ties_of_a_maximum_over_space(greatest):
     maps = jaxplain.excitation_backprop(
-        lambda v: v.max((1, 2)) @ jnp.eye(3), jnp.ones((2, 3, 3, 3)), 1, layer="input"
+        lambda v: greatest(v) @ jnp.eye(3), jnp.ones((2, 3, 3, 3)), 1, layer="input"
     )
     expected = np.zeros((2, 3, 3))
     expected[:, 0, 0] = 1
     np.testing.assert_allclose(maps, expected, atol=1e-6)
+
+
+# ---- winners ------------------------------------------------------------------------------------
+
+
+def positions(x):
+    return jax.nn.relu(x @ jnp.asarray(nets.normal(3, 3, 6), x.dtype))
+
+
+def of_one_image(image):
+    """Matrices times vectors: `jax.vmap` puts the images last, and leaves them there."""
+    pooled = positions(image).mean((0, 1))
+    hidden = jax.nn.relu(jnp.asarray(nets.normal(4, 7, 6), pooled.dtype) @ pooled)
+    return jnp.asarray(nets.normal(5, 4, 7), pooled.dtype) @ hidden
+
+
+def windowed(x):
+    """A dense layer of windows, whose number is images times windows."""
+    h = positions(x).reshape(len(x), 2, 2, 2, 2, 6).transpose(0, 1, 3, 2, 4, 5).reshape(-1, 4, 6)
+    h = jax.nn.relu(h @ jnp.asarray(nets.normal(4, 6, 6), h.dtype))
+    return h.reshape(len(x), 16, 6).mean(1) @ jnp.asarray(nets.normal(5, 6, 4), h.dtype)
+
+
+def attention(x):
+    h = positions(x).reshape(len(x), 16, 6)
+    weights = jax.nn.softmax(h @ h.swapaxes(1, 2))
+    return (weights @ h)[:, 3] @ jnp.asarray(nets.normal(5, 6, 4), h.dtype)
+
+
+@pytest.mark.parametrize("network", [jax.vmap(of_one_image), windowed, attention])
+def test_each_image_has_its_own_winner(network):
+    x = jnp.asarray(nets.normal(2, 3, 4, 4, 3), jnp.float32)
+    for target in range(4):
+        maps = jaxplain.winner_take_all(network, x, target, layer="relu:0")
+        alone = [
+            jaxplain.winner_take_all(network, x[i : i + 1], target, layer="relu:0")[0]
+            for i in range(3)
+        ]
+        assert np.array_equal(maps, alone)
+        assert set(np.unique(maps.sum((1, 2)))) <= {0, 1}
+    assert maps.any()
+
+
+def test_the_winner_of_attention_is_the_token_of_the_largest_share():
+    x = jnp.asarray(nets.normal(2, 3, 4, 4, 3), jnp.float32)
+    maps = jaxplain.winner_take_all(attention, x, 0, layer="relu:0")
+    h = np.asarray(positions(x)).reshape(3, 16, 6)
+    weights = np.asarray(jax.nn.softmax(h @ h.swapaxes(1, 2)))[:, 3]
+    read = (weights[:, :, None] * h).sum(1)
+    channel = (read * nets.normal(5, 6, 4)[:, 0]).argmax(1)
+    token = [(weights[i] * h[i, :, c]).argmax() for i, c in enumerate(channel)]
+    assert maps.reshape(3, 16).argmax(1).tolist() == token
+
+
+def test_winners_of_images_that_cannot_be_told_apart_are_refused():
+    def mixed(x):
+        h = positions(x).reshape(2, 24, 6) @ jnp.ones((6, 4))
+        return h.reshape(len(x), 16, 4).mean(1)
+
+    x = jnp.asarray(nets.normal(2, 3, 4, 4, 3), jnp.float32)
+    with pytest.raises(jaxplain.UnsupportedOperationError, match="where the images lie"):
+        jaxplain.winner_take_all(mixed, x, 0, layer="input")

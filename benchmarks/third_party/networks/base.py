@@ -29,17 +29,23 @@ class Between:
     kernel: np.ndarray | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cut:
     """One way to cut a network: the value below, the scores of it, and its view ``(B, h, w, C)``.
 
-    The value may be tokens, some of which have no place, and a skip may pass by it.
+    The value may be tokens, some of which have no place, and a skip may pass by it: ``passing``
+    gives the scores of images, from which the skip comes, and value.
     """
 
     features: Callable[[jax.Array], jax.Array]
     head: Callable[[jax.Array], jax.Array]
     maps: Callable[[jax.Array], jax.Array] = lambda value: value
     between: Between | None = None
+    passing: Callable[[jax.Array, jax.Array], jax.Array] | None = None
+
+    def scores(self, x: jax.Array, value: jax.Array) -> jax.Array:
+        """Those of a value, where skips past it come from images."""
+        return self.head(value) if self.passing is None else self.passing(x, value)
 
 
 def tapped(
@@ -58,7 +64,8 @@ def tapped(
     def head(value: jax.Array) -> jax.Array:
         return run(x[np.arange(len(value)) % len(x)], value)[0]
 
-    return Cut(lambda x: run(x, None)[1], head, maps)
+    passing = lambda x, value: run(x, value)[0]  # noqa: E731
+    return Cut(lambda x: run(x, None)[1], head, maps, passing=passing)
 
 
 def tokens(prefix: int = 0) -> Callable[[jax.Array], jax.Array]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from benchmarks.third_party.networks.base import (
     CLASSES,
+    Between,
     Cut,
     Network,
     images,
@@ -22,9 +23,15 @@ from benchmarks.third_party.networks.base import (
 )
 
 
-def channels_first(value: jax.Array) -> jax.Array:
-    """The view of maps ``(B, C, h, w)``."""
-    return value.transpose(0, 2, 3, 1)
+def view(prefix: int = 0) -> Callable[[jax.Array], jax.Array]:
+    """That of maps ``(B, C, h, w)``, whose channels may be groups, and of tokens."""
+
+    def maps(value: jax.Array) -> jax.Array:
+        if value.ndim == 5:
+            value = value.reshape(len(value), -1, *value.shape[3:])
+        return value.transpose(0, 2, 3, 1) if value.ndim == 4 else tokens(prefix)(value)
+
+    return maps
 
 
 @dataclass(frozen=True)
@@ -35,17 +42,20 @@ class Family:
         kind: the name of the class.
         options: what makes it small.
         maps: the view of the values that it is cut at.
-        attention: the attention whose input is the last value; None where that is behind
-            ``features`` and ``norm``, of each place, and the scores are of the mean by ``head``.
+        inner: the modules whose inputs it is cut at: the last attention, and its block; None where
+            the last value is behind ``features`` and ``norm``, of each place, and the scores are of
+            the mean by ``head``.
         norm, head: by their names.
+        gates: the activations that only multiply, where others are of the same function.
     """
 
     kind: str
     options: dict[str, Any]
     maps: Callable[[jax.Array], jax.Array]
-    attention: Callable[[Any], Any] | None = None
+    inner: tuple[Callable[[Any], Any], ...] | None = None
     norm: Literal["each place", "the mean", "none"] = "none"
     head: str = "head"
+    gates: Callable[[Any], list[Any]] | None = None
 
 
 _VIT = {"img_size": 40, "patch_size": 8, "dim": 24, "num_heads": 3, "depths": [2], "mlp_ratio": 2}
@@ -55,36 +65,39 @@ _MOBILE = [
     (12, 24, 5, 1, True, "hard_swish"),
     (16, 48, 5, 1, True, "hard_swish"),
 ]
+_INNER = (lambda m: m.blocks[-1].blocks[1].attn, lambda m: m.blocks[-1].blocks[1])
 FAMILIES = {
     "ViT": Family(
         "VisionTransformer",
         {**_VIT, "global_pool": "token", "reg_tokens": 0},
-        tokens(prefix=1),
-        lambda m: m.blocks[-1].blocks[1].attn,
+        view(prefix=1),
+        _INNER,
     ),
     "ViT with registers": Family(
         "VisionTransformer",
         {**_VIT, "global_pool": "avg", "reg_tokens": 4, "use_local_pos_embed": True},
-        tokens(prefix=5),
-        lambda m: m.blocks[-1].blocks[1].attn,
+        view(prefix=5),
+        _INNER,
     ),
     "ConvNeXt": Family(
         "ConvNeXt",
         {"depths": [1, 1, 2, 1], "dims": [8, 12, 16, 24], "layer_scale_init_value": 1.0},
-        channels_first,
+        view(),
         norm="the mean",
     ),
     "MobileNetV3": Family(
         "MobileNetv3",
         {"layers_config": _MOBILE, "last_channels": 64},
-        channels_first,
+        view(),
         head="classifier",
     ),
     "Mlla": Family(
         "Mlla",
-        {"img_size": 64, "dim": 16, "depths": [1, 1, 2], "num_heads": [2, 2, 4]},
-        tokens(),
+        # Of one stage: behind a merging, which ends in a ReLU, it is not clear what gates what.
+        {"img_size": 64, "dim": 16, "depths": [2], "num_heads": [2]},
+        view(),
         norm="each place",
+        gates=lambda m: [block.act for chunk in m.blocks for block in chunk.blocks],
     ),
 }
 
@@ -95,7 +108,7 @@ def build(name: str) -> Network:
     from equimo.vision import models
 
     # Looked up when called, as a network's own code does, and not when equimo is imported.
-    for act in ("relu", "gelu", "silu", "hard_swish"):
+    for act in ("relu", "gelu", "silu", "hard_swish", "sigmoid", "hard_sigmoid"):
         late = functools.partial(lambda act, x: getattr(jax.nn, act)(x), act)
         activation.register_act(act, force=True)(late)
     family = FAMILIES[name]
@@ -103,13 +116,21 @@ def build(name: str) -> Network:
         in_channels=3, num_classes=CLASSES, key=jax.random.key(3), **family.options
     )
     model = eqx.nn.inference_mode(_drawn(model))
+    gates = ("sigmoid", "hard_sigmoid")
+    if family.gates:  # SiLU by another name, by which the checks tell it from the others
+        swish = [lambda x: jax.nn.swish(x)] * len(family.gates(model))
+        model, gates = eqx.tree_at(family.gates, model, swish), (*gates, "swish")
     x = images(family.options.get("img_size", 64))
 
     def fn(x: jax.Array) -> jax.Array:
         return jax.vmap(lambda image: _call(model, image))(x)
 
-    cut = _at_attention(model, family, x) if family.attention else _at_features(model, family)
-    return Network(f"equimo {name}", fn, x, (cut,), False)
+    cuts = (
+        tuple(_at_input(model, where, x, family.maps) for where in family.inner)
+        if family.inner
+        else (_at_features(model, family),)
+    )
+    return Network(f"equimo {name}", fn, x, cuts, False, gates=gates)
 
 
 def _call(part: Callable, image: jax.Array) -> jax.Array:
@@ -144,24 +165,32 @@ def _at_features(model: Any, family: Family) -> Cut:
         pooled = model.norm(pooled) if family.norm == "the mean" else pooled
         return getattr(model, family.head)(pooled)
 
-    return Cut(jax.vmap(features), jax.vmap(head), family.maps)
+    weights = np.asarray(getattr(model, family.head).weight).T
+    normed = family.norm == "the mean"
+    between = Between(jax.vmap(model.norm), weights) if normed else None
+    return Cut(jax.vmap(features), jax.vmap(head), family.maps, between)
 
 
-def _at_attention(model: Any, family: Family, x: jax.Array) -> Cut:
-    """The cut at what the last attention is given, which is behind its norm."""
+def _at_input(
+    model: Any,
+    where: Callable[[Any], Any],
+    x: jax.Array,
+    maps: Callable[[jax.Array], jax.Array],
+) -> Cut:
+    """The cut at what a module is given."""
     import equinox as eqx
 
     def run(image: jax.Array, put: jax.Array | None) -> tuple[jax.Array, jax.Array]:
         seen = []
 
-        def attention(value: jax.Array, **options: Any) -> jax.Array:
+        def module(value: jax.Array, **options: Any) -> jax.Array:
             seen.append(value)
-            return family.attention(model)(value if put is None else put, **options)
+            return where(model)(value if put is None else put, **options)
 
-        scores = _call(eqx.tree_at(family.attention, model, attention), image)
+        scores = _call(eqx.tree_at(where, model, module), image)
         return scores, seen[-1]
 
-    def both(x: jax.Array, put: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    def every(x: jax.Array, put: jax.Array | None) -> tuple[jax.Array, jax.Array]:
         return jax.vmap(run, in_axes=(0, None if put is None else 0))(x, put)
 
-    return tapped(both, x, family.maps)
+    return tapped(every, x, maps)

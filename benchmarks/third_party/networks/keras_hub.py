@@ -28,7 +28,12 @@ _SWIN = {"patch_size": 4, "window_size": 4, "embed_dim": 24, "depths": (2, 2), "
 FAMILIES: dict[str, tuple[int, dict[str, Any], int, Callable[[Any], tuple[Any, ...]]]] = {
     "ViT": (40, {**_VIT, "mlp_dim": 32}, 1, lambda b: _vit(b.get_layer("vit_encoder"))),
     "DeiT": (40, {**_VIT, "intermediate_dim": 32}, 2, lambda b: _vit(b.get_layer("deit_encoder"))),
-    "SwinTransformer": (64, _SWIN, 0, lambda b: (b.norm, b.stages[-1], b.stages[-1].blocks[0])),
+    "SwinTransformer": (
+        64,
+        _SWIN,
+        0,
+        lambda b: (b.stages[-1].blocks[-1].norm1, b.stages[-1].blocks[-2]),
+    ),
 }
 
 

@@ -24,7 +24,11 @@ _BLOCK = ("encoder", "layer")
 #: Family -> what makes it small, and the modules that it is cut at.
 FAMILIES: dict[str, tuple[dict[str, Any], tuple[tuple[str, ...], ...]]] = {
     "ViT": (_VIT, (("vit", *_BLOCK, "1", "layernorm_before"), ("vit", *_BLOCK, "0"))),
-    "Beit": (_VIT, (("beit", *_BLOCK, "1", "layernorm_before"), ("beit", *_BLOCK, "0"))),
+    # Its attention would be all but a mask, of which tiny weights are taken as nothing.
+    "Beit": (
+        {**_VIT, "initializer_range": 0.5},
+        (("beit", *_BLOCK, "1", "layernorm_before"), ("beit", *_BLOCK, "0")),
+    ),
     "Dinov2": (_VIT, (("dinov2", *_BLOCK, "1", "norm1"), ("dinov2", *_BLOCK, "0"))),
     "ResNet": (_RESNET, (("resnet", "encoder", "stages", "2", "layers", "1"),)),
     "RegNet": (

@@ -13,6 +13,7 @@ from jaxplain.cli.options import add_number
 from jaxplain.cli.progress import Bar
 from jaxplain.cli.protocols.common import Protocol
 from jaxplain.cli.protocols.localisation import prepared
+from jaxplain.explainers.segmentation import SEGMENTATIONS
 
 if TYPE_CHECKING:
     from jaxplain.evaluation.studies.report import Report
@@ -84,8 +85,8 @@ def _options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--segmentation",
-        choices=("boykov_jolly", "grabcut"),
-        default="boykov_jolly",
+        choices=SEGMENTATIONS,
+        default=SEGMENTATIONS[0],
         help="the graph cut: Boykov and Jolly's one minimum cut, as in the paper, or OpenCV's "
         "GrabCut; default: %(default)s",
     )
