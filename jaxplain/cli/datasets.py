@@ -33,8 +33,7 @@ def check(arguments: argparse.Namespace, extra: tuple[str, ...] = ()) -> None:
     arguments.methods = list(dict.fromkeys(chosen))
     arguments.choices = choices(arguments.methods, arguments.settings, arguments.layer)
     for choice in arguments.choices.values():
-        if isinstance(choice.layer, tuple):
-            raise ValueError(f"{choice.name} is asked for at several layers; name one")
+        _ = choice.one_layer  # says so if there are several
     if arguments.output is not None and arguments.output.exists() and not arguments.output.is_dir():
         raise ValueError(f"the output {arguments.output} is not a folder")
 

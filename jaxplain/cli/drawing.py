@@ -160,7 +160,7 @@ def _boxed(picture: np.ndarray, heat_map: np.ndarray, alpha: float) -> np.ndarra
     from jaxplain.evaluation.localisation import threshold_boxes
 
     large = postprocess.positive(postprocess.resize(heat_map, picture.shape[:2], "bicubic"))
-    return viz.draw_box(picture, np.asarray(threshold_boxes(large, [alpha]))[0])
+    return viz.draw_box(picture, np.asarray(threshold_boxes(large, np.array([alpha])))[0])
 
 
 def _several(layer: str | tuple[str, ...] | None) -> list[str] | None:
@@ -238,7 +238,7 @@ def _features(model: Any, views: Sequence[View], choice: Choice) -> list[Rows]:
     from jaxplain import viz
 
     x = jnp.concatenate([view.x for view in views])
-    found = jaxplain.pfv(model, x, layer=choice.layer, **choice.arguments(None))
+    found = jaxplain.pfv(model, x, layer=choice.one_layer, **choice.arguments(None))
     colours, weights = (np.asarray(v, np.float32) for v in (found.colours, found.weights))
     return [
         {

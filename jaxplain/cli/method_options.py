@@ -83,6 +83,17 @@ class Choice:
         method = CATALOGUE[self.name]
         return method.blurred and (method.at_layer or self.layer in (None, "input"))
 
+    @property
+    def one_layer(self) -> str | None:
+        """The layer, where only one can be meant.
+
+        Raises:
+            CliError: several were named.
+        """
+        if isinstance(self.layer, tuple):
+            raise CliError(f"{self.name} is asked for at several layers; name one")
+        return self.layer
+
     def arguments(self, config: ModelConfig | None, **defaults: Any) -> dict[str, Any]:
         """The function's arguments but for the layer; ``defaults`` hold where nothing is set."""
         found = {**defaults}

@@ -43,7 +43,7 @@ def visualiser(network: Any, choice: method_options.Choice) -> Callable[[jax.Arr
     import jaxplain
 
     given = choice.arguments(None)
-    return functools.partial(jaxplain.pfv, network, layer=choice.layer, **given)
+    return functools.partial(jaxplain.pfv, network, layer=choice.one_layer, **given)
 
 
 def read(paths: Sequence[Path]) -> dict[str, np.ndarray]:

@@ -72,7 +72,7 @@ def _in_one_basis(
 
     import jaxplain
 
-    given = {**choice.arguments(None), "layer": choice.layer, **more}
+    given = {**choice.arguments(None), "layer": choice.one_layer, **more}
     if len(x) <= batch_size:
         found = [jaxplain.pfv(network, x, **given)]
     else:
