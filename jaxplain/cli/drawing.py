@@ -131,25 +131,44 @@ def panel_rows(views: Sequence[View]) -> tuple[dict[str, np.ndarray], Rows]:
 def _maps(
     model: Any, view: View, choice: Choice, boxes: float | None, more: Mapping[str, Any]
 ) -> Rows:
-    """One map per target, and per layer; one forward pass for all of them."""
+    """One map per target, and per layer; one forward pass for all of them.
+
+    Several layers stand side by side, in a row of the method's own.
+    """
     import jax
     import numpy as np
 
-    from jaxplain import viz
-
     explain = choice.explainer(model.config, **more)
     maps = explain(view.fn, view.x, jax.numpy.asarray([view.targets]))
-    titled = {choice.title: maps}
-    if isinstance(choice.layer, tuple):
-        titled = {f"{choice.title}, {layer}": maps[layer] for layer in choice.layer}
-    rows: Rows = {label: {} for label in view.labels}
+    several = isinstance(choice.layer, tuple)
+    titled = {layer: maps[layer] for layer in choice.layer} if several else {choice.title: maps}
+    rows: Rows = {}
     for title, at_layer in titled.items():
         for label, one in zip(view.labels, np.asarray(at_layer[0], np.float32), strict=True):
-            # Nothing arrived, as when d-WTA's process ends above the layer: say so.
-            shown = title if one.any() else f"{title} (empty)"
-            picture = viz.overlay(view.shown, one, CATALOGUE[choice.name].style)
-            rows[label][shown] = picture if boxes is None else _boxed(picture, one, boxes)
+            row = rows.setdefault(f"{choice.title}: {label}" if several else label, {})
+            row[title + _of_no_place(one)] = _picture(view.shown, one, choice, boxes)
     return rows
+
+
+def _of_no_place(heat_map: np.ndarray) -> str:
+    """What is said behind the title of a map that marks no place.
+
+    Nothing arrives where d-WTA's process ends above the layer; gradients right below a global pool
+    are the same everywhere.
+    """
+    if not heat_map.any():
+        return " (empty)"
+    flat = heat_map.max() - heat_map.min() <= 1e-5 * abs(heat_map).max()
+    return " (the same everywhere)" if flat else ""
+
+
+def _picture(
+    shown: np.ndarray, heat_map: np.ndarray, choice: Choice, boxes: float | None
+) -> np.ndarray:
+    from jaxplain import viz
+
+    picture = viz.overlay(shown, heat_map, CATALOGUE[choice.name].style)
+    return picture if boxes is None else _boxed(picture, heat_map, boxes)
 
 
 def _boxed(picture: np.ndarray, heat_map: np.ndarray, alpha: float) -> np.ndarray:

@@ -115,8 +115,8 @@ def _text(value: Any, form: str) -> str:
     if _is_number(value) and not isinstance(value, numbers.Integral):
         return "-" if math.isnan(value) else format(float(value), form)
     if isinstance(value, tuple):
-        separator = ", " if value and isinstance(value[0], str) else " x "
-        return separator.join(map(str, value))
+        shape = all(isinstance(v, numbers.Integral) for v in value)
+        return (" x " if shape else ", ").join(_text(v, form) for v in value)
     return str(value)
 
 

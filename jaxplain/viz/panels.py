@@ -81,8 +81,8 @@ def panel(
         )
         axes.imshow(picture, aspect="auto", interpolation="antialiased")
         letters = 14 if weight == "normal" else 12  # per inch, about
-        points = min(9, 9 * letters * cell / max(len(title), 1))
-        axes.set_title(title, fontsize=points, fontweight=weight, pad=4)
+        text, points = _fitted(title, letters * cell)
+        axes.set_title(text, fontsize=points, fontweight=weight, pad=4)
         axes.set_axis_off()
 
     for i, (label, items, _, _) in enumerate(lines):
@@ -91,6 +91,26 @@ def panel(
         for j, (title, picture) in enumerate(items, 1):
             draw(i, j, as_float_image(picture), title)
     return figure
+
+
+def _fitted(title: str, room: float) -> tuple[str, float]:
+    """A title on one line, or two if it is larger so, and the size that fits.
+
+    Args:
+        title: the text.
+        room: the number of letters that fit on a line in the usual size of 9 points.
+
+    >>> _fitted("c-MWP", 20), _fitted("photo.png: NAFlow: like other_photo.png", 20)
+    (('c-MWP', 9), ('photo.png: NAFlow:\\nlike other_photo.png', 7))
+    """
+    one = min(9, 9 * room / max(len(title), 1))
+    breaks = [i for i, letter in enumerate(title) if letter == " "]
+    if not breaks:
+        return title, one
+    middle = min(breaks, key=lambda i: max(i, len(title) - i - 1))
+    lines = title[:middle].rstrip(), title[middle + 1 :].lstrip()
+    two = min(7, 9 * room / max(map(len, lines)))
+    return ("\n".join(lines), two) if two > one else (title, one)
 
 
 def save(figure: Figure, path: str | os.PathLike, *, dpi: float = 120) -> None:

@@ -82,7 +82,11 @@ def feature_panel(
     count, kinds = len(images), 2 if shares is None else 3
     columns = min(count, max_columns)
     lines = -(-count // columns)
-    heights = ([1.0, 1.0] if shares is None else [1.0, 1.0, 0.5]) * lines
+    heights: list[float] = []
+    for i in range(lines):  # as high as the line's highest image
+        line = images[i * columns : (i + 1) * columns]
+        height = max(np.shape(image)[0] / np.shape(image)[1] for image in line)
+        heights += [height, height] if shares is None else [height, height, 0.5]
     figure = Figure(
         figsize=(columns * cell, sum(heights) * cell + 0.25 * lines), layout="constrained"
     )

@@ -136,7 +136,10 @@ def test_feedback_command(folders, tmp_path, monkeypatch, capsys):
     boxes.write_text("image,class,left,top,right,bottom\n0,Bird,10,8,40,36\n1,Bird,0,0,9,9\n")
     text, written = run(*base, "--top", "5", "--boxes", str(boxes))
     assert written["top"] == 1 and written["known"] == 2
-    assert "| Supervised | 50.0 | 1 of 2 |" in text and "Supervised: boxes for 2 of 2" in text
+    assert (
+        "| Supervised | 50.0 | 1 of 2 | 9.5 to 90.5 |" in text
+        and "Supervised: boxes for 2 of 2" in text
+    )
     for line, said in (
         ("0,Bird,10,8,40", "line 1: not image, class, left, top, right, bottom"),
         ("0,Brid,10,8,40,36", "line 1: CUB-200-2011 has no class 'Brid'; did you mean Bird?"),
@@ -259,7 +262,12 @@ def test_fixations_command(folders, tmp_path, monkeypatch):
     names = set(written["methods"])
     assert {"Gradient", "centre baseline", "empty map", "Dense Attention 1 (relu:0)"} <= names
     assert "| centre baseline |" in text
-    assert len(written["methods"]["Gradient"]["per_image"]["nss"]) == 3
+    found = written["methods"]["Gradient"]
+    assert len(found["per_image"]["nss"]) == 3
+    for score, (low, high) in found["interval"].items():
+        assert min(found["per_image"][score]) <= low <= found["mean"][score] <= high
+    low, high = found["interval"]["mae"]
+    assert f"| Gradient | {low:.3f} to {high:.3f} |" in text
 
 
 def test_fixations_with_a_fitted_cam(folders, tmp_path, monkeypatch, capsys):

@@ -293,12 +293,21 @@ def test_a_method_at_several_layers_and_each_at_its_own(small, image, monkeypatc
     argv = ["explain", str(image), "--class", "espresso", "--methods", "mwp,gradient,lrp"]
     argv += ["--layer", "relu:0,relu:1", "--set", "lrp.layer=input"]
     assert cli.main([*argv, "--set", "gradient.reduce=l2"]) == 0
-    (titles,) = (list(row) for row in rows.values())
-    assert titles == [
-        *("MWP, relu:0", "MWP, relu:1"),
-        *("Gradient (reduce=l2), relu:0", "Gradient (reduce=l2), relu:1"),
-        "LRP (layer=input)",
+    label, mwp, gradient = rows
+    assert mwp == f"MWP: {label}" and gradient == f"Gradient (reduce=l2): {label}"
+    assert [list(row) for row in rows.values()] == [
+        ["LRP (layer=input)"],
+        ["relu:0", "relu:1"],
+        ["relu:0", "relu:1"],
     ]
+
+
+def test_a_map_that_marks_no_place_says_so():
+    flat = np.full((3, 4), 0.3, np.float32)
+    assert drawing._of_no_place(flat) == " (the same everywhere)"
+    assert drawing._of_no_place(0 * flat) == " (empty)"
+    flat[1, 2] *= 1.001
+    assert drawing._of_no_place(flat) == drawing._of_no_place(-flat) == ""
 
 
 def test_what_takes_no_layer_is_left_out_of_all(capsys, small, image, monkeypatch):
