@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -44,7 +45,9 @@ def score_bars(
     means = [v.mean() for v in rows.values()]
     errors = [v.std(ddof=1) / np.sqrt(v.size) if v.size > 1 else 0.0 for v in rows.values()]
     longest = max(map(len, rows))
-    figure = _figure(4.5 + 0.085 * longest, 0.7 + 0.28 * len(rows))
+    width = 4.5 + 0.085 * longest
+    lines = textwrap.wrap(label, int(14 * width))  # so many letters to a line
+    figure = _figure(width, 0.5 + 0.2 * len(lines) + 0.28 * len(rows))
     axes = figure.add_subplot()
     colours = ["#b8b8b8" if name in highlight else "#4477aa" for name in rows]
     axes.barh(
@@ -55,7 +58,7 @@ def score_bars(
     for i, (mean, error) in enumerate(zip(means, errors, strict=True)):
         axes.text(max(mean, 0) + error + 0.012 * edge, i, f"{mean:.3f}", va="center", fontsize=8)
     axes.set_xlim(right=1.1 * edge)
-    axes.set_xlabel(label)
+    figure.supxlabel("\n".join(lines), fontsize=9)
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
