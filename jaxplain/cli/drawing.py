@@ -140,12 +140,12 @@ def _maps(
 
     explain = choice.explainer(model.config, **more)
     maps = explain(view.fn, view.x, jax.numpy.asarray([view.targets]))
-    several = isinstance(choice.layer, tuple)
-    titled = {layer: maps[layer] for layer in choice.layer} if several else {choice.title: maps}
+    layers = choice.layer if isinstance(choice.layer, tuple) else ()
+    titled = {layer: maps[layer] for layer in layers} or {choice.title: maps}
     rows: Rows = {}
     for title, at_layer in titled.items():
         for label, one in zip(view.labels, np.asarray(at_layer[0], np.float32), strict=True):
-            row = rows.setdefault(f"{choice.title}: {label}" if several else label, {})
+            row = rows.setdefault(f"{choice.title}: {label}" if layers else label, {})
             row[title + _of_no_place(one)] = _picture(view.shown, one, choice, boxes)
     return rows
 
