@@ -298,7 +298,7 @@ def test_a_method_at_several_layers_and_each_at_its_own(small, image, monkeypatc
     assert [list(row) for row in rows.values()] == [
         ["LRP (layer=input)"],
         ["relu:0", "relu:1"],
-        ["relu:0", "relu:1"],
+        ["relu:0", "relu:1 (the same everywhere)"],  # a global pool follows
     ]
 
 
