@@ -223,6 +223,8 @@ def _flow_rows(model: Any, view: View, choice: Choice) -> Rows:
                 file=sys.stderr,
             )
     maps = {name: np.asarray(m[0], np.float32) for name, m in flow.maps.items()}
+    if isinstance(choice.layer, tuple):  # in the order asked for, as other methods' layers
+        maps = {name: maps[name] for name in reversed(choice.layer)}
     if view.reference is not None:
         maps = {name: m[None] for name, m in maps.items()}
     return {

@@ -117,6 +117,9 @@ def test_the_few_shot_network_and_all_of_its_layers(tmp_path, monkeypatch, shown
     assert names == [n for i in (4, 3, 2, 1) for n in (f"pool{i}", f"conv{i}", f"bn{i - 1}")] + [
         "conv0"
     ]
+    argv[-1] = "conv2,conv4"
+    assert cli.main([*argv, "--set", "naflow.solver.iterations=2"]) == 0
+    assert [list(row) for row in shown["rows"].values()] == [["conv2", "conv4"]] * 2
 
 
 def test_pictures_share_the_colours_of_pfv(tmp_path, monkeypatch, shown):
