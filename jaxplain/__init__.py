@@ -8,6 +8,7 @@ from jaxplain import core, explainers, postprocess, rules
 from jaxplain.core import (
     RuleSet,
     UnknownLayerError,
+    UnsuitableNetworkError,
     UnsupportedOperationError,
     capture,
     coverage,
@@ -33,6 +34,7 @@ except PackageNotFoundError:  # a source tree that was not installed
 __all__ = [
     "RuleSet",
     "UnknownLayerError",
+    "UnsuitableNetworkError",
     "UnsupportedOperationError",
     "capture",
     "core",

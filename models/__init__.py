@@ -9,7 +9,7 @@ from jaxplain.models.config import ModelConfig
 from jaxplain.models.efficientnet import EfficientNetLite
 from jaxplain.models.network import Network
 from jaxplain.models.preprocessing import crop_box, preprocess
-from jaxplain.models.pretrained import from_pretrained, list_models, save_pretrained
+from jaxplain.models.pretrained import from_pretrained, list_models, save_pretrained, untrained
 
 __all__ = [
     "EfficientNetLite",
@@ -22,4 +22,5 @@ __all__ = [
     "nearest",
     "preprocess",
     "save_pretrained",
+    "untrained",
 ]

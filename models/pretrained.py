@@ -21,6 +21,7 @@ from jaxplain.models.config import ModelConfig
 from jaxplain.models.entries import ENTRIES, find, unknown
 from jaxplain.models.entry import Entry, Hub, Package, Source
 from jaxplain.models.network import Network
+from jaxplain.models.recognition import recognise
 from jaxplain.weights_convert import readers
 from jaxplain.weights_convert.safetensors_file import read_metadata
 
@@ -57,7 +58,8 @@ def from_pretrained(
             convert`` wrote; a file of PyTorch, safetensors, Caffe, Keras or NumPy with the tensor
             names of one of the network's sources; or ``"hf:OWNER/NAME"``
             (``"hf:OWNER/NAME/FILE"``) for a repository of the Hugging Face hub.
-        network: for a file or repository, the name of the network that it belongs to.
+        network: for a repository, the name of the network that it belongs to; for a file where
+            the tensors fit several networks.
         class_names: for a file or repository, the names of its classes, one each logit; by default
             the network's own.
         dtype: what to compute in, for example ``jnp.bfloat16``; None for the input's dtype.
@@ -117,6 +119,20 @@ def save_pretrained(model: Network, folder: str | os.PathLike[str]) -> None:
     wc.save(folder, weights, {"network": config.name, "config": config.to_json()})
 
 
+def untrained(model: Network, seed: int = 0) -> Network:
+    """The same network with the random weights that training begins with.
+
+    Raises:
+        ValueError: the network does not come from ``from_pretrained``.
+    """
+    config = getattr(model, "config", None)
+    if not isinstance(config, ModelConfig):
+        raise ValueError("The network has no config; only networks of from_pretrained have one.")
+    network = find(config.name).build(config.outputs, rngs=nnx.Rngs(seed))
+    network.config = config
+    return network
+
+
 @dataclasses.dataclass(frozen=True)
 class Converted:
     """The weights of a file as a network of the registry takes them.
@@ -136,7 +152,7 @@ class Converted:
 
 def convert_file(
     path: str | os.PathLike[str],
-    network: str,
+    network: str | None,
     *,
     source: str | None = None,
     class_names: Sequence[str] | None = None,
@@ -146,7 +162,7 @@ def convert_file(
 
     Args:
         path: a file of any format that a reader knows.
-        network: a name of ``list_models()``.
+        network: a name of ``list_models()``; None for the one that the tensors fit.
         source: whose names the tensors have, of the entry's sources; by default the best fit.
         class_names: names of the classes, one each logit; by default the network's own.
         origin: where the file was fetched, if it was.
@@ -155,10 +171,18 @@ def convert_file(
         ValueError: there is no such network or source.
         weights_convert.CheckpointError: the file cannot be read or does not fit.
     """
-    entry, path = find(network), Path(path)
+    path = Path(path)
+    if network is not None:
+        find(network)
     sha256 = wc.check_name_hash(path)
     tensors = wc.read(path)
     own = _own_config(path, network)
+    if network is None:
+        try:
+            network = own.name if own else recognise(tensors, len(class_names or ()) or None)
+        except wc.ConversionError as error:
+            raise wc.ConversionError(f"{path}: {error}") from None
+    entry = find(network)
     if class_names is None:
         class_names = own.class_names if own else _class_names(entry)
     outputs = len(class_names) or (own.outputs if own else entry.outputs)
@@ -198,8 +222,11 @@ def _config(entry: Entry, source: Source, origin: Package | Hub | None) -> Model
     return dataclasses.replace(entry.config, **changes)
 
 
-def _own_config(path: Path, network: str) -> ModelConfig | None:
-    """The description in a file that ``jaxplain convert --to safetensors`` wrote."""
+def _own_config(path: Path, network: str | None) -> ModelConfig | None:
+    """The description in a file that ``jaxplain convert --to safetensors`` wrote.
+
+    It must be of ``network``, if that is given.
+    """
     if path.suffix != ".safetensors":
         return None
     text = read_metadata(path).get("jaxplain")
@@ -209,7 +236,7 @@ def _own_config(path: Path, network: str) -> ModelConfig | None:
         config = _read_config(json.loads(text)["config"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise wc.CheckpointError(f"{path} has a damaged description.") from error
-    if config.name != network:
+    if network is not None and config.name != network:
         raise wc.ConversionError(f"{path} holds the weights of {config.name}, not of {network}.")
     return config
 
@@ -338,8 +365,6 @@ def _from_folder(folder: Path, options: Mapping[str, Any]) -> Network:
 
 
 def _from_file(path: Path, network, class_names, options) -> Network:
-    if network is None:
-        raise ValueError(f"Say which network {path} is of: network= one of {list_models()}.")
     with _progress(f"converting {path}"):
         return _ready(convert_file(path, network, class_names=class_names), options)
 

@@ -91,7 +91,7 @@ def test_wheel_holds_every_module_and_file(wheel):
 def test_sdist_holds_what_its_tests_and_the_readme_need(sdist):
     """The links of the repository are folders there, so that no system needs to know links."""
     wanted = _package_files()
-    for folder in ("tests", "benchmarks", "examples", ".ci", ".github"):
+    for folder in ("tests", "benchmarks", "examples", "docs", ".ci", ".github"):
         wanted |= _files(folder)
     wanted |= {"README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "CITATION.cff"}
     wanted |= {"pyproject.toml", "MANIFEST.in"}

@@ -5,6 +5,7 @@ from jaxplain.weights_convert.caffe_file import read_caffemodel
 from jaxplain.weights_convert.convert import (
     Report,
     abstract,
+    best_fit,
     convert,
     match,
     parameter_shapes,
@@ -38,6 +39,7 @@ __all__ = [
     "Report",
     "UnsafeCheckpointError",
     "abstract",
+    "best_fit",
     "cache_dir",
     "check_name_hash",
     "convert",

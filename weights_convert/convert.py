@@ -126,6 +126,22 @@ def with_weights(network: _Net, weights: Mapping[str, Any]) -> _Net:
     return nnx.merge(graph, nnx.from_flat_state(filled))
 
 
+def best_fit(
+    tensors: Iterable[str], network: nnx.Module, maps: Sequence[NameMap]
+) -> tuple[NameMap, float]:
+    """The map of `match`, and how well it fits: 0 for no name in common, 1 for all of them."""
+    found = set(tensors)
+    shapes = parameter_shapes(network)
+
+    def fit(names: NameMap) -> float:
+        wanted = set(names.resolve(shapes).values())
+        rest = {n for n in found if not _any(n, (*names.auxiliary, *names.counters))}
+        return len(wanted & found) / len(wanted | rest)
+
+    best = max((*maps, own_names(shapes)), key=fit)
+    return best, fit(best)
+
+
 def match(tensors: Iterable[str], network: nnx.Module, maps: Sequence[NameMap]) -> NameMap:
     """The map whose names fit a checkpoint's best; also tried is the network's own naming.
 
@@ -141,15 +157,8 @@ def match(tensors: Iterable[str], network: nnx.Module, maps: Sequence[NameMap]) 
         ConversionError: not one name is in common.
     """
     found = set(tensors)
-    shapes = parameter_shapes(network)
-
-    def fit(names: NameMap) -> float:
-        wanted = set(names.resolve(shapes).values())
-        rest = {n for n in found if not _any(n, (*names.auxiliary, *names.counters))}
-        return len(wanted & found) / len(wanted | rest)
-
-    best = max((*maps, own_names(shapes)), key=fit)
-    if fit(best) == 0:
+    best, fit = best_fit(found, network, maps)
+    if fit == 0:
         some = ", ".join(sorted(found)[:3])
         known = ", ".join(dict.fromkeys(names.source for names in maps))
         raise ConversionError(

@@ -1,11 +1,10 @@
-"""`--composite`: which rules LRP puts on which layers."""
+"""Which rules LRP puts on which layers, as the command line names them."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jaxplain.cli.common import CliError
 
@@ -14,18 +13,8 @@ if TYPE_CHECKING:
     from jaxplain.models import ModelConfig
 
 
-def add_composite_option(parser: argparse.ArgumentParser) -> None:
-    """Adds `--composite`, a named composite or a function that makes one."""
-    parser.add_argument(
-        "--composite",
-        metavar="NAME|MODULE:FUNCTION",
-        help="which rules lrp puts on which layers: a composite's name, or your own function that "
-        "returns a rule set, in a module of this folder or on the path; default: epsilon_plus",
-    )
-
-
-def load_composite(name: str) -> RuleSet:
-    """The rule set of a composite's name, or of MODULE:FUNCTION."""
+def load_composite(name: str, where: str) -> RuleSet:
+    """The rule set of a composite's name, or of MODULE:FUNCTION, a function that makes one."""
     from jaxplain import rules
 
     if ":" in name and os.getcwd() not in sys.path:
@@ -33,16 +22,16 @@ def load_composite(name: str) -> RuleSet:
     try:
         return rules.composite(name)
     except (ImportError, TypeError, ValueError) as error:
-        raise CliError(f"--composite: {error}") from None
+        raise CliError(f"{where}: {error}") from None
 
 
-def lrp_options(composite: RuleSet, config: ModelConfig) -> dict[str, Any]:
-    """The options of `jaxplain.lrp`; where a rule needs a box, it is that of the pixels."""
+def box_of_pixels(composite: RuleSet, config: ModelConfig) -> tuple | None:
+    """Least and greatest value of the network's input, where a rule needs them; else None."""
     import numpy as np
 
     from jaxplain.rules.composites import has_box
 
     if not has_box(composite):
-        return {"composite": composite}
+        return None
     mean, scale = np.asarray(config.mean), np.asarray(config.scale)
-    return {"composite": composite, "box": ((0 - mean) / scale, (255 - mean) / scale)}
+    return (0 - mean) / scale, (255 - mean) / scale

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import functools
+import dataclasses
 import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from jaxplain.cli.common import suggest
-from jaxplain.explainers.catalogue import CATALOGUE, METHODS, canonical, explainer
+from jaxplain.cli.method_options import Choice, choices
+from jaxplain.explainers.catalogue import CATALOGUE, METHODS, canonical
 
 if TYPE_CHECKING:
     import jax
@@ -17,9 +18,10 @@ if TYPE_CHECKING:
 
 
 def check(arguments: argparse.Namespace, extra: tuple[str, ...] = ()) -> None:
-    """Finds what is wrong before anything is loaded; ``arguments.methods`` becomes a list.
+    """Finds what is wrong before anything is loaded, and what was asked of each method.
 
-    ``extra`` are methods besides those of the table.
+    ``arguments.methods`` becomes a list, and ``arguments.choices`` a `Choice` for each. ``extra``
+    are methods besides those of the table.
     """
     known = [*METHODS, *extra]
     chosen = [canonical(name) for name in arguments.methods.split(",") if name.strip()]
@@ -29,14 +31,9 @@ def check(arguments: argparse.Namespace, extra: tuple[str, ...] = ()) -> None:
         if name not in known:
             raise ValueError(f"unknown method {name!r}{suggest(name, known)}")
     arguments.methods = list(dict.fromkeys(chosen))
-    at_layer = [
-        name
-        for name in chosen
-        if (name in METHODS and METHODS[name].at_layer)
-        or (name in CATALOGUE and CATALOGUE[name].needs == "fit")  # which is made at a layer
-    ]
-    if arguments.layer is not None and not at_layer:
-        raise ValueError("--layer has no effect: none of these methods is explained at a layer")
+    arguments.choices = choices(arguments.methods, arguments.settings, arguments.layer)
+    for choice in arguments.choices.values():
+        _ = choice.one_layer  # says so if there are several
     if arguments.output is not None and arguments.output.exists() and not arguments.output.is_dir():
         raise ValueError(f"the output {arguments.output} is not a folder")
 
@@ -75,17 +72,86 @@ def cues(source: Any, config: Any) -> np.ndarray:
     return data.cue_signals(source.class_names, count, config.class_names)
 
 
-def explainers(
-    arguments: argparse.Namespace, network: Any, *, fully_convolutional: bool = False
-) -> dict[str, Callable[[jax.Array, Any], jax.Array]]:
-    """Method -> images and targets to maps, for the methods and the layer that were asked for."""
-    found = {}
-    for name in arguments.methods:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Prepared:
+    """A method that is ready to run.
+
+    Attributes:
+        choice: what was asked of it.
+        network: that it explains.
+        explain: a network, images and targets to maps.
+    """
+
+    choice: Choice
+    network: Any
+    explain: Callable[[Any, jax.Array, Any], Any]
+
+    def __call__(self, x: jax.Array, targets: Any) -> Any:
+        return self.explain(self.network, x, targets)
+
+
+class Methods(dict[str, Prepared]):
+    """Title -> method, for those that the network allows.
+
+    Attributes:
+        left_out: title -> why the network does not allow it.
+    """
+
+    left_out: dict[str, str]
+
+
+def prepared(
+    arguments: argparse.Namespace,
+    network: Any,
+    *,
+    fully_convolutional: bool = False,
+    leave_out: bool = True,
+    fit: Any = None,
+) -> Methods:
+    """The methods that were asked for; ``fit`` is what a method needs that learns from images.
+
+    One that the network does not allow, as CAM a network without a global pool, is said on stderr
+    and left out; without ``leave_out`` it is an error.
+
+    Raises:
+        ValueError: the network allows none of them.
+    """
+    found = Methods()
+    found.left_out = {}
+    for name, choice in arguments.choices.items():
         # CAM is defined by a pool over the whole image, of any size.
-        pooled = fully_convolutional and METHODS[name].function == "cam"
+        pooled = fully_convolutional and CATALOGUE[name].function in ("cam", "contrastive_cam")
         own = load_network(arguments) if pooled else network
-        found[name] = functools.partial(explainer(name, network.config, arguments.layer), own)
+        more = {"fit": fit} if CATALOGUE[name].needs == "fit" else {}
+        method = Prepared(choice, own, choice.explainer(network.config, **more))
+        reason = _refusal(method)
+        if reason is None:
+            found[choice.title] = method
+        elif leave_out:
+            found.left_out[choice.title] = reason
+            print(f"{choice.title} left out: {reason}", file=sys.stderr)
+        else:
+            raise ValueError(f"{choice.title}: {reason}")
+    if not found:
+        raise ValueError(f"{network.config.name} allows none of these methods")
     return found
+
+
+def _refusal(method: Prepared) -> str | None:
+    """Why the network does not allow the method; it is traced, not run."""
+    import jax
+
+    from jaxplain.core import UnsuitableNetworkError, UnsupportedOperationError
+
+    size = method.network.config.input_size
+    image = jax.ShapeDtypeStruct((1, size, size, 3), "float32")
+    outputs = jax.eval_shape(method.network, image).shape[-1]
+    signal = jax.ShapeDtypeStruct((1, outputs), "float32")
+    try:
+        jax.eval_shape(method, image, signal)
+    except (UnsuitableNetworkError, UnsupportedOperationError) as error:
+        return " ".join(str(error).split())
+    return None
 
 
 class Stretched:

@@ -61,7 +61,7 @@ def _evaluate(protocol: Protocol, arguments: argparse.Namespace) -> None:
 
 
 def _write(arguments: argparse.Namespace, name: str, report: Report[Any]) -> None:
-    left_out = ("command", "output", "traceback")
+    left_out = ("command", "output", "traceback", "choices")
     options = {key: value for key, value in vars(arguments).items() if key not in left_out}
     report.write(arguments.output, name, {"options": options})
     if importlib.util.find_spec("matplotlib") is None:

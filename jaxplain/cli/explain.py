@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxplain.cli import drawing
+from jaxplain.cli import drawing, method_options, similarity
 from jaxplain.cli.common import (
     DEFAULT_MODEL,
     CliError,
@@ -20,10 +20,9 @@ from jaxplain.cli.common import (
     step,
     suggest,
 )
-from jaxplain.cli.composites import add_composite_option, load_composite, lrp_options
+from jaxplain.cli.method_options import can_take_layer, choices, layer_of_fit
 from jaxplain.cli.options import add_model
-from jaxplain.core import UnsupportedOperationError
-from jaxplain.explainers.catalogue import CATALOGUE, DEFAULT, canonical, explainer
+from jaxplain.explainers.catalogue import CATALOGUE, DEFAULT, canonical
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,13 +39,14 @@ def add_commands(commands: Any) -> None:
         help="explain an image and write a panel of maps",
         description="Classifies an image, and writes a panel: the image, and for each class a row "
         "of maps, one per method. Methods that give a map for every layer, or need no class, have "
-        "rows of their own.",
+        "rows of their own; PFV's colours mean the same in all images. With --reference it "
+        "explains what makes the image similar to another picture.",
     )
     explain.add_argument(
-        "image",
-        nargs="?",
+        "images",
+        nargs="*",
         metavar="IMAGE",
-        help="an image file; default: a photo of a cat and a cup",
+        help="image files; default: a photo of a cat and a cup",
     )
     add_model(explain, DEFAULT_MODEL)
     explain.add_argument(
@@ -63,11 +63,23 @@ def add_commands(commands: Any) -> None:
         help="class to explain, by name or index, or the K most probable ones; may be repeated; "
         "default: top2",
     )
+    method_options.add_options(explain, several=True)
     explain.add_argument(
-        "--layer",
-        metavar="NAME",
-        help="layer of the methods that take one, see "
-        "'jaxplain layers'; default: each method's own",
+        "--reference",
+        dest="references",
+        action="append",
+        type=Path,
+        metavar="PICTURE",
+        help="explain the cosine similarity of the image's embedding to this picture's, and the "
+        "other way round; may be repeated: the most similar one is the prediction, so that five, "
+        "one of each class, are a 5-way 1-shot episode",
+    )
+    explain.add_argument(
+        "--boxes",
+        type=float,
+        metavar="ALPHA",
+        help="draw the tightest box around the pixels above ALPHA times the mean of each map; "
+        "'jaxplain evaluate localisation' finds each method's best",
     )
     explain.add_argument(
         "--fit",
@@ -75,7 +87,6 @@ def add_commands(commands: Any) -> None:
         type=Path,
         help="photographs on which fitted-cam learns its weights, the more the better",
     )
-    add_composite_option(explain)
     explain.add_argument(
         "--output",
         default=DEFAULT_OUTPUT,
@@ -88,67 +99,70 @@ def add_commands(commands: Any) -> None:
 
 def _explain(arguments: argparse.Namespace) -> None:
     methods, every = _choose_methods(arguments.methods)
-    if arguments.layer is not None and not any(CATALOGUE[name].at_layer for name in methods):
-        raise CliError("--layer has no effect: none of these methods is explained at a layer")
+    if every and arguments.layer is not None:
+        methods = _with_layers(methods)
+    chosen = choices(methods, arguments.settings, arguments.layer)
+    if arguments.references is not None:
+        if arguments.classes is not None:
+            raise CliError("--class has no effect: with --reference the similarity is explained")
+        chosen = similarity.comparable(chosen, every)
     fitted = [name for name, method in CATALOGUE.items() if method.needs == "fit"]
-    if arguments.fit is not None and not set(fitted) & set(methods):
+    if arguments.fit is not None and not set(fitted) & set(chosen):
         raise CliError(
             f"--fit has no effect: {', '.join(fitted)}, which it is for, is not asked for"
         )
-    if arguments.composite is not None and "lrp" not in methods:
-        raise CliError("--composite has no effect: lrp, which it is for, is not asked for")
-    # Whatever can be found wrong without the network is found before it is loaded.
-    composite = None if arguments.composite is None else load_composite(arguments.composite)
+    if arguments.boxes is not None and not arguments.boxes >= 0:
+        raise CliError(f"--boxes must not be negative, but is {arguments.boxes}")
+    if arguments.boxes is not None and all(CATALOGUE[name].rows for name in chosen):
+        raise CliError("--boxes has no effect: none of these methods has one map per class")
     check_output(arguments.output)
     with extra("viz"):
         from jaxplain import viz
-    path = example_photo() if arguments.image is None else Path(arguments.image)
-    photo = read_image(path)
+    paths = [Path(name) for name in dict.fromkeys(arguments.images)] or [example_photo()]
+    references = arguments.references or []
+    # What is no image is said before a network is loaded.
+    photos = {path: read_image(path) for path in dict.fromkeys([*paths, *references])}
     model: Any = load_model(arguments.model, arguments.network)
-    with step("classifying"):
-        x, probabilities = _classify(model, photo)
-    names = model.config.class_names or [f"class {i}" for i in range(len(probabilities))]
-    targets = _choose_classes(arguments.classes or ["top2"], names, probabilities)
-    print(f"{path}: {model.config.name} predicts")
-    for index in probabilities.argsort()[::-1][:5]:
-        print(f"  {probabilities[index]:6.1%}  {names[index]} ({index})")
-
-    drawn = drawing.thumbnail(photo)
-    labels = _labels(targets, names, probabilities)
-    rows: drawing.Rows = {label: {} for label in labels}
-    for count, name in enumerate(methods, 1):
-        method = CATALOGUE[name]
-        with step(f"[{count}/{len(methods)}] {method.title}"):
-            try:
-                if method.rows:
-                    draw = drawing.ROWS[name]
-                    rows |= draw(model, x, targets, labels, drawn, arguments.layer)
-                    continue
-                more = {}
-                if method.needs == "fit":
-                    more = {"fit": _fit(model, arguments.fit)}
-                elif name == "lrp" and composite is not None:
-                    more = lrp_options(composite, model.config)
-                maps = _maps(name, model, x, targets, arguments.layer, **more)
-            # What a network does not allow, a method says in these words; OSError: of --fit.
-            except (UnsupportedOperationError, ValueError, OSError) as error:
-                if not every:
-                    raise CliError(f"{method.title}: {error}") from None
-                print(f"{method.title} left out: {' '.join(str(error).split())}", file=sys.stderr)
-                continue
-            for label, one in zip(labels, maps, strict=True):
-                # Nothing arrived, as when d-WTA's process ends above the layer: say so.
-                title = method.title if one.any() else f"{method.title} (empty)"
-                rows[label][title] = viz.overlay(drawn, one, method.style)
-    rows = {label: row for label, row in rows.items() if row}
+    if arguments.references is None:
+        views = _classified(model, photos, arguments.classes or ["top2"])
+    else:
+        views = similarity.views(model, photos, paths, references)
+    drawing.draw(
+        chosen,
+        model,
+        views,
+        every=every,
+        fit=lambda choice: _fit(model, arguments.fit, layer_of_fit(choice, model.config)),
+        boxes=arguments.boxes,
+    )
+    images, rows = drawing.panel_rows(views)
     if not rows:
         raise CliError("none of the methods can explain this network there")
     with step("drawing"):
         try:
-            viz.save(viz.panel(drawn, rows), arguments.output)
+            viz.save(viz.panel(images, rows), arguments.output)
         except (OSError, ValueError) as error:
             raise CliError(f"cannot write {arguments.output}: {error}") from None
     print(f"wrote {arguments.output}")
+
+
+def _classified(
+    model, photos: Mapping[Path, np.ndarray], classes: Sequence[str]
+) -> list[drawing.View]:
+    """The images with the classes that are asked for, and what the network predicts on stdout."""
+    views, called = [], drawing.names(photos)
+    for path, photo in photos.items():
+        with step("classifying"):
+            x, probabilities = _classify(model, photo)
+        names = model.config.class_names or [f"class {i}" for i in range(len(probabilities))]
+        targets = _choose_classes(classes, names, probabilities)
+        print(f"{path}: {model.config.name} predicts")
+        for index in probabilities.argsort()[::-1][:5]:
+            print(f"  {probabilities[index]:6.1%}  {names[index]} ({index})")
+        labels = _labels(targets, names, probabilities)
+        name = called[path] if len(photos) > 1 else ""
+        views.append(drawing.View(name, drawing.thumbnail(photo), x, model, targets, labels))
+    return views
 
 
 def example_photo() -> Path:
@@ -176,6 +190,13 @@ def _choose_methods(text: str) -> tuple[list[str], bool]:
         if name not in CATALOGUE:
             raise CliError(f"unknown method {name!r}{suggest(name, [*CATALOGUE, 'all'])}")
     return list(dict.fromkeys(asked)), False
+
+
+def _with_layers(methods: Iterable[str]) -> list[str]:
+    """The methods that take a layer; the others are named on stderr."""
+    other = [name for name in methods if not can_take_layer(name)]
+    print(f"left out, for they take no layer: {', '.join(other)}", file=sys.stderr)
+    return [name for name in methods if can_take_layer(name)]
 
 
 def _classify(model, photo: np.ndarray):
@@ -220,22 +241,7 @@ def _labels(targets: Sequence[int], names: Sequence[str], probabilities: np.ndar
     return labels
 
 
-def _maps(name: str, model, x, targets: Sequence[int], layer: str | None, **more) -> np.ndarray:
-    """One map per class, (K, h, w), on the host; one forward pass for all of them."""
-    import jax
-    import numpy as np
-
-    import jaxplain
-
-    try:
-        explain = explainer(name, model.config, layer, **more)
-        maps = explain(model, x, jax.numpy.asarray([targets]))
-    except jaxplain.UnknownLayerError as error:
-        raise CliError(str(error)) from None
-    return np.asarray(maps[0], np.float32)
-
-
-def _fit(model, folder: Path | None):
+def _fit(model, folder: Path | None, layer: str | None):
     """The weights of CAM, from a folder of photographs."""
     import numpy as np
 
@@ -254,7 +260,7 @@ def _fit(model, folder: Path | None):
                 [models.preprocess(read_image(f), model.config, crop=False) for f in chosen]
             )
 
-    fit = jaxplain.fit_cam(model, batches(), layer=model.config.layer("last"))
+    fit = jaxplain.fit_cam(model, batches(), layer=layer)
     print(
         f"fitted on {len(files)} photographs: R^2 {float(np.median(fit.explained)):.2f} in the "
         "median over classes, on these photographs themselves",

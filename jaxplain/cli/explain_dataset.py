@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from jaxplain.cli import datasets, options
+from jaxplain.cli import datasets, method_options, options
 from jaxplain.cli.common import CliError
 from jaxplain.cli.progress import Bar
 from jaxplain.explainers.catalogue import METHODS
@@ -31,6 +31,7 @@ def add_commands(commands: Any) -> None:
     )
     options.add_model(parser)
     options.add_methods(parser, "c-mwp", f"known: {', '.join(METHODS)}")
+    method_options.add_options(parser)
     parser.add_argument(
         "--class",
         dest="classes",
@@ -91,14 +92,14 @@ def _run(arguments: argparse.Namespace, progress: Bar) -> RunSummary:
     # Dense layers slide over the whole image, whatever its aspect.
     network = datasets.load_network(arguments, fully_convolutional=True)
     config = network.config
-    explainers = datasets.explainers(arguments, network, fully_convolutional=True)
+    methods = datasets.prepared(arguments, network, fully_convolutional=True, leave_out=False)
     return jaxplain.explain_dataset(
         network,
         source,
         arguments.output,
         {
-            name: lambda _, x, targets, explain=explain: explain(x, targets)
-            for name, explain in explainers.items()
+            method.choice.name: lambda _, x, targets, method=method: method(x, targets)
+            for method in methods.values()
         },
         prepare=datasets.Aspect(arguments, config),
         to_input=lambda pixels: data.normalise(pixels, config),
@@ -111,6 +112,7 @@ def _run(arguments: argparse.Namespace, progress: Bar) -> RunSummary:
             "model": config.name,
             "split": arguments.split,
             "layer": arguments.layer,
+            "settings": {n: dict(c.said) for n, c in arguments.choices.items() if c.said},
             "short": arguments.short,
             "multiple": arguments.multiple,
         },

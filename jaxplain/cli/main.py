@@ -24,12 +24,13 @@ from jaxplain.cli import (
     finetune,
     layers,
     models,
+    pfv,
     progress,
 )
 from jaxplain.cli.common import CliError
 from jaxplain.core import UnsupportedOperationError
 
-COMMANDS = (explain, layers, models, convert, evaluate, explain_dataset, finetune, benchmark)
+COMMANDS = (explain, layers, models, convert, evaluate, explain_dataset, pfv, finetune, benchmark)
 
 #: What input, files and installations can bring about. Anything else is a bug, and has a traceback.
 _EXPECTED = (CliError, UnsupportedOperationError, OSError, ImportError, ValueError)

@@ -39,7 +39,11 @@ def add_model(parser: argparse.ArgumentParser, default: str | None = None) -> No
     parser.add_argument(
         "--model", required=default is None, default=default, metavar="NAME|FILE", help=text
     )
-    parser.add_argument("--network", metavar="NAME", help="the network that a file is for")
+    parser.add_argument(
+        "--network",
+        metavar="NAME",
+        help="the network that a file is for, where its tensors fit several",
+    )
 
 
 def add_data(parser: argparse.ArgumentParser, text: str, split: str | None = None) -> None:
@@ -55,13 +59,10 @@ def add_data(parser: argparse.ArgumentParser, text: str, split: str | None = Non
 
 
 def add_methods(parser: argparse.ArgumentParser, default: str, text: str = "") -> None:
-    """``--methods`` and ``--layer``."""
+    """``--methods``."""
     text = f"; {text}" if text else ""
     parser.add_argument(
         "--methods", default=default, metavar="A,B,C", help=f"default: %(default)s{text}"
-    )
-    parser.add_argument(
-        "--layer", metavar="NAME", help="layer of the methods that take one; default: their own"
     )
 
 

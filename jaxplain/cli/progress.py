@@ -107,13 +107,16 @@ class _Handler(logging.Handler):
 
 @contextlib.contextmanager
 def messages() -> Iterator[None]:
-    """While it lasts, what the library says is shown."""
+    """While it lasts, what the library says is shown, once: packages give the root logger handlers
+    of their own."""
     logger, handler = logging.getLogger("jaxplain"), _Handler()
-    before = logger.level
+    before = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    logger.propagate = False
     try:
         yield
     finally:
         logger.removeHandler(handler)
-        logger.setLevel(before)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]

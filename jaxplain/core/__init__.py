@@ -1,6 +1,11 @@
 """Trace, analyse, rewrite, tap. The core knows JAX; it knows no method and no model."""
 
-from jaxplain.core.errors import UnknownLayerError, UnsupportedOperationError, nearest
+from jaxplain.core.errors import (
+    UnknownLayerError,
+    UnsuitableNetworkError,
+    UnsupportedOperationError,
+    nearest,
+)
 from jaxplain.core.graph import Graph
 from jaxplain.core.layer_table import Layer
 from jaxplain.core.model import Model
@@ -22,6 +27,7 @@ __all__ = [
     "RuleSet",
     "Table",
     "UnknownLayerError",
+    "UnsuitableNetworkError",
     "UnsupportedOperationError",
     "capture",
     "coverage",

@@ -12,6 +12,10 @@ class UnsupportedOperationError(Exception):
     """An operation on the path from input to output that the rules must handle and cannot."""
 
 
+class UnsuitableNetworkError(ValueError):
+    """A network for which the method is not defined, as CAM for one without a global pool."""
+
+
 class UnknownLayerError(ValueError):
     """A layer name that the traced function does not have."""
 

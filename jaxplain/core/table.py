@@ -58,6 +58,19 @@ class Table(list[Row]):
             return self._columns
         return tuple(getattr(self[0], "_fields", ())) if self else ()
 
+    def with_absent(self, names: Iterable[str]) -> Table[Any]:
+        """The same with a row of ``-`` for each of these names, as of what could not be measured.
+
+        >>> Table([("CAM", 0.5, "5 of 10")], ["method", "error", "hits"]).with_absent(["LRP"])
+        method  error  hits
+        CAM       0.5  5 of 10
+        LRP         -  -
+        """
+        kinds = [_is_number(value) for value in self[0][1:]]
+        empty = [math.nan if number else "-" for number in kinds]
+        rows = [*self, *((name, *empty) for name in names)]
+        return Table(rows, self.columns, right=self._right, form=self.form)
+
     def markdown(self) -> str:
         """The table as Markdown."""
         marks = ["---:" if right else "---" for right in self._to_the_right()]
@@ -102,8 +115,8 @@ def _text(value: Any, form: str) -> str:
     if _is_number(value) and not isinstance(value, numbers.Integral):
         return "-" if math.isnan(value) else format(float(value), form)
     if isinstance(value, tuple):
-        separator = ", " if value and isinstance(value[0], str) else " x "
-        return separator.join(map(str, value))
+        shape = all(isinstance(v, numbers.Integral) for v in value)
+        return (" x " if shape else ", ").join(_text(v, form) for v in value)
     return str(value)
 
 

@@ -6,10 +6,19 @@ Explainers come in only as arguments; nothing here knows a method.
 from jaxplain.evaluation import (
     classification,
     fixations,
+    intervals,
     localisation,
     phrases,
     pointing,
     similarity,
 )
 
-__all__ = ["classification", "fixations", "localisation", "phrases", "pointing", "similarity"]
+__all__ = [
+    "classification",
+    "fixations",
+    "intervals",
+    "localisation",
+    "phrases",
+    "pointing",
+    "similarity",
+]

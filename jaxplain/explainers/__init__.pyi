@@ -36,6 +36,7 @@ __all__ = [
     "PrincipalFeatures",
     "ablation_cam",
     "cam",
+    "contrastive_cam",
     "contrastive_deconvnet",
     "contrastive_gradient",
     "contribution_weights",
@@ -114,6 +115,26 @@ def cam(
     *,
     layer: Sequence[str],
     relu: bool = False,
+    class_chunk: int | None = None,
+) -> dict[str, jax.Array]: ...
+@overload
+def contrastive_cam(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: str | None = None,
+    classifier: str = "last_linear",
+    class_chunk: int | None = None,
+) -> jax.Array: ...
+@overload
+def contrastive_cam(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: Sequence[str],
+    classifier: str = "last_linear",
     class_chunk: int | None = None,
 ) -> dict[str, jax.Array]: ...
 @overload

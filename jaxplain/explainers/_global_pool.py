@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any, NoReturn
 
-from jaxplain.core import Graph, Operation
+from jaxplain.core import Graph, Operation, UnsuitableNetworkError
 from jaxplain.core.primitives import is_identity
 
 
-def require_global_pool(graph: Graph, layer: str) -> None:
-    """Raises ValueError unless a global average pool and one classifier are all that follows.
+def require_global_pool(graph: Graph, layer: str, method: str) -> None:
+    """An error unless a global average pool and one classifier are all that follows the layer.
 
     Scales, biases and changes of shape may stand between them. Scales before the pool must not vary
     over space: only then the gradient at the layer is the classifier's weight divided by the number
@@ -18,49 +18,65 @@ def require_global_pool(graph: Graph, layer: str) -> None:
     """
     source = graph.layer(layer)
     if graph.layout(source) is None:
-        _refuse(layer, f"the layer, of shape {tuple(source.aval.shape)}, has no height and width")
-    space = _space(graph, source, layer, "the layer")  # the axes of positions; () once pooled
+        _refuse(
+            method,
+            layer,
+            f"the layer, of shape {tuple(source.aval.shape)}, has no height and width",
+        )
+    space = _space(
+        graph, source, method, layer, "the layer"
+    )  # the axes of positions; () once pooled
     classifiers = 0
     reached = graph.downstream(frozenset([source]))
     for op in (op for op in graph.ops if op in reached):
         if len(op.inputs) > 1 or op.kind not in ("structural", "scale", "bias", "linear"):
-            _refuse(layer, f"{op.name!r} ({op.kind}) at {op.place} lies after it")
+            _refuse(method, layer, f"{op.name!r} ({op.kind}) at {op.place} lies after it")
         if op.kind == "structural":
             what = f"{op.name!r} at {op.place}"
-            before, space = space, _space(graph, op.output, layer, what)
+            before, space = space, _space(graph, op.output, method, layer, what)
             if before and not _keeps_all(graph, op):
-                _refuse(layer, f"{what} comes before the pool")
+                _refuse(method, layer, f"{what} comes before the pool")
         elif op.kind == "scale":
             if space and any(_varies(v, space, graph) for v in op.constants):
-                _refuse(layer, f"the scale at {op.place} varies over space")
+                _refuse(method, layer, f"the scale at {op.place} varies over space")
         elif op.weighted:
             classifiers += 1
             if space:
-                _refuse(layer, f"the {op.name} at {op.place} comes before the pool")
+                _refuse(method, layer, f"the {op.name} at {op.place} comes before the pool")
             if classifiers > 1:
-                _refuse(layer, f"the {op.name} at {op.place} is a second layer after the pool")
+                _refuse(
+                    method, layer, f"the {op.name} at {op.place} is a second layer after the pool"
+                )
         elif op.kind == "linear":
-            space = _pool(op, space, layer)
+            space = _pool(op, space, method, layer)
     if space or not classifiers:
-        _refuse(layer, "it has no such pool" if space else "no dense layer follows the pool")
+        _refuse(
+            method, layer, "it has no such pool" if space else "no dense layer follows the pool"
+        )
 
 
-def _refuse(layer: str, why: str) -> NoReturn:
-    raise ValueError(
-        f"cam needs a network that ends in a global average pool and one dense layer after "
+def _refuse(method: str, layer: str, why: str) -> NoReturn:
+    raise UnsuitableNetworkError(
+        f"{method} needs a network that ends in a global average pool and one dense layer after "
         f"{layer!r}, but {why}; use grad_cam, which works for any network."
     )
 
 
-def _space(graph: Graph, v: Any, layer: str, what: str) -> tuple[int, ...]:
+def _space(graph: Graph, v: Any, method: str, layer: str, what: str) -> tuple[int, ...]:
     """The axes of a value, which ``what`` makes, along which positions lie."""
     axes = graph.places.axes[v]
     places = {"height", "width"}
     for axis in axes:
         if axis.spatial and axis.kinds & places and axis.before + axis.after:
-            _refuse(layer, "tokens without a place in the image stand beside those of the patches")
+            _refuse(
+                method,
+                layer,
+                "tokens without a place in the image stand beside those of the patches",
+            )
         if (axis.kinds & places and not axis.kinds <= places) or "unknown" in axis.kinds:
-            _refuse(layer, f"{what}, which mixes positions with others, comes before the pool")
+            _refuse(
+                method, layer, f"{what}, which mixes positions with others, comes before the pool"
+            )
     return tuple(i for i, axis in enumerate(axes) if axis.kinds & places)
 
 
@@ -73,7 +89,7 @@ def _keeps_all(graph: Graph, op: Operation) -> bool:
     return same and op.inputs[0].aval.size == op.output.aval.size
 
 
-def _pool(op: Operation, space: tuple[int, ...], layer: str) -> tuple[int, ...]:
+def _pool(op: Operation, space: tuple[int, ...], method: str, layer: str) -> tuple[int, ...]:
     shape, eqn = op.inputs[0].aval.shape, op.equations[-1]
     if "axes" in eqn.params:
         pooled = set(eqn.params["axes"])
@@ -83,10 +99,10 @@ def _pool(op: Operation, space: tuple[int, ...], layer: str) -> tuple[int, ...]:
         area = math.prod(shape[axis] for axis in pooled)
         partial = any(window[axis] != shape[axis] for axis in pooled)
         if partial or op.output.aval.size * area != math.prod(shape):
-            _refuse(layer, f"the pool at {op.place} is not global")
+            _refuse(method, layer, f"the pool at {op.place} is not global")
     pooled = {axis for axis in pooled if shape[axis] > 1}
     if pooled != set(space):
-        _refuse(layer, f"the sum at {op.place} is not over all of space and nothing else")
+        _refuse(method, layer, f"the sum at {op.place} is not over all of space and nothing else")
     return ()
 
 

@@ -45,7 +45,8 @@ def _weighted(weights: jax.Array, a: jax.Array) -> jax.Array:
     return (weights * a).sum(-1)
 
 
-def _cam_map(a: jax.Array, g: jax.Array) -> jax.Array:
+def cam_map(a: jax.Array, g: jax.Array) -> jax.Array:
+    """CAM of activations and the gradient at them, for networks of its form."""
     # Above a global average pool the gradient is w_c / (h w) everywhere.
     return _weighted(g.sum(SPACE, keepdims=True), a)
 
@@ -80,7 +81,7 @@ def _layer_cam_map(a: jax.Array, g: jax.Array) -> jax.Array:
 
 
 _MAPS = {
-    "cam": _cam_map,
+    "cam": cam_map,
     "grad_cam": _grad_cam_map,
     "grad_cam_plus_plus": _plus_plus_map,
     "x_grad_cam": _x_grad_cam_map,
@@ -101,7 +102,7 @@ def _require_space(layers, acts, method: str) -> None:
 def _cams(model, x, targets, *, layers, class_chunk, method, relu, options=()):
     if method == "cam":
         for name in layers:
-            require_global_pool(model.graph, name)
+            require_global_pool(model.graph, name, "cam")
     scores, acts, pull = model.pullback(x, layers)
     _require_space(layers, acts, method)
     combine, extra = _MAPS[method], dict(options)
@@ -169,8 +170,9 @@ def cam(
 
     Raises:
         TypeError: x is not of a float dtype.
-        ValueError: the network does not end that way after ``layer`` (use `grad_cam`), x is not
-            four-dimensional or not finite, a class is out of range, or there is no such layer.
+        UnsuitableNetworkError: the network does not end that way after ``layer``; use `grad_cam`.
+        ValueError: x is not four-dimensional or not finite, a class is out of range, or there is no
+            such layer.
 
     Reference: Zhou et al., *Learning deep features for discriminative localization*, CVPR 2016.
 

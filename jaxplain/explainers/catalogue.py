@@ -7,6 +7,8 @@ JAX is not imported for it, so that ``jaxplain --help`` can list the names.
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -34,8 +36,7 @@ class Method:
         layer: the kind of layer at which it looks by default, of `ModelConfig.layers`; None where
             the function's own default is right.
         random: needs a PRNG key.
-        blurred: its map is of the image's size, and sparse: the pointing game blurs it, as its
-            paper does.
+        blurred: its map at the image is sparse: the pointing game blurs it, as its paper does.
         opens: which operations its backward rules must see through, so that it refuses what hides
             them: ``"all"`` of them, ``"relus"``, or None for none, as the plain gradient.
         per_class: one map for each class; else maps that no class changes.
@@ -115,10 +116,27 @@ CATALOGUE: Mapping[str, Method] = {
         "signed",
         about="the contrast of c-MWP for other backward passes",
         paper="Zhang et al. 2018, Table 3",
-        also=("contrastive_gradient",),
-        aliases=("contrastive-deconvnet",),
+        aliases=("contrastive-deconvnet", "c-deconv"),
         blurred=True,
         opens="relus",
+    ),
+    "c-gradient": Method(
+        "c-Gradient",
+        "contrastive.contrastive_gradient",
+        "signed",
+        about='c-Grad: zero, as the paper says; with `reduce="sum"` twice the signed map',
+        paper="Zhang et al. 2018, Table 3",
+        aliases=("contrastive-gradient", "c-grad"),
+        blurred=True,
+    ),
+    "c-cam": Method(
+        "c-CAM",
+        "contrastive.contrastive_cam",
+        "heat",
+        about="c-CAM: twice CAM over its L1 norm, with the same maximum",
+        paper="Zhang et al. 2018, Table 3",
+        aliases=("contrastive-cam",),
+        layer="last",
     ),
     "gradient": Method(
         "Gradient",
@@ -407,13 +425,40 @@ def canonical(name: str) -> str:
     return _ALIASES.get(name, name)
 
 
+@functools.cache
+def parameters(name: str) -> Mapping[str, inspect.Parameter]:
+    """The keyword arguments of a method's function, with their annotations as types.
+
+    >>> str(parameters("gradient")["layer"].default)
+    'input'
+    """
+    import importlib
+
+    method = CATALOGUE[name]
+    module = importlib.import_module(f"jaxplain.explainers.{method.file}")
+    signature = inspect.signature(getattr(module, method.function), eval_str=True)
+    return {k: p for k, p in signature.parameters.items() if p.kind is p.KEYWORD_ONLY}
+
+
+def takes_layer(name: str) -> bool:
+    """Whether a method can be explained at a layer that is named.
+
+    >>> takes_layer("gradient"), takes_layer("occlusion")
+    (True, False)
+    """
+    return "layer" in parameters(name)
+
+
 def explainer(
-    name: str, config: ModelConfig | None, layer: str | None = None, **more: Any
+    name: str, config: ModelConfig | None, layer: Any = None, **more: Any
 ) -> Callable[[Any, jax.Array, Any], Any]:
     """A method as a function (network, images, targets) to maps.
 
-    It is explained at the network's default layer, which ``config`` knows, or at ``layer``;
-    ``more`` are further options.
+    It is explained at ``layer``, a name or several; for None at the layer that the network's
+    ``config`` knows for it, else the function's own default. ``more`` are further options.
+
+    Raises:
+        ValueError: a layer is named, and the method takes none.
     """
     import jax
 
@@ -421,12 +466,14 @@ def explainer(
 
     method = CATALOGUE[name]
     options = {**method.options, **more}
-    if method.at_layer:
-        if layer is None and config is not None and method.layer is not None:
-            layer = config.layer(method.layer)
+    if layer is not None:
+        if not takes_layer(name):
+            raise ValueError(f"{name} is explained at the image, and takes no layer.")
         options["layer"] = layer
+    elif method.at_layer and config is not None and method.layer is not None:
+        options.setdefault("layer", config.layer(method.layer))
     if method.random:
-        options["key"] = jax.random.key(0)
+        options.setdefault("key", jax.random.key(0))
     explain = getattr(jaxplain, method.function)
     if not method.per_class:
         return lambda network, x, targets: explain(network, x, **options)

@@ -16,10 +16,12 @@ import jax
 from jaxplain import core
 from jaxplain.core.numerics import unit_l1
 from jaxplain.explainers._common import check_option, over_targets, reduce_channels, run
+from jaxplain.explainers._global_pool import require_global_pool
 from jaxplain.explainers._types import Images, Layer, Maps, Network, Targets, Tokens
+from jaxplain.explainers.cams import cam_map
 from jaxplain.rules import gradient_rules
 
-__all__ = ["contrastive_deconvnet", "contrastive_gradient"]
+__all__ = ["contrastive_cam", "contrastive_deconvnet", "contrastive_gradient"]
 
 
 def _negated(op: core.BoundOp, g: jax.Array) -> tuple:
@@ -154,3 +156,61 @@ def contrastive_gradient(
     return _run(
         fn, x, targets, layer, tokens, core.RuleSet(fold=False), classifier, reduce, class_chunk
     )
+
+
+def contrastive_cam(
+    fn: Network,
+    x: Images,
+    targets: Targets = None,
+    *,
+    layer: Layer = None,
+    classifier: str = "last_linear",
+    class_chunk: int | None = None,
+) -> Maps:
+    """Contrastive CAM (c-CAM; Zhang et al. 2018, section 6.1 and Table 3): CAM, scaled.
+
+    ``m / |m|_1 - m' / |m'|_1`` with ``m`` the map of `cam` and ``m'`` that of the network with the
+    classifier's weights negated, which is ``-m``: twice the map over its L1 norm. Its maximum is
+    that of `cam`, which is why the paper finds CAM's accuracy unchanged. It is here for that
+    comparison. Arguments and errors are those of `cam`.
+
+    Args:
+        classifier: as in `contrastive_deconvnet`.
+
+    Returns:
+        Signed maps as those of `cam`, whose absolute values sum to 2; 0 where CAM's map is empty.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxplain
+        >>> def fn(x):
+        ...     return jaxplain.tag(x * 2, "features").mean((1, 2)) @ jnp.array([[-1., 3.]])
+        >>> x = jnp.arange(4.).reshape(1, 2, 2, 1)
+        >>> jaxplain.contrastive_cam(fn, x, 1, layer="features").round(3).tolist()
+        [[[0.0, 0.3330000042915344], [0.6669999957084656, 1.0]]]
+    """
+    return run(
+        _contrastive_cam,
+        fn,
+        x,
+        targets,
+        layer=layer,
+        class_chunk=class_chunk,
+        classifier=classifier,
+    )
+
+
+def _contrastive_cam(model, x, targets, *, layers, class_chunk, classifier):
+    for name in layers:
+        require_global_pool(model.graph, name, "contrastive_cam")
+    rules = core.RuleSet(fold=False)
+    scores, acts, forward = model.pullback(x, layers, rules)
+    _, _, backward = model.pullback(x, layers, _reverse(rules, classifier))
+
+    def unit(name: str, signal: jax.Array) -> jax.Array:
+        return unit_l1(cam_map(acts[name], signal))
+
+    def one(seed):
+        ahead, against = forward(seed), backward(seed)
+        return {name: unit(name, ahead[name]) - unit(name, against[name]) for name in layers}
+
+    return over_targets(one, scores, targets, class_chunk)

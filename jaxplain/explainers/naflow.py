@@ -58,7 +58,7 @@ from jaxplain.explainers._preimage import (
     stages,
     start,
 )
-from jaxplain.explainers._stages import require_maps
+from jaxplain.explainers._stages import require_maps, size
 from jaxplain.explainers._stages import stages as resolutions
 from jaxplain.explainers._types import Images, Layers, Maps, Network, Targets
 
@@ -270,6 +270,27 @@ def _default_layers(graph, last: str | None) -> list[str]:
     cuts = {v: i for i, v in enumerate([graph.inputs[0], *(s.target for s in stages(graph))])}
     top = position(graph, cuts, graph.last_spatial if last is None else last)
     return [graph.name_of(v) for v in resolutions(graph) if cuts.get(v, top + 1) <= top]
+
+
+def all_layers(fn: Network, x: Images, last: str | None = None) -> list[str]:
+    """Every layer that `naflow` can lead back to, first layer first, up to where the flow starts.
+
+    These are the cuts with height and width that have a name of their own; in a network without
+    names, all cuts.
+
+    >>> import jax, jax.numpy as jnp, jaxplain
+    >>> def fn(x):
+    ...     h = jaxplain.tag(2 * x - 3, "below")
+    ...     return jaxplain.tag(jax.nn.relu(h), "features").sum((1, 2))
+    >>> all_layers(fn, jnp.ones((1, 2, 2, 1)))
+    ['below', 'features']
+    """
+    graph = trace(fn, check_images(x)[:1]).graph
+    cuts = {stage.target: i for i, stage in enumerate(stages(graph))}
+    top = position(graph, cuts, graph.last_spatial if last is None else last)
+    every = [graph.name_of(v) for v, i in cuts.items() if i <= top and size(graph, v)]
+    named = [name for name in every if not name.rpartition(":")[2].lstrip("-").isdigit()]
+    return named or every
 
 
 def _check_reference(graph, reference, x):

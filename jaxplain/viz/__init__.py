@@ -5,9 +5,9 @@ no display.
 """
 
 from jaxplain.viz.attention import attention_rows, flow_row
-from jaxplain.viz.charts import score_bars
+from jaxplain.viz.charts import confusion, score_bars
 from jaxplain.viz.colour import STYLES, colourise
-from jaxplain.viz.overlays import overlay
+from jaxplain.viz.overlays import draw_box, overlay
 from jaxplain.viz.panels import panel, save
 from jaxplain.viz.principal_features import feature_overlay, feature_panel
 
@@ -15,6 +15,8 @@ __all__ = [
     "STYLES",
     "attention_rows",
     "colourise",
+    "confusion",
+    "draw_box",
     "feature_overlay",
     "feature_panel",
     "flow_row",

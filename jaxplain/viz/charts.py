@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -44,7 +45,9 @@ def score_bars(
     means = [v.mean() for v in rows.values()]
     errors = [v.std(ddof=1) / np.sqrt(v.size) if v.size > 1 else 0.0 for v in rows.values()]
     longest = max(map(len, rows))
-    figure = _figure(4.5 + 0.085 * longest, 0.7 + 0.28 * len(rows))
+    width = 4.5 + 0.085 * longest
+    lines = textwrap.wrap(label, int(14 * width))  # so many letters to a line
+    figure = _figure(width, 0.5 + 0.2 * len(lines) + 0.28 * len(rows))
     axes = figure.add_subplot()
     colours = ["#b8b8b8" if name in highlight else "#4477aa" for name in rows]
     axes.barh(
@@ -55,7 +58,7 @@ def score_bars(
     for i, (mean, error) in enumerate(zip(means, errors, strict=True)):
         axes.text(max(mean, 0) + error + 0.012 * edge, i, f"{mean:.3f}", va="center", fontsize=8)
     axes.set_xlim(right=1.1 * edge)
-    axes.set_xlabel(label)
+    figure.supxlabel("\n".join(lines), fontsize=9)
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
@@ -85,6 +88,38 @@ def group_bars(
     axes.set_ylabel(label)
     axes.set_title(title)
     figure.legend(loc="outside right upper")
+    return figure
+
+
+def confusion(counts: ArrayLike, names: Sequence[str], title: str) -> Figure:
+    """A confusion matrix: rows are the true classes, shades the share of their images.
+
+    As in Fig. 8 of Bakken et al. (2020).
+
+    Args:
+        counts: ``(K, K)``, how many images of a row's class were taken for a column's.
+        names: of the classes.
+        title: over the matrix.
+
+    >>> figure = confusion([[3, 1], [0, 0]], ["dog", "cat"], "confusions")
+    >>> [text.get_text() for text in figure.axes[0].texts]
+    ['3', '1', '0', '0']
+    """
+    counts = np.asarray(counts)
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    side = 2.2 + 0.36 * len(names)
+    figure = _figure(side + 0.6, side)
+    axes = figure.add_subplot()
+    shown = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for (i, j), count in np.ndenumerate(counts):
+        colour = "white" if share[i, j] > 0.5 else "#333333"
+        axes.text(j, i, str(count), ha="center", va="center", fontsize=7, color=colour)
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.set_title(title, fontsize=10)
+    figure.colorbar(shown, ax=axes, shrink=0.8, label="share of the class")
     return figure
 
 

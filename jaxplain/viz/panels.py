@@ -20,7 +20,7 @@ _GAP, _TITLE = 0.08, 0.3
 
 
 def panel(
-    image: np.ndarray,
+    image: np.ndarray | Mapping[str, np.ndarray],
     rows: Mapping[str, Mapping[str, np.ndarray]],
     *,
     max_columns: int = 7,
@@ -32,7 +32,7 @@ def panel(
     each under its own name. Rows of more than `max_columns` pictures are wrapped.
 
     Args:
-        image: (H, W, 3), uint8, or float in [0, 1].
+        image: (H, W, 3), uint8, or float in [0, 1]; or one for each row, by the row's label.
         rows: row label -> {picture label -> picture}, pictures as `image` in kind (any size),
             for example from `jaxplain.viz.overlay`.
         max_columns: most pictures in one line, >= 1.
@@ -53,37 +53,64 @@ def panel(
         raise ValueError("A panel needs at least one row, and each row at least one picture.")
     if max_columns < 1:
         raise ValueError(f"max_columns must be at least 1; got {max_columns}.")
-    image = as_float_image(image)
+    own = image if isinstance(image, Mapping) else dict.fromkeys(rows, image)
+    if set(own) != set(rows):
+        raise ValueError("The images must be those of the rows, by the same labels.")
+    images = {label: as_float_image(one) for label, one in own.items()}
     # A wrapped row is filled evenly: 8 pictures become 4 + 4, not 7 + 1.
     longest = max(len(pictures) for pictures in rows.values())
     columns = math.ceil(longest / math.ceil(longest / max_columns))
-    lines = []  # (label or None, [(title, picture)])
+    lines = []  # (label or None, [(title, picture)], height of a picture, its lower edge)
+    bottom = 0.0
     for label, pictures in rows.items():
         items = list(pictures.items())
+        height = cell * images[label].shape[0] / images[label].shape[1]
         for start in range(0, len(items), columns):
-            lines.append((label if start == 0 else None, items[start : start + columns]))
-    height = cell * image.shape[0] / image.shape[1]
-    size = ((columns + 1) * (cell + _GAP) + _GAP, len(lines) * (height + _TITLE) + _GAP)
+            bottom += height + _TITLE
+            part = items[start : start + columns]
+            lines.append((label if start == 0 else None, part, height, bottom))
+    size = ((columns + 1) * (cell + _GAP) + _GAP, bottom + _GAP)
     figure = Figure(figsize=size)
     FigureCanvasAgg(figure)
 
     def draw(line: int, column: int, picture: np.ndarray, title: str, weight="normal") -> None:
         left = _GAP + column * (cell + _GAP)
-        top = (line + 1) * (height + _TITLE)
+        _, _, height, bottom = lines[line]
         axes = figure.add_axes(
-            (left / size[0], 1 - top / size[1], cell / size[0], height / size[1])
+            (left / size[0], 1 - bottom / size[1], cell / size[0], height / size[1])
         )
         axes.imshow(picture, aspect="auto", interpolation="antialiased")
-        points = min(9, 9 * 14 * cell / max(len(title), 1))  # about 14 letters per inch
-        axes.set_title(title, fontsize=points, fontweight=weight, pad=4)
+        letters = 14 if weight == "normal" else 12  # per inch, about
+        text, points = _fitted(title, letters * cell)
+        axes.set_title(text, fontsize=points, fontweight=weight, pad=4)
         axes.set_axis_off()
 
-    for i, (label, items) in enumerate(lines):
+    for i, (label, items, _, _) in enumerate(lines):
         if label is not None:
-            draw(i, 0, image, label, "bold")
+            draw(i, 0, images[label], label, "bold")
         for j, (title, picture) in enumerate(items, 1):
             draw(i, j, as_float_image(picture), title)
     return figure
+
+
+def _fitted(title: str, room: float) -> tuple[str, float]:
+    """A title on one line, or two if it is larger so, and the size that fits.
+
+    Args:
+        title: the text.
+        room: the number of letters that fit on a line in the usual size of 9 points.
+
+    >>> _fitted("c-MWP", 20), _fitted("photo.png: NAFlow: like other_photo.png", 20)
+    (('c-MWP', 9), ('photo.png: NAFlow:\\nlike other_photo.png', 7))
+    """
+    one = min(9, 9 * room / max(len(title), 1))
+    breaks = [i for i, letter in enumerate(title) if letter == " "]
+    if not breaks:
+        return title, one
+    middle = min(breaks, key=lambda i: max(i, len(title) - i - 1))
+    lines = title[:middle].rstrip(), title[middle + 1 :].lstrip()
+    two = min(7, 9 * room / max(map(len, lines)))
+    return ("\n".join(lines), two) if two > one else (title, one)
 
 
 def save(figure: Figure, path: str | os.PathLike, *, dpi: float = 120) -> None:

@@ -82,7 +82,11 @@ def feature_panel(
     count, kinds = len(images), 2 if shares is None else 3
     columns = min(count, max_columns)
     lines = -(-count // columns)
-    heights = ([1.0, 1.0] if shares is None else [1.0, 1.0, 0.5]) * lines
+    heights: list[float] = []
+    for i in range(lines):  # as high as the line's highest image
+        line = images[i * columns : (i + 1) * columns]
+        height = max(np.shape(image)[0] / np.shape(image)[1] for image in line)
+        heights += [height, height] if shares is None else [height, height, 0.5]
     figure = Figure(
         figsize=(columns * cell, sum(heights) * cell + 0.25 * lines), layout="constrained"
     )
@@ -96,7 +100,8 @@ def feature_panel(
             axes.imshow(picture, interpolation="antialiased")
             axes.set_axis_off()
             if row == 0:
-                axes.set_title(titles[i], fontsize=9)
+                longest = max(map(len, titles[i].split("\n")))
+                axes.set_title(titles[i], fontsize=min(9, 9 * 12 * cell / max(longest, 1)))
         if shares is not None:
             axes = figure.add_subplot(grid[top + 2, column])
             axes.bar(range(3), shares[i], color=_BARS, width=0.8)

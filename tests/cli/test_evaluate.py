@@ -4,10 +4,13 @@ import json
 
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
-from squares import Net, picture
+from squares import SIZE, Net, picture
 
+import jaxplain
 from jaxplain import cli, models
+from jaxplain.models.layers import Conv, WindowDense, lrn, max_pool
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -133,7 +136,10 @@ def test_feedback_command(folders, tmp_path, monkeypatch, capsys):
     boxes.write_text("image,class,left,top,right,bottom\n0,Bird,10,8,40,36\n1,Bird,0,0,9,9\n")
     text, written = run(*base, "--top", "5", "--boxes", str(boxes))
     assert written["top"] == 1 and written["known"] == 2
-    assert "| Supervised | 50.0 | 1 of 2 |" in text and "Supervised: boxes for 2 of 2" in text
+    assert (
+        "| Supervised | 50.0 | 1 of 2 | 9.5 to 90.5 |" in text
+        and "Supervised: boxes for 2 of 2" in text
+    )
     for line, said in (
         ("0,Bird,10,8,40", "line 1: not image, class, left, top, right, bottom"),
         ("0,Brid,10,8,40,36", "line 1: CUB-200-2011 has no class 'Brid'; did you mean Bird?"),
@@ -256,7 +262,12 @@ def test_fixations_command(folders, tmp_path, monkeypatch):
     names = set(written["methods"])
     assert {"Gradient", "centre baseline", "empty map", "Dense Attention 1 (relu:0)"} <= names
     assert "| centre baseline |" in text
-    assert len(written["methods"]["Gradient"]["per_image"]["nss"]) == 3
+    found = written["methods"]["Gradient"]
+    assert len(found["per_image"]["nss"]) == 3
+    for score, (low, high) in found["interval"].items():
+        assert min(found["per_image"][score]) <= low <= found["mean"][score] <= high
+    low, high = found["interval"]["mae"]
+    assert f"| Gradient | {low:.3f} to {high:.3f} |" in text
 
 
 def test_fixations_with_a_fitted_cam(folders, tmp_path, monkeypatch, capsys):
@@ -314,11 +325,94 @@ def test_sanity_command(folders, tmp_path, monkeypatch, capsys):
     assert "no submodule 'middle'" in capsys.readouterr().err
 
 
+def test_what_is_set_stands_in_titles_and_in_the_file(folders, tmp_path, monkeypatch):
+    options = ["--methods", "gradient,mwp", "--limit", "2", "--held-out", "1"]
+    options += ["--set", "gradient.reduce=l2", "--set", "gradient.layer=relu:0"]
+    base = ("localisation", folders / "cub", monkeypatch, tmp_path, Net(1, ()))
+    text, written = run(*base, *options, "--layer", "relu:0")
+    assert "| Gradient (reduce=l2, layer=relu:0) |" in text and "| MWP |" in text
+    assert set(written["methods"]) >= {"Gradient (reduce=l2, layer=relu:0)", "MWP"}
+    assert written["options"]["settings"] == ["gradient.reduce=l2", "gradient.layer=relu:0"]
+    assert written["options"]["layer"] == "relu:0"
+
+
 def test_faithfulness_command(folders, tmp_path, monkeypatch):
     options = ["--methods", "gradient", "--steps", "4", "--flips", "3", "--batch-size", "3"]
     text, written = run("faithfulness", folders / "cub", monkeypatch, tmp_path, Net(), *options)
     assert "| Random order |" in text and written["images"] == 3
     assert len(written["curves"]["deletion"]["methods"]["Gradient"]["scores"]) == 5
+
+
+# ---- networks that do not allow every method ----------------------------------------------------
+
+
+class Dense(nnx.Module):
+    """In the shape of VGG, or of AlexNet with its norms: dense layers behind the last pool."""
+
+    def __init__(self, kind, outputs, names, fully_convolutional=False):
+        rngs = nnx.Rngs(0)
+        self.kind = kind
+        widths = (3, 4, 6, 8)
+        for i in range(3):
+            setattr(self, f"conv{i}", Conv(widths[i], widths[i + 1], 3, padding=1, rngs=rngs))
+        self.fc6 = WindowDense(6, 6, 8, 10, fully_convolutional=fully_convolutional, rngs=rngs)
+        self.fc7 = nnx.Linear(10, 10, rngs=rngs)
+        self.classifier = nnx.Linear(10, outputs, rngs=rngs)
+        self.config = models.ModelConfig(
+            f"small {kind}", SIZE, (127.0,), (128.0,), class_names=names, outputs=outputs
+        )
+
+    def __call__(self, x):
+        for i in range(3):
+            x = nnx.relu(getattr(self, f"conv{i}")(x))
+            if self.kind == "alexnet" and i < 2:
+                x = lrn(x, 5, 1e-4, 0.75, 1.0)
+            x = jaxplain.tag(max_pool(x, 2, 2), f"pool{i}")
+        x = nnx.relu(self.fc6(x))
+        return self.classifier(nnx.relu(self.fc7(x)))
+
+
+@pytest.mark.parametrize("kind", ["vgg", "alexnet"])
+@pytest.mark.parametrize("protocol", ["pointing", "localisation", "phrases", "fixations"])
+def test_what_a_network_does_not_allow_is_left_out(
+    kind, protocol, folders, tmp_path, monkeypatch, capsys
+):
+    """The default methods of Zhang et al. and Ebrahimpour et al., on networks without CAM."""
+    one_class = protocol in ("pointing", "localisation")
+    about = (1, ()) if one_class else (3, ("red ball", "green ball", "blue cup, mug"))
+
+    def load(*_, fully_convolutional=False, **__):
+        return Dense(kind, *about, fully_convolutional=fully_convolutional)
+
+    options = {
+        "pointing": [str(folders / "cub"), "--short", "48"],
+        "localisation": [str(folders / "cub"), "--held-out", "1"],
+        "phrases": [str(folders / "flickr"), "--images", str(folders / "photos"), "--short", "48"],
+        "fixations": [str(folders / "looked"), "--images", str(folders / "photos")],
+    }[protocol]
+    if protocol == "phrases":
+        options += ["--proposals", str(folders / "proposals"), "--words", str(tmp_path / "words")]
+        (tmp_path / "words").write_text('{"ball": ["red ball"]}')
+    monkeypatch.setattr(models, "from_pretrained", load)
+    asked = ["evaluate", protocol, "--model", "net", "--output", str(tmp_path / "out"), "--data"]
+    assert cli.main([*asked, *options, "--limit", "2"]) == 0
+    out, err = capsys.readouterr()
+    assert "CAM left out: cam needs a network that ends in a global average pool" in err
+    (row, *_) = [line for line in out.splitlines() if line.startswith("| CAM |")]
+    assert set(row.replace("| CAM ", "").split()) == {"|", "-"}
+    written = json.loads((tmp_path / "out" / f"{protocol}.json").read_text())
+    assert list(written["left_out"]) == ["CAM"] and "CAM" not in written["methods"]
+    assert {"MWP", "c-MWP"} <= set(written["methods"])
+
+
+def test_a_network_that_allows_none_of_the_methods(folders, tmp_path, monkeypatch, capsys):
+    base = ("localisation", folders / "cub", monkeypatch, tmp_path, Dense("vgg", 1, ()))
+    assert run(*base, "--methods", "cam") is None
+    err = capsys.readouterr().err
+    assert "CAM left out" in err and "error: small vgg allows none of these methods" in err
+    base = ("localisation", folders / "cub", monkeypatch, tmp_path, Dense("vgg", 1, ()))
+    assert run(*base, "--methods", "mwp,gradient", "--layer", "pool7") is None  # no refusal
+    assert "there is no layer 'pool7'" in capsys.readouterr().err
 
 
 def test_commands_say_what_is_wrong(folders, tmp_path, capsys):
@@ -329,7 +423,9 @@ def test_commands_say_what_is_wrong(folders, tmp_path, capsys):
         ("feedback", ["--methods", "gradiant"], "unknown method 'gradiant'; did you mean gradient"),
         ("faithfulness", ["--methods", " , "], "no method given"),
         ("sanity", ["--limit", "0"], "--limit must be positive"),
-        ("sanity", ["--methods", "gradient", "--layer", "x"], "--layer has no effect"),
+        ("sanity", ["--methods", "rise", "--layer", "x"], "rise takes no layer"),
+        ("pointing", ["--methods", "mwp", "--layer", "a,b"], "asked for at several layers"),
+        ("sanity", ["--set", "mwp.residul=branch"], "did you mean residual?"),
         ("localisation", ["--output", str(tmp_path / "file")], "is not a folder"),
         ("phrases", [], "--images"),
         ("fixations", ["--images", str(tmp_path / "no")], "no folder"),

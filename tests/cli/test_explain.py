@@ -63,7 +63,8 @@ def test_the_command_line_knows_every_method_of_the_catalogue():
         (("explain", "--methods", "gradcm"), "did you mean grad-cam"),
         (("explain", "--methods", "mwp,guided_backprp"), "guided-backprop"),
         (("explain", "--methods", ","), "no method"),
-        (("explain", "--methods", "gradient", "--layer", "x"), "--layer has no effect"),
+        (("explain", "--methods", "mwp,rise", "--layer", "x"), "--layer x: rise takes no layer"),
+        (("explain", "--methods", "pfv", "--layer", "a,b"), "pfv is explained at one layer"),
         (("explain", "missing.jpg"), "no such file: missing.jpg"),
         (("explain", "."), "folder"),
         (("explain", "--output", "missing/a.png"), "does not exist"),
@@ -254,9 +255,9 @@ def test_composites_of_lrp(capsys, small, image, monkeypatch):
     monkeypatch.setattr(
         "jaxplain.lrp", lambda *args, **options: called.append(options) or lrp(*args, **options)
     )
-    argv = ["explain", str(image), "--methods", "lrp", "--class", "top1", "--composite"]
-    assert cli.main([*argv, "epsilon_gamma_box"]) == 0
-    assert cli.main([*argv, "alpha2_beta1"]) == 0
+    argv = ["explain", str(image), "--methods", "lrp", "--class", "top1", "--set"]
+    assert cli.main([*argv, "lrp.composite=epsilon_gamma_box"]) == 0
+    assert cli.main([*argv, "lrp.composite=alpha2_beta1"]) == 0
     Path("my_rules.py").write_text(
         "from jaxplain.rules import Gamma, ZBox, lrp_rules\n"
         "def mild(*, eps=1e-3):\n"
@@ -265,7 +266,7 @@ def test_composites_of_lrp(capsys, small, image, monkeypatch):
         "    return 3\n"
     )
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", os.getcwd())])
-    assert cli.main([*argv, "my_rules:mild"]) == 0
+    assert cli.main([*argv, "lrp.composite=my_rules:mild"]) == 0
     boxed, named, own = called
     assert named == {"composite": composite("alpha2_beta1")}
     assert own["composite"].rules["linear"] == Gamma(gamma=0.1, eps=1e-3)
@@ -281,9 +282,39 @@ def test_composites_of_lrp(capsys, small, image, monkeypatch):
         "my_rule:mild": "no module 'my_rule'",
         "my_rules:nothing": "must return a RuleSet, not int",
     }.items():
-        assert words in _error(capsys, *argv, name)
-    line = _error(capsys, "explain", "--methods", "mwp", "--composite", "epsilon")
-    assert "--composite has no effect" in line
+        assert words in _error(capsys, *argv, f"lrp.composite={name}")
+
+
+def test_a_method_at_several_layers_and_each_at_its_own(small, image, monkeypatch):
+    rows = {}
+    monkeypatch.setattr(
+        "jaxplain.viz.panel", lambda _, given: rows.update(given) or panel(_, given)
+    )
+    argv = ["explain", str(image), "--class", "espresso", "--methods", "mwp,gradient,lrp"]
+    argv += ["--layer", "relu:0,relu:1", "--set", "lrp.layer=input"]
+    assert cli.main([*argv, "--set", "gradient.reduce=l2"]) == 0
+    label, mwp, gradient = rows
+    assert mwp == f"MWP: {label}" and gradient == f"Gradient (reduce=l2): {label}"
+    assert [list(row) for row in rows.values()] == [
+        ["LRP (layer=input)"],
+        ["relu:0", "relu:1"],
+        ["relu:0", "relu:1 (the same everywhere)"],  # a global pool follows
+    ]
+
+
+def test_a_map_that_marks_no_place_says_so():
+    flat = np.full((3, 4), 0.3, np.float32)
+    assert drawing._of_no_place(flat) == " (the same everywhere)"
+    assert drawing._of_no_place(0 * flat) == " (empty)"
+    flat[1, 2] *= 1.001
+    assert drawing._of_no_place(flat) == drawing._of_no_place(-flat) == ""
+
+
+def test_what_takes_no_layer_is_left_out_of_all(capsys, small, image, monkeypatch):
+    few = {n: catalogue.METHODS[n] for n in ("occlusion", "gradient")}
+    monkeypatch.setattr(explain, "CATALOGUE", few)
+    assert cli.main(["explain", str(image), "--methods", "all", "--layer", "relu:0"]) == 0
+    assert "left out, for they take no layer: occlusion" in capsys.readouterr().err
 
 
 def test_fitting_without_photographs(capsys, small, image):

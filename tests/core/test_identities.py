@@ -123,7 +123,8 @@ def options_of(name):
         options["key"] = jax.random.key(0)
     small = {"smooth-grad": {"samples": 2}, "integrated-gradients": {"steps": 2}}
     small |= {"rise": {"samples": 4}, "occlusion": {"window": 4, "stride": 4}}
-    if name == "cam":
+    small |= {"c-gradient": {"reduce": "sum"}}  # of magnitudes it is zero
+    if name in ("cam", "c-cam"):
         options["layer"] = "last"
     return entry.function, options | small.get(name, {})
 

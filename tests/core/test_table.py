@@ -43,6 +43,15 @@ def test_columns_and_form_can_be_given():
     assert table.columns == ("method", "hits", "error") and table[1][0] == "LRP"
 
 
+def test_tuples_of_fractions_are_no_shapes():
+    rows = [("a", (0.25, 1 / 3)), ("b", (np.float32(0.5), 2))]
+    assert str(Table(rows, ["image", "shares"], form=".3f")).splitlines() == [
+        "image  shares",
+        "a      0.250, 0.333",
+        "b      0.500, 2",
+    ]
+
+
 def test_an_empty_table():
     assert str(Table()) == "(nothing)" and Table().columns == ()
     assert Table([], ["method"]).markdown() == "| method |\n| --- |"

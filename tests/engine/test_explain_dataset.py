@@ -381,6 +381,10 @@ def test_the_command(tmp_path, capsys, tiny):
     for extra, said in (
         ([], ""),
         (["--short", "24"], "short = 16, not 24"),
+        (
+            ["--set", "gradient.reduce=l2"],
+            'settings = {}, not {"gradient": {"reduce": "l2"}}',
+        ),
         (["--class", "labels"], "cannot be combined"),
         (["--class", "zebra"], "zebra"),
         (["--methods", "mpw"], "unknown method 'mpw'"),

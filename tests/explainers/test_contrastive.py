@@ -114,3 +114,20 @@ def test_errors(convnet, options, match):
     fn, x = convnet
     with pytest.raises(ValueError, match=match):
         jaxplain.contrastive_deconvnet(fn, x, 0, **options)
+
+
+def test_contrastive_cam_is_cam_with_another_scale(x64):
+    """Of the network with negated weights CAM is the negative, so that the maximum stays."""
+    x = jnp.asarray(nets.images(1, size=4))
+    w = jnp.asarray(np.random.default_rng(3).normal(size=(3, 4)))
+
+    def fn(v, sign=1):
+        h = jaxplain.tag(jax.nn.relu(nets.conv(v, jnp.ones((3, 3, 3, 3)))), "h")
+        return h.mean((1, 2)) @ (sign * w)
+
+    ahead, against = (jaxplain.cam(f, x, 2) for f in (fn, lambda v: fn(v, -1)))
+    got = jaxplain.contrastive_cam(fn, x, [[2, 1]] * 2, layer=["h"])["h"][:, 0]
+    np.testing.assert_allclose(got, unit(ahead) - unit(against), rtol=1e-9)
+    np.testing.assert_allclose(got, 2 * unit(ahead), rtol=1e-9)
+    with pytest.raises(jaxplain.UnsuitableNetworkError, match="contrastive_cam needs a network"):
+        jaxplain.contrastive_cam(nets.convnet(PARAMS), x, 0, layer="input")

@@ -39,7 +39,8 @@ FAMILIES = (
 # (method, network) -> what is rightly said of it.
 REFUSED = {
     **{
-        ("cam", name): "cam needs a network that ends in a global average pool and one dense layer"
+        (method, name): "cam needs a network that ends in a global average pool and one dense layer"
+        for method in ("cam", "c-cam")
         for name in ENTRIES
         if name.startswith(("vgg", "squeezenet", "conv"))
         or name.endswith(("_npid", "_ms"))

@@ -54,7 +54,10 @@ def test_bars_are_means_with_standard_errors():
     assert [bar.get_width() for bar in axes.patches] == [2.0, 0.5]
     assert [text.get_text() for text in axes.texts] == ["2.000", "0.500"]
     assert axes.patches[0].get_facecolor() != axes.patches[1].get_facecolor()
-    assert axes.get_xlabel() == "error"
+    assert figure.get_supxlabel() == "error"
+    long = "error; Localisation by graph cut, top 5 predictions: a network on a set of images"
+    lines = charts.score_bars({"a": [1.0]}, long).get_supxlabel().split("\n")
+    assert len(lines) == 2 and " ".join(lines) == long
     with pytest.raises(ValueError, match="at least one"):
         charts.score_bars({}, "error")
     with pytest.raises(ValueError, match="finite"):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from jaxplain.cli import options
+from jaxplain.cli import method_options, options
 from jaxplain.cli.progress import Bar
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ class Protocol:
         options.add_data(parser, self.data)
         options.add_model(parser)
         options.add_methods(parser, ",".join(self.methods))
+        method_options.add_options(parser)
         if self.batch_size is not None:
             options.add_batch_size(parser, self.batch_size)
         options.add_limit(parser, self.limit)

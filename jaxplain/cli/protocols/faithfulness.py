@@ -9,7 +9,6 @@ from jaxplain.cli import datasets
 from jaxplain.cli.options import add_number
 from jaxplain.cli.progress import Bar
 from jaxplain.cli.protocols.common import Protocol
-from jaxplain.explainers.catalogue import METHODS
 
 if TYPE_CHECKING:
     from jaxplain.evaluation.studies.report import Report
@@ -22,8 +21,7 @@ def _run(arguments: argparse.Namespace, progress: Bar) -> Report[Any]:
     network = datasets.load_network(arguments)
     config = network.config
     x, failures = datasets.read_images(source, indices, config, arguments)
-    explainers = datasets.explainers(arguments, network)
-    methods = {METHODS[name].title: explain for name, explain in explainers.items()}
+    methods = datasets.prepared(arguments, network)
     report = study.faithfulness_study(
         network,
         x,
@@ -34,7 +32,8 @@ def _run(arguments: argparse.Namespace, progress: Bar) -> Report[Any]:
         batch_size=arguments.batch_size,
         progress=progress,
     )
-    return report.about(f"{config.name} on {source.name}", failures)
+    about = f"{config.name} on {source.name}"
+    return report.about(about, failures).without(methods.left_out)
 
 
 def _options(parser: argparse.ArgumentParser) -> None:

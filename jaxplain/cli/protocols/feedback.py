@@ -36,7 +36,7 @@ def _run(arguments: argparse.Namespace, progress: Bar) -> Report[Any]:
         given=given,
         segmentation=arguments.segmentation,
     )
-    return report.about(where)
+    return report.about(where).without(methods.left_out)
 
 
 def _boxes(path: Path, source: Any) -> dict[str, list[tuple[int, list[float]]]]:

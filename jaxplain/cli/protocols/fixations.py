@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from jaxplain.cli import datasets
+from jaxplain.cli.method_options import layer_of_fit
 from jaxplain.cli.progress import Bar
 from jaxplain.cli.protocols.common import Protocol
-from jaxplain.explainers.catalogue import CATALOGUE, METHODS, explainer
 
 if TYPE_CHECKING:
     from jaxplain.evaluation.studies.report import Report
@@ -29,8 +29,9 @@ def _run(arguments: argparse.Namespace, progress: Bar) -> Report[Any]:
     network = datasets.load_network(arguments)
     x, truth, points, failures = load(source, indices, network.config, arguments.workers)
     fit, images = _fit(network, arguments, x) if _FITTED in arguments.methods else (None, 0)
+    prepared = datasets.prepared(arguments, network, fit=fit)
     report = fixations.compare_with_fixations(
-        _methods(network, arguments, fit),
+        _methods(prepared),
         x,
         truth,
         points,
@@ -42,32 +43,24 @@ def _run(arguments: argparse.Namespace, progress: Bar) -> Report[Any]:
         report = dataclasses.replace(
             report, notes=[*report.notes, _about_fit(fit, images, network, x, arguments)]
         )
-    return report.about(f"{network.config.name}, {len(x)} images", failures)
+    about = f"{network.config.name}, {len(x)} images"
+    return report.about(about, failures).without(prepared.left_out)
 
 
-def _methods(network: Any, arguments: argparse.Namespace, fit: Any) -> dict[str, Callable]:
+def _methods(prepared: datasets.Methods) -> dict[str, Callable]:
     """Title -> images to maps; classes are the ones that the network predicts."""
     import jax.numpy as jnp
 
-    import jaxplain
     from jaxplain.evaluation import fixations
 
-    own = {
-        "pfv": ("PFV weights", lambda x: jaxplain.pfv(network, x).weights),
-        "dense-attention": ("Dense Attention", functools.partial(_dense, network)),
-        _FITTED: (
-            CATALOGUE[_FITTED].title,
-            lambda x: jaxplain.fitted_cam(network, x, fit=fit),
-        ),
-    }
     methods: dict[str, Callable] = {}
-    for name in arguments.methods:
-        if name in own:
-            title, method = own[name]
-            methods[title] = method
+    for title, method in prepared.items():
+        if method.choice.name == "pfv":
+            methods[title.replace("PFV", "PFV weights", 1)] = functools.partial(_pfv, method)
+        elif method.choice.name == "dense-attention":
+            methods[title] = functools.partial(_dense, method)
         else:
-            explain = explainer(name, network.config, arguments.layer)
-            methods[METHODS[name].title] = lambda x, explain=explain: explain(network, x, None)
+            methods[title] = functools.partial(method, targets=None)
     # People look at little of an image, so that the MAE favours maps of almost nothing.
     return methods | {
         _CENTRE: lambda x: jnp.broadcast_to(fixations.centre_map(x.shape[1:3]), x.shape[:3]),
@@ -75,11 +68,13 @@ def _methods(network: Any, arguments: argparse.Namespace, fit: Any) -> dict[str,
     }
 
 
-def _dense(network: Any, x: Any) -> dict[str, Any]:
-    """The layers' own maps, 1 being the first, and the cumulative ones, named as in the paper."""
-    import jaxplain
+def _pfv(method: datasets.Prepared, x: Any) -> Any:
+    return method(x, None).weights
 
-    own, cumulative = jaxplain.dense_attention(network, x)
+
+def _dense(method: datasets.Prepared, x: Any) -> dict[str, Any]:
+    """The layers' own maps, 1 being the first, and the cumulative ones, named as in the paper."""
+    own, cumulative = method(x, None)
     n = len(own)
     titles = {layer: "".join(map(str, range(n, i, -1))) for i, layer in enumerate(own)}
     return {
@@ -122,7 +117,7 @@ def _fit(network: Any, arguments: argparse.Namespace, x: Any) -> tuple[Any, int]
         if group:
             yield data.normalise(jnp.asarray(np.stack(group)), config)
 
-    layer = arguments.layer or config.layer(CATALOGUE[_FITTED].layer)
+    layer = layer_of_fit(arguments.choices[_FITTED], config)
     return jaxplain.fit_cam(network, batches(), layer=layer), count
 
 

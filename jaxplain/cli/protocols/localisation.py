@@ -10,7 +10,6 @@ from jaxplain.cli import datasets
 from jaxplain.cli.options import add_held_out
 from jaxplain.cli.progress import Bar
 from jaxplain.cli.protocols.common import Protocol
-from jaxplain.explainers.catalogue import METHODS
 
 if TYPE_CHECKING:
     from jaxplain.evaluation.studies.report import Report
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
 def prepared(
     arguments: argparse.Namespace, progress: Bar
-) -> tuple[Any, Any, dict[str, Any], str, Any]:
+) -> tuple[Any, Any, datasets.Methods, str, Any]:
     """(questions, preprocessing, methods, subject, network): what both localisations begin with."""
     from jaxplain import data
     from jaxplain.evaluation.studies.questions import Questions
@@ -35,12 +34,10 @@ def prepared(
         workers=arguments.workers,
         progress=progress,
     )
-    explainers = datasets.explainers(arguments, network)
-    methods = {METHODS[name].title: explain for name, explain in explainers.items()}
     return (
         asked,
         lambda pixels: data.normalise(pixels, config),
-        methods,
+        datasets.prepared(arguments, network),
         f"{config.name} on {source.name}",
         network,
     )
@@ -53,7 +50,8 @@ def _run(arguments: argparse.Namespace, progress: Bar) -> Report[Any]:
     count = len(asked.indices)
     held_out = max(1, count // 10) if arguments.held_out is None else arguments.held_out
     chosen_on = study.held_out_images(count, held_out)
-    return study.dominant_objects(asked, to_input, methods, chosen_on).about(where)
+    report = study.dominant_objects(asked, to_input, methods, chosen_on)
+    return report.about(where).without(methods.left_out)
 
 
 PROTOCOL = Protocol(

@@ -12,7 +12,6 @@ from jaxplain.cli import datasets
 from jaxplain.cli.options import add_aspect, add_held_out
 from jaxplain.cli.progress import Bar
 from jaxplain.cli.protocols.common import Protocol
-from jaxplain.explainers.catalogue import METHODS
 
 if TYPE_CHECKING:
     from jaxplain.evaluation.studies.report import Report
@@ -40,8 +39,7 @@ def _run(arguments: argparse.Namespace, progress: Bar) -> Report[Any]:
     network = datasets.load_network(arguments, fully_convolutional=True)
     config = network.config
     words = Words(config.class_names, table)
-    explainers = datasets.explainers(arguments, network, fully_convolutional=True)
-    methods = {METHODS[name].title: explain for name, explain in explainers.items()}
+    methods = datasets.prepared(arguments, network, fully_convolutional=True)
     if arguments.gamma_split is not None:
         other = data.open_source(arguments.data, arguments.gamma_split, images=arguments.images)
         count = len(other) if arguments.limit is None else min(arguments.limit, len(other))
@@ -62,7 +60,7 @@ def _run(arguments: argparse.Namespace, progress: Bar) -> Report[Any]:
         workers=arguments.workers,
         progress=progress,
     )
-    return report.about(f"{config.name} on {source.name}")
+    return report.about(f"{config.name} on {source.name}").without(methods.left_out)
 
 
 def _table(path: Path) -> dict[str, list[int | str]]:

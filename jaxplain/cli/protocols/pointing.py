@@ -10,7 +10,6 @@ from jaxplain.cli import datasets
 from jaxplain.cli.options import add_aspect
 from jaxplain.cli.progress import Bar
 from jaxplain.cli.protocols.common import Protocol
-from jaxplain.explainers.catalogue import METHODS
 
 if TYPE_CHECKING:
     from jaxplain.evaluation.studies.report import Report
@@ -28,11 +27,10 @@ def _run(arguments: argparse.Namespace, progress: Bar) -> Report[Any]:
     # 6.1.1).
     network = datasets.load_network(arguments, fully_convolutional=True)
     config = network.config
+    prepared = datasets.prepared(arguments, network, fully_convolutional=True)
     methods = {
-        METHODS[name].title: study.PointingMethod(explain, METHODS[name].blurred)
-        for name, explain in datasets.explainers(
-            arguments, network, fully_convolutional=True
-        ).items()
+        title: study.PointingMethod(method, method.choice.sparse)
+        for title, method in prepared.items()
     }
     report = study.pointing_game(
         source,
@@ -45,7 +43,7 @@ def _run(arguments: argparse.Namespace, progress: Bar) -> Report[Any]:
         workers=arguments.workers,
         progress=progress,
     )
-    return report.about(f"{config.name} on {source.name}")
+    return report.about(f"{config.name} on {source.name}").without(prepared.left_out)
 
 
 PROTOCOL = Protocol(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from jaxplain.cli import datasets
 from jaxplain.cli.progress import Bar
 from jaxplain.cli.protocols.common import Protocol
-from jaxplain.explainers.catalogue import METHODS, explainer
+from jaxplain.explainers.catalogue import METHODS
 
 if TYPE_CHECKING:
     from jaxplain.evaluation.studies.report import Report
@@ -24,11 +24,10 @@ def _run(arguments: argparse.Namespace, progress: Bar) -> Report[Any]:
     source, indices = datasets.open_data(arguments)
     network = datasets.load_network(arguments)
     x, failures = datasets.read_images(source, indices, network.config, arguments)
+    prepared = datasets.prepared(arguments, network)
     methods = {
-        METHODS[name].title: functools.partial(
-            _evidence, explainer(name, network.config, arguments.layer), METHODS[name].style
-        )
-        for name in arguments.methods
+        title: functools.partial(_evidence, method.explain, METHODS[method.choice.name].style)
+        for title, method in prepared.items()
     }
     layers = arguments.layers and [name.strip() for name in arguments.layers.split(",")]
     layers = layers or study.top_modules(network, x[:1])
@@ -41,7 +40,8 @@ def _run(arguments: argparse.Namespace, progress: Bar) -> Report[Any]:
         batch_size=arguments.batch_size,
         progress=progress,
     )
-    return report.about(f"{network.config.name} on {source.name}", failures)
+    about = f"{network.config.name} on {source.name}"
+    return report.about(about, failures).without(prepared.left_out)
 
 
 def _evidence(explain: Callable, style: str, network: Any, x: Any, classes: Any) -> Any:

@@ -17,7 +17,8 @@ import numpy as np
 from jaxplain import postprocess
 from jaxplain.core import Table
 from jaxplain.evaluation import fixations as scores
-from jaxplain.evaluation.studies.report import Report
+from jaxplain.evaluation.intervals import bootstrap
+from jaxplain.evaluation.studies.report import INTERVAL, Report, between
 
 __all__ = ["Row", "compare_with_fixations", "fixated_pixels"]
 
@@ -147,6 +148,8 @@ def _report(per_image: PerImage, baselines: Sequence[str]) -> Report[PerImage]:
     ]
     rows.sort(key=lambda row: row.mae)
     heads = [field.replace("_", "-").upper() for field in Row._fields[1:]]
+    ends = {row.method: _intervals(per_image[row.method]) for row in rows}
+    spans = [(name, *(between(*span) for span in own.values())) for name, own in ends.items()]
 
     def draw(report: Report[PerImage]) -> Any:
         """Fig. 9: the mean absolute error of every method, baselines in grey."""
@@ -160,13 +163,17 @@ def _report(per_image: PerImage, baselines: Sequence[str]) -> Report[PerImage]:
     return Report(
         "human fixations",
         "Human fixations",
-        [("", Table(rows, ["method", *heads], form=".3f"))],
-        [],
+        [
+            ("", Table(rows, ["method", *heads], form=".3f")),
+            ("", Table(spans, [f"{INTERVAL} of the mean", *heads], right=heads)),
+        ],
+        ["Intervals by the bootstrap over images."],
         per_image,
         {
             "methods": {
                 row.method: {
                     "mean": dict(zip(Row._fields[1:], row[1:], strict=True)),
+                    "interval": ends[row.method],
                     "per_image": per_image[row.method],
                 }
                 for row in rows
@@ -174,6 +181,13 @@ def _report(per_image: PerImage, baselines: Sequence[str]) -> Report[PerImage]:
         },
         draw,
     )
+
+
+def _intervals(found: dict[str, np.ndarray]) -> dict[str, tuple[float, float]]:
+    """Score -> the interval of its mean."""
+    names = Row._fields[1:]
+    low, high = bootstrap(np.stack([found[score] for score in names]))
+    return dict(zip(names, zip(low.tolist(), high.tolist(), strict=True), strict=True))
 
 
 def _check(methods, x, truth, fixations, batch_size) -> None:

@@ -23,8 +23,9 @@ import numpy as np
 from jaxplain import postprocess
 from jaxplain.core import Table
 from jaxplain.evaluation import localisation
+from jaxplain.evaluation.intervals import wilson
 from jaxplain.evaluation.studies.questions import Explainer, Questions, boxes_of
-from jaxplain.evaluation.studies.report import Report, percent
+from jaxplain.evaluation.studies.report import INTERVAL, Report, percent, share_interval
 from jaxplain.explainers import segmentation
 
 __all__ = [
@@ -59,6 +60,12 @@ class Found:
     @property
     def error(self) -> float:
         return 1 - self.hits / self.trials
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's interval of the error."""
+        low, high = wilson(self.trials - self.hits, self.trials)
+        return float(low), float(high)
 
 
 def held_out_images(count: int, held_out: int, seed: int = 0) -> frozenset[int]:
@@ -327,17 +334,18 @@ def _report(
             "-" if found.alpha is None else f"{found.alpha:.1f}",
             percent(found.error),
             f"{found.hits} of {found.trials}",
+            share_interval(found.trials - found.hits, found.trials),
         )
         for name, found in results.items()
     ]
-    heads = ["alpha", "error", "localised"]
+    heads = ["alpha", "error", "localised", f"error's {INTERVAL}"]
     if all(found.alpha is None for found in results.values()):
         heads, rows = heads[1:], [(name, *cells) for name, _, *cells in rows]
     return Report(
         protocol,
         title,
         [("", Table(rows, ["method", *heads], right=heads))],
-        [f"{asked.images} images; localised: IoU of at least {iou}.{note}"],
+        [f"{asked.images} images; localised: IoU of at least {iou}. Intervals are Wilson's.{note}"],
         results,
         {
             "iou": iou,
@@ -345,7 +353,7 @@ def _report(
             "not_asked": dict(sorted(asked.not_asked.items())),
             "alphas": localisation.ALPHAS,
             "methods": {
-                name: dataclasses.asdict(found) | {"error": found.error}
+                name: dataclasses.asdict(found) | {"error": found.error, "interval": found.interval}
                 for name, found in results.items()
             },
         },

@@ -22,7 +22,7 @@ from jaxplain.data.proposals import Proposals
 from jaxplain.data.words import Words
 from jaxplain.evaluation import phrases
 from jaxplain.evaluation.studies.phrase_answers import KS, Answered, answers_of
-from jaxplain.evaluation.studies.report import Report, percent
+from jaxplain.evaluation.studies.report import INTERVAL, Report, percent, share_interval
 
 __all__ = ["Localised", "Scores", "phrase_study", "sliding_boxes"]
 
@@ -210,17 +210,25 @@ def _report(
         rows.append((name, shown, *(f"{percent(a)} / {percent(b)}" for a, b in pairs)))
         at5 = list(both[0].group_recall.values())
         by_group.append((name, *map(percent, [*at5, float(np.mean(at5))])))
+    asked = counts["phrases"]
+    spans = [
+        (name, *(share_interval(round(r * asked) if asked else 0, asked) for r in found.recall))
+        for name, (_, found, _) in results.items()
+    ]
+    recalls = heads[1 : 1 + len(KS)]
     return Report(
         "phrase localisation",
         "Phrase localisation",
         [
             ("", Table(rows, ["method", *heads], right=heads)),
             ("", Table(by_group, ["recall at 5", *groups, "mean"], right=[*groups, "mean"])),
+            ("", Table(spans, [f"{INTERVAL}, all", *recalls], right=recalls)),
         ],
         [
             f"{counts['images']} images; {counts['phrases']} phrases, {counts['small']} of them "
             f"small instances; {counts['unknown']} more have no word that the network knows. Per "
-            f"cent; all / small instances. Gamma was chosen on {counts['held_out']} other phrases."
+            f"cent; all / small instances. Gamma was chosen on {counts['held_out']} other phrases. "
+            "Intervals are Wilson's."
         ],
         results,
         {

@@ -21,8 +21,9 @@ import numpy as np
 from jaxplain import data
 from jaxplain.core import Table
 from jaxplain.evaluation import pointing
+from jaxplain.evaluation.intervals import wilson
 from jaxplain.evaluation.studies.questions import Explainer, Question, Questions, boxes_of
-from jaxplain.evaluation.studies.report import Report, percent
+from jaxplain.evaluation.studies.report import INTERVAL, Report, percent, share_interval
 from jaxplain.postprocess import resize_matrix
 
 __all__ = ["BLUR", "CENTRE", "PointingMethod", "pointing_game"]
@@ -228,7 +229,14 @@ def _report(
             )
             if t
         }
-        return {"mean": result.mean, "per_class": per_class}
+        hits, trials = int(result.hits.sum()), int(result.trials.sum())
+        return {
+            "mean": result.mean,
+            "hits": hits,
+            "trials": trials,
+            "interval": wilson(hits, trials),
+            "per_class": per_class,
+        }
 
     def draw(report: Report[Accuracies]) -> Any:
         """One dot per class and method: the figure of the paper's supplement."""
@@ -253,7 +261,7 @@ def _report(
             f"{asked.images} images; {int(everything.trials.sum())} questions about "
             f"{int((everything.trials > 0).sum())} classes, {int(hard.trials.sum())} of them "
             f"difficult ({int((hard.trials > 0).sum())} classes). Mean accuracy over classes in "
-            f"per cent (hits / questions); hits on {region}."
+            f"per cent (hits / questions: Wilson's {INTERVAL} of their share); hits on {region}."
         ],
         results,
         {
@@ -271,4 +279,5 @@ def _report(
 
 
 def _cell(result: pointing.PointingAccuracy) -> str:
-    return f"{percent(result.mean)} ({int(result.hits.sum())} / {int(result.trials.sum())})"
+    hits, trials = int(result.hits.sum()), int(result.trials.sum())
+    return f"{percent(result.mean)} ({hits} / {trials}: {share_interval(hits, trials)})"

@@ -13,11 +13,15 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import numpy as np
 
 from jaxplain.core import Table
+from jaxplain.evaluation.intervals import CONFIDENCE, wilson
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Report", "mean_and_error", "percent"]
+__all__ = ["INTERVAL", "Report", "between", "mean_and_error", "percent", "share_interval"]
+
+#: What an interval is called in tables and notes.
+INTERVAL = f"{CONFIDENCE:.0%} interval".replace("%", " %")
 
 Results = TypeVar("Results")
 
@@ -71,6 +75,16 @@ class Report(Generic[Results]):
         failures = self.failures if failures is None else failures
         return dataclasses.replace(self, title=f"{self.title}: {subject}", failures=failures)
 
+    def without(self, left_out: Mapping[str, str]) -> Report[Results]:
+        """The same with a row of ``-`` for each method that was left out, and the reasons.
+
+        Args:
+            left_out: method -> why it was not run, as the network does not allow it.
+        """
+        tables = [(heading, table.with_absent(left_out)) for heading, table in self.tables]
+        details = {**self.details, "left_out": dict(left_out)}
+        return dataclasses.replace(self, tables=tables, details=details)
+
     def markdown(self) -> str:
         """The tables and the notes."""
         parts = []
@@ -112,6 +126,27 @@ def percent(value: Any) -> str:
     ('12.5', '-')
     """
     return "-" if math.isnan(value) else f"{100 * float(value):.1f}"
+
+
+def between(low: Any, high: Any) -> str:
+    """The two ends of an interval as they are, for a table.
+
+    >>> between(0.125, 1.0)
+    '0.125 to 1.000'
+    """
+    return f"{float(low):.3f} to {float(high):.3f}"
+
+
+def share_interval(hits: Any, trials: Any) -> str:
+    """Wilson's interval of hits / trials in per cent, for a table; '-' of no trials.
+
+    >>> share_interval(52, 75), share_interval(0, 0)
+    ('58.2 to 78.6', '-')
+    """
+    if not trials:
+        return "-"
+    low, high = wilson(hits, trials)
+    return f"{percent(low)} to {percent(high)}"
 
 
 def mean_and_error(values: np.ndarray) -> str:

@@ -269,7 +269,12 @@ def test_command(folder, tmp_path, monkeypatch, capsys):
     written = json.loads((tmp_path / "pointing.json").read_text())
     assert written["images"] == 16 and written["failures"][0][0] == "zz"
     assert set(written["methods"]) == {"Center", "c-MWP", "Gradient"}
-    one = written["methods"]["Gradient"]["all"]["per_class"]["bird"]
+    everything = written["methods"]["Gradient"]["all"]
+    low, high = everything["interval"]
+    assert 0 <= low < everything["hits"] / everything["trials"] < high <= 1
+    share = f"({everything['hits']} / {everything['trials']}: {100 * low:.1f} to {100 * high:.1f})"
+    assert share in out
+    one = everything["per_class"]["bird"]
     assert one["accuracy"] == pytest.approx(one["hits"] / one["trials"])
     assert "| Gradient |" in (tmp_path / "pointing.md").read_text()
     assert (tmp_path / "pointing.png").stat().st_size > 5000

@@ -1,0 +1,1 @@
+"""The forms of `jaxplain pfv`, one file each."""
