@@ -6,6 +6,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import methods
 import nets
 import numpy as np
 import pytest
@@ -123,7 +124,7 @@ def options_of(name):
         options["key"] = jax.random.key(0)
     small = {"smooth-grad": {"samples": 2}, "integrated-gradients": {"steps": 2}}
     small |= {"rise": {"samples": 4}, "occlusion": {"window": 4, "stride": 4}}
-    small |= {"c-gradient": {"reduce": "sum"}}  # of magnitudes it is zero
+    small |= methods.NOT_EMPTY
     if name in ("cam", "c-cam"):
         options["layer"] = "last"
     return entry.function, options | small.get(name, {})

@@ -17,7 +17,7 @@ TARGETS = jnp.asarray([[0, 3], [2, 1]])
 
 
 #: RISE's noise falls with the number of its masks; of magnitudes c-Grad makes zero, as it should.
-MORE = {"rise": {"samples": 32}, "c-gradient": {"reduce": "sum"}}
+MORE = {"rise": {"samples": 32}, **methods.NOT_EMPTY}
 
 
 def compiled(name, dtype):

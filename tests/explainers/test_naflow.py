@@ -12,7 +12,7 @@ import pytest
 from nets import normal
 
 import jaxplain
-from jaxplain.cli import drawing
+from jaxplain.cli import drawing, method_options
 from jaxplain.core import UnknownLayerError, UnsupportedOperationError, tag, trace
 from jaxplain.explainers._preimage import preimage, stages, start
 from jaxplain.explainers.catalogue import CATALOGUE
@@ -137,6 +137,8 @@ def test_one_default_of_damping(monkeypatch):
     assert not set(CATALOGUE["naflow"].options)
 
     taken = []
+    view = drawing.View("", np.zeros((4, 4, 3)), jnp.ones((1, 4, 4, 3)), lambda x: x, [0], ["cat"])
+    choice = method_options.choices(["naflow"], [])["naflow"]
 
     def naflow(*_, solver, **__):
         taken.append(solver)
@@ -144,7 +146,7 @@ def test_one_default_of_damping(monkeypatch):
 
     monkeypatch.setattr(jaxplain, "naflow", naflow)
     with pytest.raises(InterruptedError):
-        drawing.ROWS["naflow"](None, None, [0], ["cat"], None, None)
+        drawing.ROWS["naflow"](None, [view], choice)
     assert taken[0].damping == damping
 
 

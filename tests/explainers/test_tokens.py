@@ -61,7 +61,7 @@ def test_the_methods_are_those_at_a_layer():
         for name in CATALOGUE
         if "layer" in methods.parameters(name) and "tokens" not in methods.parameters(name)
     }
-    assert without == {"cam", "dense-attention", "naflow", "pfv"} and len(NAMES) > 15
+    assert without == {"c-cam", "cam", "dense-attention", "naflow", "pfv"} and len(NAMES) > 15
 
 
 def test_a_fit_at_tokens(x):

@@ -14,6 +14,9 @@ from jaxplain.explainers.catalogue import CATALOGUE
 #: So little of what a method does many times, by the arguments that say how often.
 FEW = {"samples": 2, "steps": 2}
 
+#: What keeps a map from being 0 everywhere: of magnitudes the contrastive gradient is.
+NOT_EMPTY: dict[str, dict[str, Any]] = {"c-gradient": {"reduce": "sum"}}
+
 
 def parameters(name: str) -> dict[str, inspect.Parameter]:
     """The parameters of a method's function."""
@@ -39,7 +42,7 @@ def options(name: str, **given: Any) -> dict[str, Any]:
         found["key"] = jax.random.key(5)
     if CATALOGUE[name].needs == "fit":
         found["fit"] = fit()
-    return found | given
+    return found | NOT_EMPTY.get(name, {}) | given
 
 
 def explain(name: str, fn: Any, x: Any, targets: Any, **given: Any) -> Any:
