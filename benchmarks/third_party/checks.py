@@ -92,6 +92,18 @@ def contrastive_deconvnet(s: Subject) -> Result:
     return "jax.grad, ReLUs replaced", error(found, ahead - against)
 
 
+def _contrast(ahead: jax.Array) -> jax.Array:
+    """Of a signed map and its negative, each over its L1 norm: what the first has more."""
+    return 2 * ahead / over_space(jnp.abs(ahead)[..., None])[..., 0]
+
+
+def contrastive_gradient(s: Subject) -> Result:
+    empty = s.explain("c-gradient")  # as magnitudes both are equal
+    found = s.explain("c-gradient", reduce="sum")
+    off = error(found, _contrast(s.grad(s.x).sum(-1)))
+    return "jax.grad, 0 of magnitudes", max(off, float(jnp.abs(empty).max()))
+
+
 def feedback(s: Subject) -> Result:
     found = s.explain("feedback", steps=1)
     return "one sweep: jax.grad, ReLUs replaced", error(found, jnp.abs(_guided(s)).max(-1))
@@ -144,6 +156,12 @@ def cam(s: Subject) -> Result:
     found = s.explain("cam")
     expected = s.activation @ s.dense[:, s.target]
     return "the classifier's weights", error(found, expected)
+
+
+def contrastive_cam(s: Subject) -> Result:
+    found = s.explain("c-cam")
+    expected = s.activation @ s.dense[:, s.target]
+    return "the classifier's weights", error(found, _contrast(expected))
 
 
 def fitted_cam(s: Subject) -> Result:
@@ -260,6 +278,8 @@ CHECKS: dict[str, Callable[[Subject], Result]] = {
     "c-mwp": c_mwp,
     "d-wta": d_wta,
     "c-deconvnet": contrastive_deconvnet,
+    "c-gradient": contrastive_gradient,
+    "c-cam": contrastive_cam,
     "gradient": gradient,
     "input-x-gradient": input_x_gradient,
     "smooth-grad": smooth_grad,

@@ -29,15 +29,14 @@ def cell(method: str, subject: Subject) -> Cell:
     """One method on one network."""
     try:
         check, off = CHECKS[method](subject)
-    except (jaxplain.UnsupportedOperationError, jaxplain.UnknownLayerError) as refusal:
+    except (
+        jaxplain.UnsupportedOperationError,
+        jaxplain.UnknownLayerError,
+        jaxplain.UnsuitableNetworkError,
+    ) as refusal:
         return Cell("refused", str(refusal))
     except NoCheckError as none:
         return Cell("unchecked", str(none))
-    except ValueError as refusal:
-        # cam's own word for a network that does not end as it needs, and nothing else's.
-        if method == "cam" and str(refusal).startswith("cam needs a network that ends in"):
-            return Cell("refused", str(refusal))
-        return Cell("wrong", f"ValueError: {refusal}")
     except Exception as crash:  # a crash is a finding of this table, whatever its kind
         return Cell("wrong", f"{type(crash).__name__}: {crash}")
     return Cell("right" if off <= TOLERANCE else "wrong", f"{check} (off by {off:.0e})")
