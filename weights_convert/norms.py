@@ -63,7 +63,7 @@ def fits(array: np.ndarray, dtype: Any) -> bool:
         return True
     if array.dtype.kind == "c":
         return False
-    if array.dtype.itemsize > np.dtype(dtype).itemsize:
+    if array.dtype != np.dtype(dtype):
         with np.errstate(over="ignore"):
             array = array.astype(dtype)
     return bool(np.isfinite(array).all())
