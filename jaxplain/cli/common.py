@@ -48,6 +48,17 @@ def load_model(name: str, network: str | None = None):
             raise CliError(f"cannot load {name}: {error}") from None
 
 
+def local_path(text: str) -> Path:
+    """The path of an option; an address would become a folder called ``gs:``."""
+    from jaxplain.data.places import is_address
+
+    if is_address(text):
+        raise CliError(
+            f"{text} is an address; addresses are for --data and --output of explain-dataset"
+        )
+    return Path(text)
+
+
 def read_image(path: Path) -> np.ndarray:
     """The image that the user named, see `jaxplain.data.read_image`."""
     from jaxplain import data

@@ -16,6 +16,7 @@ from jaxplain.cli.common import (
     check_output,
     extra,
     load_model,
+    local_path,
     read_image,
     step,
     suggest,
@@ -68,7 +69,7 @@ def add_commands(commands: Any) -> None:
         "--reference",
         dest="references",
         action="append",
-        type=Path,
+        type=local_path,
         metavar="PICTURE",
         help="explain the cosine similarity of the image's embedding to this picture's, and the "
         "other way round; may be repeated: the most similar one is the prediction, so that five, "
@@ -84,14 +85,14 @@ def add_commands(commands: Any) -> None:
     explain.add_argument(
         "--fit",
         metavar="FOLDER",
-        type=Path,
+        type=local_path,
         help="photographs on which fitted-cam learns its weights, the more the better",
     )
     explain.add_argument(
         "--output",
         default=DEFAULT_OUTPUT,
         metavar="FILE",
-        type=Path,
+        type=local_path,
         help="picture to write; default: %(default)s",
     )
     explain.set_defaults(command=_explain)

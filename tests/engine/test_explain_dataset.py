@@ -28,15 +28,21 @@ pytestmark = pytest.mark.usefixtures("quick_compile")
 SCRIPT = Path(__file__).parents[1] / "helpers/killed_runs.py"
 
 
-@pytest.mark.parametrize(("devices", "processes"), [(1, 1), (8, 1), (1, 2)])
-def test_killed_runs_write_what_an_uninterrupted_one_does(tmp_path, devices, processes):
+@pytest.mark.parametrize(
+    ("devices", "processes", "signals", "kills"),
+    [(1, [1], ["KILL", "TERM"], 8), (8, [1], ["KILL"], 4), (1, [4, 2], ["TERM", "KILL"], 8)],
+)
+def test_killed_runs_write_what_an_uninterrupted_one_does(
+    tmp_path, devices, processes, signals, kills
+):
     count = f"--xla_force_host_platform_device_count={devices}"
     flags = re.sub(r"--xla_force_host_platform_device_count=\d+", count, os.environ["XLA_FLAGS"])
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-    command = [sys.executable, str(SCRIPT), str(tmp_path), "--processes", str(processes)]
+    command = [sys.executable, str(SCRIPT), str(tmp_path), "--signals", *signals]
+    command += ["--kills", str(kills), "--processes", *map(str, processes)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("killed with") == 10
+    assert done.stdout.count("shards finished") == kills
     same(tmp_path / "whole", tmp_path / "killed")
     maps = data.open_maps(tmp_path / "killed")
     assert [maker["devices"] for maker in maps.made_by] == [f"{devices} cpu"] and maps.complete
