@@ -98,11 +98,12 @@ def _fork(folder, process, processes, port, count, held):
         os._exit(status)
 
 
-def _start(folder, processes, count, held=0):
+def _start(folder, processes, count, held=0, apart=False):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    return [_fork(folder, k, processes, port, count, held) for k in range(processes)]
+    folders = [folder / str(k) if apart else folder for k in range(processes)]
+    return [_fork(f, k, processes, port, count, held) for k, f in enumerate(folders)]
 
 
 def _finished(folder):
@@ -138,10 +139,18 @@ def main():
     parser.add_argument("--processes", type=int, nargs="+", default=[1])
     parser.add_argument("--signals", nargs="+", default=["KILL"])
     parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument(
+        "--apart", action="store_true", help="two processes without a shared folder"
+    )
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     jax.config.update("jax_disable_most_optimizations", True)
+    if arguments.apart:
+        for pid in _start(arguments.folder, 2, arguments.images, apart=True):
+            if os.waitpid(pid, 0)[1]:
+                sys.exit("a process without the other's folder failed")
+        return
     whole, killed = arguments.folder / "whole", arguments.folder / "killed"
     most = max(arguments.processes)
     for pid in _start(whole, arguments.processes[0], arguments.images):
