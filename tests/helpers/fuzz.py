@@ -246,8 +246,7 @@ def run(iterations, seed, folder):
     names = [name for name in found if name not in RARE]
     tried, read_whole = collections.Counter(), collections.Counter()
     begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    signal.signal(signal.SIGALRM, _late)
-    warnings.simplefilter("ignore")
+    before = signal.signal(signal.SIGALRM, _late)
     for i in range(iterations):
         kind = next((k for k, every in RARE.items() if i % every == every - 1), None)
         kind = kind or names[int(rng.integers(len(names)))]
@@ -274,6 +273,7 @@ def run(iterations, seed, folder):
             return False, tried, read_whole
         if file.parent.name in ("settings", "shard"):
             file.write_bytes(content)
+    signal.signal(signal.SIGALRM, before)
     return True, tried, read_whole
 
 
@@ -283,6 +283,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     folder, start = Path(tempfile.mkdtemp(prefix="jaxplain-fuzz-")), time.perf_counter()
+    warnings.simplefilter("ignore")
     good, tried, read_whole = run(arguments.iterations, arguments.seed, folder)
     for kind, count in sorted(tried.items()):
         print(f"{kind:24s} {count:8d} changed, {read_whole[kind]:8d} read all the same")
