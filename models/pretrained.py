@@ -234,7 +234,7 @@ def _own_config(path: Path, network: str | None) -> ModelConfig | None:
         return None
     try:
         config = _read_config(json.loads(text)["config"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise wc.CheckpointError(f"{path} has a damaged description.") from error
     if network is not None and config.name != network:
         raise wc.ConversionError(f"{path} holds the weights of {config.name}, not of {network}.")
@@ -286,25 +286,32 @@ def _from_registry(name: str, options: Mapping[str, Any]) -> Network:
             if isinstance(error, ImportError):
                 raise
             raise wc.DownloadError(f"{error}. {_advice(name, origin)}") from error
-        folder = wc.cache_dir() / f"{name}-{wc.file_sha256(path)[:12]}"
         damaged = False
-        if folder.exists():
-            try:
+        try:
+            folder = wc.cache_dir() / f"{name}-{wc.file_sha256(path)[:12]}"
+            if folder.exists():
                 return _from_folder(folder, options)
-            except wc.CheckpointError:
-                damaged = True  # the source is at hand, so it is simply made anew
+        except wc.CheckpointError:
+            damaged = True  # the source is at hand, so it is simply made anew
+        except OSError:
+            pass  # said below, when the weights cannot be kept
         converted = convert_file(path, name, source=source.names.source, origin=origin)
         try:
+            folder = cache_folder(converted)
             wc.save(folder, converted.weights, converted.description, replace=damaged)
         except OSError as error:
-            _log.warning("the weights could not be kept in %s: %s", folder, error)
+            _log.warning("the weights of %s could not be kept: %s", name, error)
         return _ready(converted, options)
 
 
 def _cached(name: str, origin: str | None = None) -> Path | None:
     """The newest folder of a network's weights in the cache; if given, of those from ``origin``."""
-    folders = wc.cache_dir().glob(f"{name}-????????????")
-    for folder in sorted(folders, key=lambda f: f.stat().st_mtime, reverse=True):
+    try:
+        folders = list(wc.cache_dir().glob(f"{name}-????????????"))
+        folders.sort(key=lambda f: f.stat().st_mtime, reverse=True)
+    except OSError:  # there is no cache that could be read
+        return None
+    for folder in folders:
         with contextlib.suppress(wc.CheckpointError):
             if origin is None or wc.load_config(folder).get("origin") == origin:
                 return folder

@@ -29,6 +29,9 @@ _FORMATS = {
 }
 IMAGE_SUFFIXES = tuple(suffix for suffixes in _FORMATS.values() for suffix in suffixes)
 
+#: A small file may say that it has any number of pixels, each of which takes three bytes or more.
+MOST_PIXELS = 1 << 27
+
 _ORIENTATION = 0x0112  # the tag of EXIF
 #: Value of the tag -> what turns the stored pixels upright.
 _TURNS: dict[Any, Callable[[np.ndarray], np.ndarray]] = {
@@ -69,8 +72,8 @@ def read_image(path: str | os.PathLike[str], *, upright: bool = True) -> np.ndar
             the stored pixels are taken to be upright.
 
     Raises:
-        UnreadableImageError: it is missing, broken, of another format, too large, or has values
-            outside the ranges above.
+        UnreadableImageError: it is missing, broken, of another format, of more than 2^27 pixels, or
+            has values outside the ranges above.
         ImportError: Pillow is not installed.
 
     Example:
@@ -149,7 +152,18 @@ def _decode(path: str | os.PathLike[str], pixels: Callable[[Any], np.ndarray]) -
         # Pillow gets an open file, not a path: a path it might map into memory, and a file that is
         # cut short meanwhile would then end the process.
         with open_regular(path) as file, Image.open(file, formats=list(_FORMATS)) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise UnreadableImageError(
+                    path,
+                    f"it has {image.width} x {image.height} pixels, and at most {MOST_PIXELS} are "
+                    "read",
+                )
             return pixels(image)
+    except UnreadableImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        reason = f"it has more pixels than the {MOST_PIXELS} that are read"
+        raise UnreadableImageError(path, reason) from error
     except Image.UnidentifiedImageError as error:
         known = ", ".join(_FORMATS)
         reason = f"it holds no whole image in one of the formats {known}"
