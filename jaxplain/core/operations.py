@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxplain.core import _compat
 from jaxplain.core.intervals import UNKNOWN, Facts, literal, propagate
+from jaxplain.core.pooling import is_pool, pool
 from jaxplain.core.primitives import AFFINE, is_identity, of_class
 from jaxplain.core.wholes import Whole, Wholes
 
@@ -134,7 +135,8 @@ class Operation:
         for eqn in self.equations:
             values = [v.val if isinstance(v, _compat.Literal) else env[v] for v in eqn.invars]
             with _compat.equation_context(eqn):
-                env.update(zip(eqn.outvars, _compat.bind(eqn, *values), strict=True))
+                apply = pool if is_pool(eqn) else _compat.bind
+                env.update(zip(eqn.outvars, apply(eqn, *values), strict=True))
         return [env[v] for v in self.outputs]
 
     def with_statistics_held(self, inputs: Any, constants: Any) -> Any:
