@@ -19,7 +19,7 @@ import numpy as np
 from flax import nnx
 
 from jaxplain.weights_convert.errors import ConversionError
-from jaxplain.weights_convert.name_maps import NameMap, own_names
+from jaxplain.weights_convert.name_maps import NameMap, each_name, own_names
 
 _Net = TypeVar("_Net", bound=nnx.Module)
 _SHOWN = 5  # names listed of each sort of trouble; the error's attributes hold them all
@@ -134,7 +134,7 @@ def best_fit(
     shapes = parameter_shapes(network)
 
     def fit(names: NameMap) -> float:
-        wanted = set(names.resolve(shapes).values())
+        wanted = set(each_name(names.resolve(shapes).values()))
         rest = {n for n in found if not _any(n, (*names.auxiliary, *names.counters))}
         return len(wanted & found) / len(wanted | rest)
 
@@ -174,6 +174,7 @@ def convert(
 ) -> tuple[dict[str, np.ndarray], Report]:
     """Renames foreign tensors, puts their axes in order, and settles what differs otherwise.
 
+    - Tensors of theirs that are one of ours are joined along the outputs.
     - Kernels become ``(h, w, in, out)`` and matrices ``(in, out)``. A matrix for a kernel with a
       window (the dense layer after a flatten) is unfolded; a kernel of 1 x 1 for a matrix is
       squeezed.
@@ -212,8 +213,8 @@ def convert(
     """
     shapes = parameter_shapes(network)
     resolved = names.resolve(shapes)
-    missing = [theirs for theirs in resolved.values() if theirs not in tensors]
-    used = set(resolved.values())
+    missing = [theirs for theirs in each_name(resolved.values()) if theirs not in tensors]
+    used = set(each_name(resolved.values()))
     left = [name for name in tensors if name not in used]
     counters = tuple(n for n in left if _any(n, names.counters))
     dropped = tuple(n for n in left if _any(n, names.auxiliary) and n not in counters)
@@ -221,19 +222,25 @@ def convert(
 
     weights, wrong_shape, notes = {}, [], _Notes()
     for target, theirs in resolved.items():
-        if target not in shapes or theirs not in tensors:
+        own = list(each_name([theirs]))
+        if target not in shapes or any(name not in tensors for name in own):
             continue
-        array = tensors[theirs]
-        fitted = _fit(array, shapes[target], names.layout)
-        if fitted is None:
+        parts, text = [tensors[name] for name in own], " + ".join(own)
+        array = parts[0] if len(parts) == 1 else _joined(parts, names.layout)
+        fitted = None if array is None else _fit(array, shapes[target], names.layout)
+        if array is None or fitted is None:
+            found = parts[0].shape if array is None else array.shape
             needed = _their_shape(shapes[target], names.layout)
-            wrong_shape.append((theirs, tuple(array.shape), needed))
+            wrong_shape.append((text, tuple(found), needed))
             continue
         weights[target] = fitted
         if fitted.ndim == 4 and array.ndim == 2 and math.prod(fitted.shape[:2]) > 1:
-            notes.add("unfolded from their flatten order to (h, w, in, out)", theirs)
+            notes.add("unfolded from their flatten order to (h, w, in, out)", text)
+        if len(parts) > 1:
+            notes.add("joined to one", text)
     epsilons = _epsilons(network)
-    bad = [n for n in dict.fromkeys(resolved.values()) if n in tensors and not _finite(tensors[n])]
+    bad = [n for n in dict.fromkeys(each_name(resolved.values())) if n in tensors]
+    bad = [n for n in bad if not _finite(tensors[n])]
     for module, epsilon in epsilons.items():
         variance = weights.get(f"{module}.var", np.ones(1))
         # Exported weights may have taken an epsilon into the variance.
@@ -301,6 +308,14 @@ def _epsilons(network: nnx.Module) -> dict[str, float]:
     }
 
 
+def _joined(parts: Sequence[np.ndarray], layout: str) -> np.ndarray | None:
+    """Tensors behind each other along their outputs; None where their other axes differ."""
+    axis = -1 if layout == "keras" else 0
+    if len({np.delete(np.asarray(part.shape), axis).tobytes() for part in parts}) > 1:
+        return None
+    return np.concatenate(parts, axis)
+
+
 def _fit(array: np.ndarray, shape: tuple[int, ...], layout: str) -> np.ndarray | None:
     """The array with its axes in our order, or None where its shape does not fit."""
     array = np.asarray(array)
@@ -310,8 +325,8 @@ def _fit(array: np.ndarray, shape: tuple[int, ...], layout: str) -> np.ndarray |
         return array if array.shape == shape else None
     if array.ndim == 4 and len(shape) == 2 and array.shape[2:] == (1, 1):
         array = array[:, :, 0, 0]
-    if array.shape == shape and len(shape) < 2:
-        return array
+    if len(shape) in (1, 3) and _without_ones(array.shape) == _without_ones(shape):
+        return array.reshape(shape)  # of tokens, positions and scales, whose axes have one order
     if array.ndim == 2 and len(shape) == 4:
         h, w, inputs, outputs = shape
         if array.shape != (outputs, inputs * h * w):
@@ -331,6 +346,10 @@ def _their_shape(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
         h, w, i, o = shape
         return (o, i, h, w)
     return tuple(reversed(shape)) if len(shape) == 2 else shape
+
+
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(n for n in shape if n != 1)
 
 
 def _folded(shape: tuple[int, ...]) -> tuple[int, int]:
