@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
-import re
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,19 +21,6 @@ DEFAULT_MODEL = "efficientnet_lite0"
 
 class CliError(Exception):
     """Something the user can put right; its text is the one line that they see."""
-
-
-def suggest(name: str, known: Iterable[str]) -> str:
-    """'; did you mean ...?' with names alike, or holding the word; otherwise the names, if few."""
-    known = list(known)
-    near = [k for k in known if name and re.search(rf"\b{re.escape(name)}\b", k)][:4]
-    near += difflib.get_close_matches(name, known, n=4, cutoff=0.6)
-    near = list(dict.fromkeys(near))[:4] or difflib.get_close_matches(name, known, n=4, cutoff=0.3)
-    if near:
-        return (
-            f"; did you mean {' or '.join([', '.join(near[:-1]), near[-1]] if near[1:] else near)}?"
-        )
-    return f"; known: {', '.join(known)}" if len(known) <= 30 else ""
 
 
 def load_model(name: str, network: str | None = None):

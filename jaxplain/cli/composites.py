@@ -10,7 +10,6 @@ from jaxplain.cli.common import CliError
 
 if TYPE_CHECKING:
     from jaxplain import RuleSet
-    from jaxplain.models import ModelConfig
 
 
 def load_composite(name: str, where: str) -> RuleSet:
@@ -23,15 +22,3 @@ def load_composite(name: str, where: str) -> RuleSet:
         return rules.composite(name)
     except (ImportError, TypeError, ValueError) as error:
         raise CliError(f"{where}: {error}") from None
-
-
-def box_of_pixels(composite: RuleSet, config: ModelConfig) -> tuple | None:
-    """Least and greatest value of the network's input, where a rule needs them; else None."""
-    import numpy as np
-
-    from jaxplain.rules.composites import has_box
-
-    if not has_box(composite):
-        return None
-    mean, scale = np.asarray(config.mean), np.asarray(config.scale)
-    return (0 - mean) / scale, (255 - mean) / scale

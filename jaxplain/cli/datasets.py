@@ -8,9 +8,9 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from jaxplain.cli.common import suggest
-from jaxplain.cli.method_options import Choice, choices
-from jaxplain.explainers.catalogue import CATALOGUE, METHODS, canonical
+from jaxplain.cli.method_options import choices
+from jaxplain.explainers.catalogue import CATALOGUE, METHODS
+from jaxplain.explanation.choice import Choice, names_of_methods
 
 if TYPE_CHECKING:
     import jax
@@ -24,13 +24,7 @@ def check(arguments: argparse.Namespace, extra: tuple[str, ...] = ()) -> None:
     are methods besides those of the table.
     """
     known = [*METHODS, *extra]
-    chosen = [canonical(name) for name in arguments.methods.split(",") if name.strip()]
-    if not chosen:
-        raise ValueError("no method given")
-    for name in chosen:
-        if name not in known:
-            raise ValueError(f"unknown method {name!r}{suggest(name, known)}")
-    arguments.methods = list(dict.fromkeys(chosen))
+    arguments.methods = names_of_methods(arguments.methods.split(","), known)
     arguments.choices = choices(arguments.methods, arguments.settings, arguments.layer)
     for choice in arguments.choices.values():
         _ = choice.one_layer  # says so if there are several

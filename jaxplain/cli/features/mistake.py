@@ -6,9 +6,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from jaxplain.cli import drawing, options
+from jaxplain.cli import options
 from jaxplain.cli.common import CliError, extra, load_model, step
 from jaxplain.cli.features import common
+from jaxplain.explanation import drawing
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

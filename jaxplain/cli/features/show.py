@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from jaxplain.cli import datasets, drawing, options
+from jaxplain.cli import datasets, options
 from jaxplain.cli.common import CliError, check_output, extra, load_model, step
 from jaxplain.cli.features import common
-from jaxplain.cli.method_options import Choice
 from jaxplain.cli.progress import Bar
+from jaxplain.explanation import drawing
+from jaxplain.explanation.choice import Choice
 
 if TYPE_CHECKING:
     import jax

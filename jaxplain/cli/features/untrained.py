@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from jaxplain.cli import drawing
 from jaxplain.cli.common import check_output, extra, load_model
 from jaxplain.cli.features import common
 from jaxplain.cli.progress import Bar
+from jaxplain.explanation import drawing
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

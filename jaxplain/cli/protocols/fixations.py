@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from jaxplain.cli import datasets
-from jaxplain.cli.method_options import layer_of_fit
 from jaxplain.cli.progress import Bar
 from jaxplain.cli.protocols.common import Protocol
+from jaxplain.explanation.choice import layer_of_fit
 
 if TYPE_CHECKING:
     from jaxplain.evaluation.studies.report import Report
