@@ -21,6 +21,7 @@ from jaxplain.models.config import ModelConfig
 from jaxplain.models.entries import ENTRIES, find, unknown
 from jaxplain.models.entry import Entry, Hub, Package, Source
 from jaxplain.models.network import Network
+from jaxplain.models.own import is_place, own_network
 from jaxplain.models.recognition import recognise
 from jaxplain.weights_convert import readers
 from jaxplain.weights_convert.safetensors_file import read_metadata
@@ -43,7 +44,7 @@ def from_pretrained(
     source: str | os.PathLike[str],
     *,
     network: str | None = None,
-    class_names: Sequence[str] | None = None,
+    class_names: Sequence[str] | int | None = None,
     dtype: jnp.dtype | None = None,
     fully_convolutional: bool = False,
 ) -> Network:
@@ -57,11 +58,12 @@ def from_pretrained(
         source: a name of ``list_models()``; a folder that ``save_pretrained`` or ``jaxplain
             convert`` wrote; a file of PyTorch, safetensors, Caffe, Keras or NumPy with the tensor
             names of one of the network's sources; or ``"hf:OWNER/NAME"``
-            (``"hf:OWNER/NAME/FILE"``) for a repository of the Hugging Face hub.
+            (``"hf:OWNER/NAME/FILE"``) for a repository of the Hugging Face hub; or
+            ``"module:name"``, a network of your own, see ``own_network``.
         network: for a repository, the name of the network that it belongs to; for a file where
             the tensors fit several networks.
-        class_names: for a file or repository, the names of its classes, one each logit; by default
-            the network's own.
+        class_names: for a file, folder or repository, the names of its classes, one each logit, or
+            their number; by default the network's own.
         dtype: what to compute in, for example ``jnp.bfloat16``; None for the input's dtype.
         fully_convolutional: True turns dense layers into convolutions, so that images of any
             aspect ratio give a score map.
@@ -94,9 +96,16 @@ def from_pretrained(
         return _from_hub(text, network, class_names, options)
     if path.is_dir():
         with _progress(f"loading {path}"):
-            return _from_folder(path, options)
+            return _renamed(_from_folder(path, options), class_names, text)
     if path.is_file():
         return _from_file(path, network, class_names, options)
+    if is_place(text):
+        if network is not None or dtype is not None or fully_convolutional:
+            raise ValueError(
+                f"network=, dtype= and fully_convolutional= are for networks of jaxplain, not for "
+                f"{text!r}"
+            )
+        return own_network(text, class_names=class_names)
     if os.sep in text or "/" in text or text.endswith(readers.SUFFIXES):
         raise FileNotFoundError(f"There is no file or folder {text}.")
     raise unknown(text)
@@ -155,7 +164,7 @@ def convert_file(
     network: str | None,
     *,
     source: str | None = None,
-    class_names: Sequence[str] | None = None,
+    class_names: Sequence[str] | int | None = None,
     origin: Package | Hub | None = None,
 ) -> Converted:
     """Converts a file of weights for a network of the registry.
@@ -164,7 +173,8 @@ def convert_file(
         path: a file of any format that a reader knows.
         network: a name of ``list_models()``; None for the one that the tensors fit.
         source: whose names the tensors have, of the entry's sources; by default the best fit.
-        class_names: names of the classes, one each logit; by default the network's own.
+        class_names: names of the classes, one each logit, or their number; by default the
+            network's own.
         origin: where the file was fetched, if it was.
 
     Raises:
@@ -175,17 +185,20 @@ def convert_file(
     if network is not None:
         find(network)
     sha256 = wc.check_name_hash(path)
+    outputs = class_names if isinstance(class_names, int) else len(class_names or ())
+    if isinstance(class_names, int):
+        class_names = ()
     tensors = wc.read(path)
     own = _own_config(path, network)
     if network is None:
         try:
-            network = own.name if own else recognise(tensors, len(class_names or ()) or None)
+            network = own.name if own else recognise(tensors, outputs or None)
         except wc.ConversionError as error:
             raise wc.ConversionError(f"{path}: {error}") from None
     entry = find(network)
     if class_names is None:
         class_names = own.class_names if own else _class_names(entry)
-    outputs = len(class_names) or (own.outputs if own else entry.outputs)
+    outputs = outputs or len(class_names) or (own.outputs if own else entry.outputs)
     model = _build(entry, outputs)
     maps = {s.names.source: s for s in entry.sources}
     if source is None:
@@ -361,6 +374,18 @@ def _from_folder(folder: Path, options: Mapping[str, Any]) -> Network:
     if saved.get("origin") in {str(source.weights) for source in entry.sources if source.weights}:
         config = dataclasses.replace(config, class_names=_class_names(entry))
     model.config = config
+    return model
+
+
+def _renamed(model: Network, class_names: Sequence[str] | int | None, place: str) -> Network:
+    """The network with other names of its classes."""
+    if class_names is None:
+        return model
+    count = class_names if isinstance(class_names, int) else len(class_names)
+    if count != model.config.outputs:
+        raise ValueError(f"{place} has {model.config.outputs} classes, not {count}.")
+    names = () if isinstance(class_names, int) else tuple(class_names)
+    model.config = dataclasses.replace(model.config, class_names=names)
     return model
 
 

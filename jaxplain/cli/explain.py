@@ -150,7 +150,7 @@ def _explain(arguments: argparse.Namespace) -> None:
     references = arguments.references or []
     # What is no image is said before a network is loaded.
     photos = {path: read_image(path) for path in dict.fromkeys([*paths, *references])}
-    model: Any = load_model(arguments.model, arguments.network)
+    model: Any = load_model(arguments)
     if arguments.references is None:
         subjects = _classified(model, photos, arguments.classes or ["top2"])
     else:

@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
     with extra("viz"):
         from jaxplain import viz
     photos = common.read(arguments.images) if arguments.data is None else _drawn(arguments)
-    network: Any = load_model(arguments.model, arguments.network)
+    network: Any = load_model(arguments)
     x = common.inputs(network, photos.values())
     shown = [drawing.thumbnail(photo) for photo in photos.values()]
     with step(f"principal features of {len(x)} images"):

@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> None:
     from jaxplain.evaluation.studies.features import untrained_similarity
 
     photos = common.read(arguments.images)
-    network: Any = load_model(arguments.model, arguments.network)
+    network: Any = load_model(arguments)
     x = common.inputs(network, photos.values())
     visualise = common.visualiser(network, choice)
     random = common.visualiser(models.untrained(network, arguments.seed), choice)
