@@ -21,6 +21,7 @@ from jaxplain.core import (
 from jaxplain.engine import explain_dataset
 from jaxplain.explainers import *  # noqa: F403 (its __all__ is the list of explainers)
 from jaxplain.explainers.segmentation import feedback_localise
+from jaxplain.explanation import Explanation, explain
 
 if TYPE_CHECKING:
     from jaxplain import data, evaluation, models, viz, weights_convert
@@ -32,6 +33,7 @@ except PackageNotFoundError:  # a source tree that was not installed
     __version__ = "0+unknown"
 
 __all__ = [
+    "Explanation",
     "RuleSet",
     "UnknownLayerError",
     "UnsuitableNetworkError",
@@ -41,6 +43,7 @@ __all__ = [
     "coverage",
     "data",
     "evaluation",
+    "explain",
     "explain_dataset",
     "explainers",
     "feedback_localise",

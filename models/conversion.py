@@ -43,7 +43,7 @@ def convert_file(
     network: str | None,
     *,
     source: str | None = None,
-    class_names: Sequence[str] | None = None,
+    class_names: Sequence[str] | int | None = None,
     origin: Package | Hub | None = None,
 ) -> Converted:
     """Converts a file of weights for a network of the registry.
@@ -52,7 +52,8 @@ def convert_file(
         path: a file of any format that a reader knows.
         network: a name of ``list_models()``; None for the one that the tensors fit.
         source: whose names the tensors have, of the entry's sources; by default the best fit.
-        class_names: names of the classes, one each logit; by default the network's own.
+        class_names: names of the classes, one each logit, or their number; by default the
+            network's own.
         origin: where the file was fetched, if it was.
 
     Raises:
@@ -63,6 +64,9 @@ def convert_file(
     if network is not None:
         find(network)
     sha256 = wc.check_name_hash(path)
+    outputs = class_names if isinstance(class_names, int) else len(class_names or ())
+    if isinstance(class_names, int):
+        class_names = ()
     own = _own_config(path, network)
     if own is not None:
         network, beside = own.name, None
@@ -74,13 +78,13 @@ def convert_file(
         sha256 = hashlib.sha256(f"{sha256}{wc.file_sha256(beside)}".encode()).hexdigest()
     if network is None:
         try:
-            network = recognise(tensors, len(class_names or ()) or None)
+            network = recognise(tensors, outputs or None)
         except wc.ConversionError as error:
             raise wc.ConversionError(f"{path}: {error}") from None
     entry = find(network)
     if class_names is None:
         class_names = own.class_names if own else class_names_of(entry)
-    outputs = len(class_names) or (own.outputs if own else entry.outputs)
+    outputs = outputs or len(class_names) or (own.outputs if own else entry.outputs)
     maps = {s.names.source: s for s in entry.sources}
     if source is None:
         names = wc.match(tensors, build(entry, outputs), [s.names for s in entry.sources])

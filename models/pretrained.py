@@ -28,6 +28,7 @@ from jaxplain.models.conversion import (
 from jaxplain.models.entries import ENTRIES, find, unknown
 from jaxplain.models.entry import Entry, Hub, Package
 from jaxplain.models.network import Network
+from jaxplain.models.own import is_place, own_network
 from jaxplain.models.vit import scanned_layer, stack_weights, unstack_weights
 from jaxplain.weights_convert import readers
 
@@ -49,7 +50,7 @@ def from_pretrained(
     source: str | os.PathLike[str],
     *,
     network: str | None = None,
-    class_names: Sequence[str] | None = None,
+    class_names: Sequence[str] | int | None = None,
     dtype: jnp.dtype | None = None,
     fully_convolutional: bool = False,
     scan: bool = False,
@@ -65,11 +66,12 @@ def from_pretrained(
             convert`` wrote; a file of PyTorch, safetensors, Caffe, Keras or NumPy with the tensor
             names of one of the network's sources, with what lies beside it where the network's
             tensors are in two files; or ``"hf:OWNER/NAME"`` (``"hf:OWNER/NAME/FILE"``) for a
-            repository of the Hugging Face hub.
+            repository of the Hugging Face hub; or ``"module:name"``, a network of your own, see
+            ``own_network``.
         network: for a repository, the name of the network that it belongs to; for a file where
             the tensors fit several networks.
-        class_names: for a file or repository, the names of its classes, one each logit; by default
-            the network's own.
+        class_names: for a file, folder or repository, the names of its classes, one each logit, or
+            their number; by default the network's own.
         dtype: what to compute in, for example ``jnp.bfloat16``; None for the input's dtype.
         fully_convolutional: True turns dense layers into convolutions, so that images of any
             aspect ratio give a score map. Vision transformers take them as they are.
@@ -77,7 +79,8 @@ def from_pretrained(
             weights: the same outputs from a smaller program.
 
     Returns:
-        the network: ``(B, H, W, 3)`` to logits ``(B, N)``, or what else it makes. Its ``config`` is a ``ModelConfig``.
+        the network: ``(B, H, W, 3)`` to logits ``(B, N)``, or what else it makes. Its ``config`` is
+        a ``ModelConfig``.
 
     Raises:
         ValueError: the name is unknown (the nearest are suggested), the network's blocks are not
@@ -105,9 +108,16 @@ def from_pretrained(
         return _from_hub(text, network, class_names, options)
     if path.is_dir():
         with _progress(f"loading {path}"):
-            return _from_folder(path, options)
+            return _renamed(_from_folder(path, options), class_names, text)
     if path.is_file():
         return _from_file(path, network, class_names, options)
+    if is_place(text):
+        if network is not None or dtype is not None or fully_convolutional or scan:
+            raise ValueError(
+                "network=, dtype=, fully_convolutional= and scan= are for networks of jaxplain, not "
+                f"for {text!r}"
+            )
+        return own_network(text, class_names=class_names)
     if os.sep in text or "/" in text or text.endswith(readers.SUFFIXES):
         raise FileNotFoundError(f"There is no file or folder {text}.")
     raise unknown(text)
@@ -263,6 +273,18 @@ def _from_folder(folder: Path, options: Mapping[str, Any]) -> Network:
     if saved.get("origin") in {str(source.weights) for source in entry.sources if source.weights}:
         config = dataclasses.replace(config, class_names=class_names_of(entry))
     return _with_weights(entry, config, weights, options)
+
+
+def _renamed(model: Network, class_names: Sequence[str] | int | None, place: str) -> Network:
+    """The network with other names of its classes."""
+    if class_names is None:
+        return model
+    count = class_names if isinstance(class_names, int) else len(class_names)
+    if count != model.config.outputs:
+        raise ValueError(f"{place} has {model.config.outputs} classes, not {count}.")
+    names = () if isinstance(class_names, int) else tuple(class_names)
+    model.config = dataclasses.replace(model.config, class_names=names)
+    return model
 
 
 def _from_file(path: Path, network, class_names, options) -> Network:

@@ -50,6 +50,7 @@ hypothesis.settings.load_profile("repeatable")
 ONLY_ON_THE_NEWEST = (
     "tests/cli",
     "tests/digits",
+    "tests/explanation",
     "tests/evaluation/studies",
     "tests/explainers/test_cued_animal.py",
     "tests/explainers/test_feedback",

@@ -2,7 +2,8 @@
 
 A *rule* is a hashable callable ``rule(op, g) -> signals``: ``g`` is the signal at the operation's
 output, ``op`` a :class:`BoundOp`, and the result has one signal for each active input, or None for
-one that gets none. It must be built from differentiable JAX operations, so that explanations are differentiable.
+one that gets none. It must be built from differentiable JAX operations, so that explanations are
+differentiable.
 """
 
 from __future__ import annotations

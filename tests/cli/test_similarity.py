@@ -19,9 +19,9 @@ def shown(monkeypatch, tmp_path):
     """What the panel was given: images and rows."""
     found = {}
 
-    def keep(images, rows):
+    def keep(images, rows, **more):
         found["images"], found["rows"] = images, rows
-        return panel(images, rows)
+        return panel(images, rows, **more)
 
     monkeypatch.setattr("jaxplain.viz.panel", keep)
     (tmp_path / "work").mkdir()

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from jaxplain.cli import datasets
+from jaxplain.cli.common import CliError, load_model
 from jaxplain.cli.progress import Bar
 from jaxplain.cli.protocols.common import Protocol
 from jaxplain.explainers.catalogue import METHODS
@@ -18,11 +19,15 @@ if TYPE_CHECKING:
 
 def _run(arguments: argparse.Namespace, progress: Bar) -> Report[Any]:
     import jax
+    from flax import nnx
 
     from jaxplain.evaluation.studies import sanity as study
 
     source, indices = datasets.open_data(arguments)
-    network = datasets.load_network(arguments)
+    network: Any = load_model(arguments)
+    name = network.config.name
+    if not isinstance(network, nnx.Module):
+        raise CliError(f"sanity randomises the layers of Flax NNX networks, and {name} is none")
     x, failures = datasets.read_images(source, indices, network.config, arguments)
     prepared = datasets.prepared(arguments, network)
     methods = {
@@ -40,7 +45,7 @@ def _run(arguments: argparse.Namespace, progress: Bar) -> Report[Any]:
         batch_size=arguments.batch_size,
         progress=progress,
     )
-    about = f"{network.config.name} on {source.name}"
+    about = f"{name} on {source.name}"
     return report.about(about, failures).without(prepared.left_out)
 
 
