@@ -114,8 +114,8 @@ def from_pretrained(
     if is_place(text):
         if network is not None or dtype is not None or fully_convolutional or scan:
             raise ValueError(
-                "network=, dtype=, fully_convolutional= and scan= are for networks of jaxplain, not "
-                f"for {text!r}"
+                "network=, dtype=, fully_convolutional= and scan= are for networks of jaxplain, "
+                f"not for {text!r}"
             )
         return own_network(text, class_names=class_names)
     if os.sep in text or "/" in text or text.endswith(readers.SUFFIXES):
