@@ -78,6 +78,33 @@ def _passing(contrastive):
     return call
 
 
+def _cams(method, **options):
+    """A method of the CAM family at its layers; the default layer's by no name at all."""
+
+    def call(fn, x, signal, layer):
+        maps = method(fn, x, signal, layer=layer, **options)
+        default = jaxplain.trace(fn, x).graph.last_spatial
+        if default in maps and method is not jaxplain.cam:
+            maps[default] = method(fn, x, signal, **options)
+        return maps
+
+    return call
+
+
+def _attention(method):
+    return lambda fn, x, signal, layer: {"tokens": method(fn, x, signal)}
+
+
+def _attention_gradient(fn, x, signal, layer):
+    """The names of the attention layers are those of their outputs; ours have numbers."""
+    found = {}
+    for name in layer:
+        (number,) = re.findall(r"b(\d+)_attn", name)
+        named = f"attention:{int(number) - 1}"
+        found[name] = jaxplain.gradient(fn, x, signal, layer=named, reduce=None)
+    return found
+
+
 #: Case family -> the call that it checks: (fn, x, signal, layer=[...]) -> maps with channels.
 CALLS = {
     r"torch\.gradient(_sum)?": _gradient,
@@ -99,6 +126,17 @@ CALLS = {
     r"formula\.contrastive_excitation_backprop(_sum)?": _excitation(
         residual="excitation", contrastive=True
     ),
+    r"torch\.attention_gradient": _attention_gradient,
+    r"pgc\.grad_cam": _cams(jaxplain.grad_cam, relu=False),
+    r"pgc\.hires_cam": _cams(jaxplain.hires_cam),
+    r"pgc\.grad_cam_plus_plus": _cams(jaxplain.grad_cam_plus_plus, eps=1e-6),
+    r"pgc\.x_grad_cam": _cams(jaxplain.x_grad_cam),
+    r"pgc\.layer_cam": _cams(jaxplain.layer_cam),
+    r"pgc\.eigen_cam": _cams(jaxplain.eigen_cam, centre=True),
+    r"formula\.cam": _cams(jaxplain.cam),
+    r"formula\.attention_rollout": _attention(jaxplain.attention_rollout),
+    r"formula\.transformer_attribution": _attention(jaxplain.transformer_attribution),
+    r"formula\.legrad": _attention(jaxplain.legrad),
     r"formula\.excitation_backprop_pass(_sum)?": _passing(False),
     r"formula\.contrastive_excitation_backprop_pass(_sum)?": _passing(True),
 }
