@@ -76,7 +76,8 @@ def from_pretrained(
             weights: the same outputs from a smaller program.
 
     Returns:
-        the network: ``(B, H, W, 3)`` to logits ``(B, N)``, or what else it makes. Its ``config`` is a ``ModelConfig``.
+        the network: ``(B, H, W, 3)`` to logits ``(B, N)``, or what else it makes. Its ``config``
+        is a ``ModelConfig``.
 
     Raises:
         ValueError: the name is unknown (the nearest are suggested), the network's blocks are not
