@@ -210,7 +210,7 @@ def _flow_rows(model: Any, view: View, choice: Choice) -> Rows:
         options["layer"] = _several(choice.layer)
     if view.reference is None:
         targets = jax.numpy.asarray([view.targets])
-        flow = jaxplain.naflow(model, view.x, targets, details=True, **options)
+        flow = jaxplain.naflow(view.fn, view.x, targets, details=True, **options)
     else:
         if "class_chunk" in options:
             raise ValueError("with --reference there are no classes, and class_chunk has no effect")

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxplain.cli import drawing, method_options, similarity
+from jaxplain.cli import drawing, method_options, outputs, similarity
 from jaxplain.cli.common import (
     DEFAULT_MODEL,
     CliError,
@@ -61,7 +61,8 @@ def add_commands(commands: Any) -> None:
         action="append",
         metavar="NAME|INDEX|topK",
         help="class to explain, by name or index, or the K most probable ones; may be repeated; "
-        "default: top2",
+        "default: top2. Of an embedding, the index of a number; default: the embedding as a whole. "
+        "Of a score map, a place ROW,COLUMN; default: the brightest",
     )
     method_options.add_options(explain, several=True)
     explain.add_argument(
@@ -123,7 +124,14 @@ def _explain(arguments: argparse.Namespace) -> None:
     # What is no image is said before a network is loaded.
     photos = {path: read_image(path) for path in dict.fromkeys([*paths, *references])}
     model: Any = load_model(arguments.model, arguments.network)
-    if arguments.references is None:
+    gives = outputs.kind(model)
+    if arguments.references is not None and gives == "score map":
+        raise CliError(f"--reference needs an embedding, and {arguments.model} gives a score map")
+    if arguments.references is None and gives == "embedding":
+        views = outputs.embedded(model, photos, arguments.classes)
+    elif arguments.references is None and gives == "score map":
+        views = outputs.placed(model, photos, arguments.classes)
+    elif arguments.references is None:
         views = _classified(model, photos, arguments.classes or ["top2"])
     else:
         views = similarity.views(model, photos, paths, references)
