@@ -257,8 +257,10 @@ def _mixes_heads(graph: Graph, op: Operation) -> bool:
     below = graph.producer.get(op.inputs[0])
     while below is not None and below.kind in ("structural", "scale", "bias") and below.inputs:
         below = graph.producer.get(below.inputs[0])
-    return below is not None and below.equations[-1].primitive.name == "dot_general" and (
-        below.kind == "gate"
+    return (
+        below is not None
+        and below.equations[-1].primitive.name == "dot_general"
+        and (below.kind == "gate")
     )
 
 
@@ -345,7 +347,9 @@ def mixes_places(graph: Graph, op: Operation) -> bool:
         return True
     if op.kind == "normalise" or op.name == "softmax":
         return False
-    axes = None if isinstance(eqn.invars[0], _compat.Literal) else graph.places.axes.get(eqn.invars[0])
+    axes = (
+        None if isinstance(eqn.invars[0], _compat.Literal) else graph.places.axes.get(eqn.invars[0])
+    )
     if axes is None:
         return False
     if name == "conv_general_dilated":
