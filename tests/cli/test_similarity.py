@@ -1,5 +1,7 @@
 """`jaxplain explain` of several images, of a similarity, with boxes, and of all layers."""
 
+import sys
+
 import numpy as np
 import pytest
 from flax import nnx
@@ -91,7 +93,9 @@ def test_maps_of_a_similarity_lie_where_the_pictures_agree(tmp_path, monkeypatch
     pixels[:8], pixels[8:] = (255, 0, 0), (0, 0, 255)
     Image.fromarray(pixels).save(tmp_path / "both.png")
     maps, overlay = [], viz.overlay
-    monkeypatch.setattr(viz, "overlay", lambda *given: maps.append(given[1]) or overlay(*given))
+    monkeypatch.setattr(
+        viz, "overlay", lambda *given, **k: maps.append(given[1]) or overlay(*given, **k)
+    )
     red = write(tmp_path / "red.png", (255, 0, 0))
     argv = ["explain", str(tmp_path / "both.png"), "--reference", red]
     assert cli.main([*argv, "--methods", "hires-cam,mwp", "--layer", "pool"]) == 0
@@ -124,8 +128,8 @@ def test_the_few_shot_network_and_all_of_its_layers(tmp_path, monkeypatch, shown
 
 def test_pictures_share_the_colours_of_pfv(tmp_path, monkeypatch, shown):
     monkeypatch.setattr(explain, "load_model", lambda *_: Pooled())
-    called, pfv = [], jaxplain.pfv
-    monkeypatch.setattr(jaxplain, "pfv", lambda fn, x, **k: called.append(x) or pfv(fn, x, **k))
+    called, pfv, module = [], jaxplain.pfv, sys.modules["jaxplain.explainers.pfv"]
+    monkeypatch.setattr(module, "pfv", lambda fn, x, **k: called.append(x) or pfv(fn, x, **k))
     rng = np.random.default_rng(0)
     paths = []
     for folder in ("a", "b"):
