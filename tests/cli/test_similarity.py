@@ -93,9 +93,7 @@ def test_maps_of_a_similarity_lie_where_the_pictures_agree(tmp_path, monkeypatch
     pixels[:8], pixels[8:] = (255, 0, 0), (0, 0, 255)
     Image.fromarray(pixels).save(tmp_path / "both.png")
     maps, overlay = [], viz.overlay
-    monkeypatch.setattr(
-        viz, "overlay", lambda *given, **k: maps.append(given[1]) or overlay(*given, **k)
-    )
+    monkeypatch.setattr(viz, "overlay", lambda *a, **k: maps.append(a[1]) or overlay(*a, **k))
     red = write(tmp_path / "red.png", (255, 0, 0))
     argv = ["explain", str(tmp_path / "both.png"), "--reference", red]
     assert cli.main([*argv, "--methods", "hires-cam,mwp", "--layer", "pool"]) == 0

@@ -45,8 +45,8 @@ def score(
       (Yeh et al. 2019);
     - ``randomisation`` (lower): size of the rank correlation with the map of a network with random
       weights (Adebayo et al. 2018);
-    - ``pointing`` (higher): share of maxima on the class's boxes or less than ``tolerance`` from them,
-      in per cent (Zhang et al. 2018).
+    - ``pointing`` (higher): share of maxima on the class's boxes, or less than ``tolerance`` from
+      them, in per cent (Zhang et al. 2018).
 
     Sensitivity and randomisation need the explainer itself, randomisation ``random_fn``, and
     pointing ``boxes``; otherwise the cell is empty or the column absent. The first row is noise:
