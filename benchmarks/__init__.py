@@ -1,1 +1,1 @@
-"""Measurements of jaxplain's cost; `python -m benchmarks.flops` prints the table of docs/benchmarks.md."""
+"""Measurements of jaxplain's cost; `python -m benchmarks.flops` prints what docs/benchmarks.md has."""

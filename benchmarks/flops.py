@@ -89,9 +89,7 @@ def _print(network: Network, rows: dict[str, Row], markdown: bool) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--markdown", action="store_true", help="print the table of docs/benchmarks.md"
-    )
+    parser.add_argument("--markdown", action="store_true", help="print the table of the docs")
     arguments = parser.parse_args()
     start = time.perf_counter()
     for network in (VGG16, RESNET50):

@@ -1,5 +1,6 @@
 """`jaxplain explain` of several images, of a similarity, with boxes, and of all layers."""
 
+import functools
 import sys
 
 import numpy as np
@@ -126,8 +127,14 @@ def test_the_few_shot_network_and_all_of_its_layers(tmp_path, monkeypatch, shown
 
 def test_pictures_share_the_colours_of_pfv(tmp_path, monkeypatch, shown):
     monkeypatch.setattr(explain, "load_model", lambda *_: Pooled())
-    called, pfv, module = [], jaxplain.pfv, sys.modules["jaxplain.explainers.pfv"]
-    monkeypatch.setattr(module, "pfv", lambda fn, x, **k: called.append(x) or pfv(fn, x, **k))
+    called, pfv = [], jaxplain.pfv
+
+    @functools.wraps(pfv)  # its signature tells the command line what can be set
+    def watched(fn, x, **options):
+        called.append(x)
+        return pfv(fn, x, **options)
+
+    monkeypatch.setattr(sys.modules["jaxplain.explainers.pfv"], "pfv", watched)
     rng = np.random.default_rng(0)
     paths = []
     for folder in ("a", "b"):
