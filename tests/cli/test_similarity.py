@@ -98,7 +98,7 @@ def test_maps_of_a_similarity_lie_where_the_pictures_agree(tmp_path, monkeypatch
     red = write(tmp_path / "red.png", (255, 0, 0))
     argv = ["explain", str(tmp_path / "both.png"), "--reference", red]
     assert cli.main([*argv, "--methods", "hires-cam,mwp", "--layer", "pool"]) == 0
-    hires, mwp = maps[0], maps[2]  # of the query; of the reference follow each
+    hires, mwp = maps[:2]  # of the query; those of the reference follow
     assert (hires[:4] > 0).all() and (hires[4:] < 0).all()
     np.testing.assert_allclose(mwp[:4].sum(), 1, rtol=1e-5)
     np.testing.assert_array_equal(mwp[4:], 0)
