@@ -25,6 +25,7 @@ from jaxplain.explanation import Explanation, explain
 
 if TYPE_CHECKING:
     from jaxplain import data, evaluation, models, viz, weights_convert
+    from jaxplain.evaluation.studies.scoring import score
     from jaxplain.training.finetune import finetune
 
 try:
@@ -52,6 +53,7 @@ __all__ = [
     "models",
     "postprocess",
     "rules",
+    "score",
     "split",
     "tag",
     "trace",
@@ -62,14 +64,15 @@ __all__ = [
 __all__ += explainers.__all__
 
 #: Not needed for explaining, and imported when first asked for: they bring Flax, Matplotlib, Orbax.
+_LAZY_FUNCTIONS = {"finetune": "training.finetune", "score": "evaluation.studies.scoring"}
 _LAZY_MODULES = ("data", "evaluation", "models", "viz", "weights_convert")
 
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY_MODULES:
         return importlib.import_module(f"jaxplain.{name}")
-    if name == "finetune":
-        return importlib.import_module("jaxplain.training.finetune").finetune
+    if name in _LAZY_FUNCTIONS:
+        return getattr(importlib.import_module(f"jaxplain.{_LAZY_FUNCTIONS[name]}"), name)
     raise AttributeError(f"module 'jaxplain' has no attribute {name!r}")
 
 

@@ -21,8 +21,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "examples": ("jaxplain", "explainers", "viz", "postprocess", "models", "core"),
     "page": ("jaxplain", "engine", "viz", "data", "explainers", "postprocess", "models", "core"),
     "jaxplain": (
-        *("explanation", "engine", "evaluation", "training", "viz", "data", "explainers"),
-        *("rules", "postprocess", "models", "weights_convert", "core"),
+        *("explanation", "engine", "evaluation.studies", "evaluation", "training", "viz", "data"),
+        *("explainers", "rules", "postprocess", "models", "weights_convert", "core"),
     ),
     "explanation": (
         *("evaluation", "viz", "data", "explainers", "rules", "postprocess", "models", "core"),

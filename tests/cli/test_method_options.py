@@ -132,7 +132,7 @@ def test_a_layer_for_all_methods_and_one_for_each():
     with pytest.raises(CliError, match="--layer a: rise takes no layer"):
         choices(["mwp", "rise"], [], "a")
     assert choices(["mwp"], [], "a, b")["mwp"].layer == ("a", "b")
-    with pytest.raises(CliError, match="pfv is explained at one layer, not at a, b"):
+    with pytest.raises(ValueError, match="pfv is explained at one layer, not at a, b"):
         choices(["pfv"], [], "a,b")
 
 

@@ -25,10 +25,12 @@ def _run(arguments: argparse.Namespace, progress: Bar) -> Report[Any]:
 
     source, indices = datasets.open_data(arguments)
     network: Any = load_model(arguments)
-    name = network.config.name
+    config = network.config
     if not isinstance(network, nnx.Module):
-        raise CliError(f"sanity randomises the layers of Flax NNX networks, and {name} is none")
-    x, failures = datasets.read_images(source, indices, network.config, arguments)
+        raise CliError(
+            f"sanity randomises the layers of Flax NNX networks, and {config.name} is none"
+        )
+    x, failures = datasets.read_images(source, indices, config, arguments)
     prepared = datasets.prepared(arguments, network)
     methods = {
         title: functools.partial(_evidence, method.explain, METHODS[method.choice.name].style)
@@ -45,7 +47,7 @@ def _run(arguments: argparse.Namespace, progress: Bar) -> Report[Any]:
         batch_size=arguments.batch_size,
         progress=progress,
     )
-    about = f"{name} on {source.name}"
+    about = f"{config.name} on {source.name}"
     return report.about(about, failures).without(prepared.left_out)
 
 
