@@ -14,9 +14,10 @@ from jaxplain.core.attention import WeightsView
 from jaxplain.core.axes import Layout
 from jaxplain.core.effects import happen
 from jaxplain.core.graph import Graph
+from jaxplain.core.numerics import safe_divide
 from jaxplain.core.operations import Operation
 from jaxplain.core.reach import first_cut, needed_for
-from jaxplain.core.rules import RuleSet, apply_rule
+from jaxplain.core.rules import RuleSet, apply_rule, gradient_rule
 from jaxplain.core.views import Rearranged, view
 
 
@@ -267,7 +268,10 @@ class Model:
     def pull_values(
         self, x: jax.Array, values: dict[Any, Any], rules: RuleSet | None = None
     ) -> tuple[jax.Array, dict, Callable[[jax.Array], dict]]:
-        """:meth:`pullback` to any values of the graph, under keys of the caller's choice."""
+        """:meth:`pullback` to any values of the graph, under keys of the caller's choice.
+
+        Seed and signals are relevance where the rules pass on modified gradients, too.
+        """
         distinct = list(dict.fromkeys(values.values()))
         index = {v: i for i, v in enumerate(distinct)}
         zeros = [_compat.zeros_like_varying(v.aval.shape, v.aval.dtype, x) for v in distinct]
@@ -280,7 +284,12 @@ class Model:
         scores, vjp, acts = jax.vjp(perturbed, *zeros, has_aux=True)
 
         def pull(seed: jax.Array) -> dict:
-            signals = vjp(_compat.vary_like(seed.astype(scores.dtype), scores))
+            seed = seed.astype(scores.dtype)
+            if rules is not None and rules.times_input:
+                signals = vjp(_compat.vary_like(safe_divide(seed, scores), scores))
+                signals = [a * s for a, s in zip(acts, signals, strict=True)]
+            else:
+                signals = vjp(_compat.vary_like(seed, scores))
             return {key: signals[index[v]] for key, v in values.items()}
 
         return scores, {key: acts[index[v]] for key, v in values.items()}, pull
@@ -384,7 +393,7 @@ class _Run:
         values = tuple(_read(env, v) for v in op.inputs)
         constants = tuple(_read(env, v) for v in op.constants)
         rule = self.assigned.get(op)
-        if rule is None:
+        if rule is None or rule is gradient_rule:
             outs = op.evaluate(values, constants)
         else:
             view = self._view(op)

@@ -1,6 +1,6 @@
 """Other packages' numbers, and the formulas', on transformers and modern convolutional networks.
 
-Cases of methods that are not checked here are left out: `CALLS` says which are.
+`CALLS` says which cases are checked here, and by which call.
 """
 
 from __future__ import annotations
@@ -40,8 +40,6 @@ def load(name: str) -> tuple[dict, dict]:
 
 
 NETWORKS = tuple(sorted(path.stem for path in pathlib.Path(FOLDER).glob("*.npz")))
-#: Networks with attention, and what is checked of them here.
-WITH_ATTENTION = tuple(name for name in NETWORKS if load(name)[1]["attention"])
 
 
 def _gradient(fn, x, signal, **options):
@@ -53,7 +51,11 @@ def _input_x_gradient(fn, x, signal, layer):
         return {"input": jaxplain.input_x_gradient(fn, x, signal, reduce=None)}
     maps = _gradient(fn, x, signal, layer=layer)
     acts = jaxplain.capture(fn, [v for v in layer if v != "input"])(x)[1] | {"input": x}
-    return {name: acts[name].reshape(m.shape) * m for name, m in maps.items()}  # tokens as maps
+
+    def as_map(v, m):  # tokens, the last of which are patches
+        return v if v.ndim == m.ndim else v[:, v.shape[1] - m[0, ..., 0].size :].reshape(m.shape)
+
+    return {name: as_map(acts[name], m) * m for name, m in maps.items()}
 
 
 def _excitation(**options):
@@ -72,19 +74,6 @@ def _passing(contrastive):
         )
         rules = rules.replace({"affine": pass_rule})
         return jaxplain.lrp(fn, x, signal, layer=layer, composite=rules, seed="one", channels=True)
-
-    return call
-
-
-def _cams(method, **options):
-    """A method of the CAM family at its layers; the default layer's by no name at all."""
-
-    def call(fn, x, signal, layer):
-        maps = method(fn, x, signal, layer=layer, **options)
-        default = jaxplain.trace(fn, x).graph.last_spatial
-        if default in maps and method is not jaxplain.cam:
-            maps[default] = method(fn, x, signal, **options)
-        return maps
 
     return call
 
@@ -109,22 +98,29 @@ CALLS = {
     r"torch\.input_x_gradient(_sum)?": _input_x_gradient,
     r"captum\.guided_backprop": functools.partial(jaxplain.guided_backprop, reduce=None),
     r"captum\.deconvnet": functools.partial(jaxplain.deconvnet, reduce=None),
-    r"formula\.(lrp_epsilon|cp_lrp)(_sum)?": functools.partial(
+    r"formula\.lrp_epsilon(_sum)?": functools.partial(
         jaxplain.lrp, composite=_EPSILON, channels=True
     ),
+    **{
+        rf"formula\.{name}{suffix}(_sum)?": functools.partial(
+            jaxplain.lrp, composite=composite(name, gamma=gamma), channels=True
+        )
+        for name in ("attn_lrp", "cp_lrp")
+        for suffix, gamma in (("", None), ("_gamma", 0.25))
+    },
     r"formula\.excitation_backprop(_sum)?": _excitation(residual="excitation"),
     r"formula\.excitation_backprop_magnitude": _excitation(residual="magnitude"),
     r"formula\.contrastive_excitation_backprop(_sum)?": _excitation(
         residual="excitation", contrastive=True
     ),
     r"torch\.attention_gradient": _attention_gradient,
-    r"pgc\.grad_cam": _cams(jaxplain.grad_cam, relu=False),
-    r"pgc\.hires_cam": _cams(jaxplain.hires_cam),
-    r"pgc\.grad_cam_plus_plus": _cams(jaxplain.grad_cam_plus_plus, eps=1e-6),
-    r"pgc\.x_grad_cam": _cams(jaxplain.x_grad_cam),
-    r"pgc\.layer_cam": _cams(jaxplain.layer_cam),
-    r"pgc\.eigen_cam": _cams(jaxplain.eigen_cam, centre=True),
-    r"formula\.cam": _cams(jaxplain.cam),
+    r"pgc\.grad_cam": functools.partial(jaxplain.grad_cam, relu=False),
+    r"pgc\.hires_cam": jaxplain.hires_cam,
+    r"pgc\.grad_cam_plus_plus": functools.partial(jaxplain.grad_cam_plus_plus, eps=1e-6),
+    r"pgc\.x_grad_cam": jaxplain.x_grad_cam,
+    r"pgc\.layer_cam": jaxplain.layer_cam,
+    r"pgc\.eigen_cam": functools.partial(jaxplain.eigen_cam, centre=True),
+    r"formula\.cam": jaxplain.cam,
     r"formula\.attention_rollout": _attention(jaxplain.attention_rollout),
     r"formula\.transformer_attribution": _attention(jaxplain.transformer_attribution),
     r"formula\.legrad": _attention(jaxplain.legrad),
@@ -166,7 +162,8 @@ def result(name: str, pattern: str) -> dict:
 
 
 def test_the_networks():
-    assert NETWORKS == ("convnextish", "mixer", "mobilenetish", "preact")
+    assert {"convnextish", "mixer", "mobilenetish", "preact"} <= set(NETWORKS)
+    assert {"swiglu", "swinish", "vit", "vit_gap"} <= set(NETWORKS)
     assert {call_of(n, c) for n in NETWORKS for c in load(n)[1]["cases"]} - {None} == set(CALLS)
 
 
@@ -182,6 +179,21 @@ def test_network(x64, name):
         assert nets.relative_error(acts[op], arrays[f"act/{op}"]) < 1e-6, op
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_layers(x64, name):
+    """Attention weights, the ends of the blocks, and where the CAM family looks by default."""
+    arrays, meta = load(name)
+    fn, x, _ = network(name)
+    weights = [f"attention:{i}" for i in range(len(meta["attention"]))]
+    acts = jaxplain.capture(fn, weights)(x)[1]
+    for op, layer in zip(meta["attention"], weights, strict=True):
+        assert nets.relative_error(acts[layer], arrays[f"attention/{op}"]) < 1e-6, op
+    graph = jaxplain.trace(fn, x).graph
+    assert len(graph.blocks.attention) == len(weights)
+    assert [graph.name_of(v) for v in graph.blocks.outputs] == meta["blocks"]
+    assert graph.last_spatial == meta["cam_default"]
+
+
 @pytest.mark.parametrize(("name", "case_id"), [pytest.param(*c, id="-".join(c)) for c in CASES])
 def test_case(x64, name, case_id):
     arrays, meta = load(name)
@@ -190,7 +202,11 @@ def test_case(x64, name, case_id):
     expected = arrays[f"case/{case_id}/expected"]
     if case["options"].get("reduce") == "sum":
         got = got.sum(-1)
-    got = got.reshape(expected.shape)  # ours are maps, of tokens too
+    if case["layout"] == "BND":
+        expected = expected[:, case["prefix"] :]  # ours are maps, without the class token
+    got = got.reshape(expected.shape)
+    if case.get("sign_free"):
+        got = got * np.sign((got * expected).sum((1, 2), keepdims=True))
     assert got.dtype == np.float64
     for mine, theirs in zip(got, expected, strict=True):
         error = np.abs(mine - theirs).max() / np.abs(theirs).max()
@@ -198,7 +214,14 @@ def test_case(x64, name, case_id):
 
 
 #: Method of the file -> how ours is called.
+UNSUITABLE = {
+    "cam": jaxplain.cam,
+    "attention_rollout": jaxplain.attention_rollout,
+    "transformer_attribution": jaxplain.transformer_attribution,
+    "legrad": jaxplain.legrad,
+}
 UNDEFINED = {
+    "lrp_epsilon": functools.partial(jaxplain.lrp, composite="epsilon"),
     "guided_backprop": jaxplain.guided_backprop,
     "deconvnet": jaxplain.deconvnet,
     "guided_grad_cam": jaxplain.guided_grad_cam,
@@ -219,5 +242,21 @@ def test_undefined(x64, name, method):
     fn, x, _ = network(name)
     convolution = load(name)[1]["ops"][0]["name"]
     layer = {"layer": convolution} if method == "guided_grad_cam" else {}
-    with pytest.raises(jaxplain.UnsupportedOperationError, match="ReLU|relu"):
+    with pytest.raises(jaxplain.UnsupportedOperationError, match="ReLU|relu|softmax|matmul"):
         UNDEFINED[method](fn, x, 0, **layer)
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        (name, entry["method"])
+        for name in NETWORKS
+        for entry in load(name)[1]["undefined"]
+        if entry["decided"] and entry["method"] in UNSUITABLE
+    ],
+)
+def test_unsuitable(x64, name, method):
+    fn, x, _ = network(name)
+    words = "ends in a global average pool" if method == "cam" else "needs attention layers"
+    with pytest.raises(jaxplain.core.UnsuitableNetworkError, match=words):
+        UNSUITABLE[method](fn, x, 0)

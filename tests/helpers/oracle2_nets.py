@@ -53,64 +53,61 @@ def _group_norm(o: Mapping[str, Any], p: Params, x: jax.Array) -> jax.Array:
 
 
 def _rotated(x: jax.Array, base: float) -> jax.Array:
-    """Rotary embedding of (B, N, heads, head_dim): pairs (i, i + d/2) turn with the position."""
-    half = x.shape[-1] // 2
-    angle = jnp.arange(x.shape[1])[:, None] * base ** (-jnp.arange(half) / half)
-    cos, sin = jnp.cos(angle)[:, None], jnp.sin(angle)[:, None]
-    a, b = x[..., :half], x[..., half:]
+    """Rotary embedding of (B, heads, tokens, d): pairs (i, i + d/2), angle t * base^(-2i/d)."""
+    d = x.shape[-1]
+    frequency = float(base) ** (-2 * jnp.arange(d // 2) / d)
+    angle = (jnp.arange(x.shape[-2])[:, None] * frequency).astype(x.dtype)
+    a, b = x[..., : d // 2], x[..., d // 2 :]
+    sin, cos = jnp.sin(angle), jnp.cos(angle)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1)
 
 
-def attention_weights(o: Mapping[str, Any], p: Params, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The weights (B, heads, queries, keys) of an attention op, and its values, head by head."""
+def _attention(o: Mapping[str, Any], p: Params, x: jax.Array) -> jax.Array:
+    def heads(name: str) -> jax.Array:
+        y = x @ p[f"{name}/weight"]
+        y = y + p[f"{name}/bias"] if o["bias"] else y
+        y = y.reshape(*y.shape[:-1], -1, o["head_dim"]).swapaxes(1, 2)
+        if o["qk_norm"] and name in "qk":
+            scale = jnp.sqrt((y * y).mean(-1, keepdims=True) + 1e-6)
+            y = y / scale * p[f"{name}_norm/gamma"]
+        return _rotated(y, o["rotary"]["base"]) if o["rotary"] and name in "qk" else y
 
-    def heads(name: str, count: int) -> jax.Array:
-        y = x @ p[f"{name}/weight"] + (p[f"{name}/bias"] if o["bias"] else 0)
-        return y.reshape(*x.shape[:2], count, o["head_dim"])
-
-    q, k, v = heads("q", o["heads"]), heads("k", o["kv_heads"]), heads("v", o["kv_heads"])
-    if o["qk_norm"]:
-        norm, pairs = {"eps": 1e-6}, (("q", q), ("k", k))
-        q, k = (_rms_norm(norm, {"gamma": p[f"{n}_norm/gamma"]}, t) for n, t in pairs)
-    if o["rotary"]:
-        q, k = _rotated(q, o["rotary"]["base"]), _rotated(k, o["rotary"]["base"])
-    shared = o["heads"] // o["kv_heads"]
-    k, v = jnp.repeat(k, shared, 2), jnp.repeat(v, shared, 2)
-    scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) / o["head_dim"] ** 0.5
+    q, k, v = map(heads, "qkv")
+    if o["kv_heads"] != o["heads"]:
+        k, v = (jnp.repeat(y, o["heads"] // o["kv_heads"], 1) for y in (k, v))
+    scores = q @ k.swapaxes(-1, -2) / jnp.sqrt(jnp.asarray(o["head_dim"], x.dtype))
     if o["relative_bias"]:
         scores = scores + p["relative_bias"]
     if o["mask"]:
-        windows = scores.reshape(-1, o["windows"], *scores.shape[1:])
-        scores = (windows + p["mask"][:, None]).reshape(scores.shape)
-    return jax.nn.softmax(scores), v
+        windows = o["windows"]
+        by_image = scores.reshape(-1, windows, *scores.shape[1:])
+        scores = (by_image + p["mask"][:, None]).reshape(scores.shape)
+    weights = tag(jax.nn.softmax(scores), f"{o['name']}.weights")
+    out = (weights @ v).swapaxes(1, 2)
+    out = out.reshape(*out.shape[:2], -1) @ p["o/weight"]
+    return out + p["o/bias"] if o["bias"] else out
 
 
-def _attention(o: Mapping[str, Any], p: Params, x: jax.Array) -> jax.Array:
-    weights, v = attention_weights(o, p, x)
-    out = jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(*x.shape[:2], -1)
-    return out @ p["o/weight"] + (p["o/bias"] if o["bias"] else 0)
+def _windows(o: Mapping[str, Any], x: jax.Array) -> jax.Array:
+    (h, w), (b, height, width, c) = o["size"], x.shape
+    x = x.reshape(b, height // h, h, width // w, w, c)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, h * w, c)
 
 
-def _prefix_tokens(o: Mapping[str, Any], p: Params, x: jax.Array) -> jax.Array:
-    tokens = p["tokens"].reshape(1, o["count"], x.shape[-1])
+def _unwindowed(o: Mapping[str, Any], x: jax.Array) -> jax.Array:
+    (h, w), (height, width) = o["size"], o["grid"]
+    x = x.reshape(-1, height // h, width // w, h, w, x.shape[-1])
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(len(x), height, width, -1)
+
+
+def _prefixed(o: Mapping[str, Any], p: Params, x: jax.Array) -> jax.Array:
+    tokens = p["tokens"].reshape(1, -1, x.shape[-1])
     return jnp.concatenate([jnp.broadcast_to(tokens, (len(x), *tokens.shape[1:])), x], 1)
 
 
-def _window_partition(o: Mapping[str, Any], p: Params, x: jax.Array) -> jax.Array:
-    (b, height, width, c), (h, w) = x.shape, o["size"]
-    parts = x.reshape(b, height // h, h, width // w, w, c).swapaxes(2, 3)
-    return parts.reshape(-1, h * w, c)
-
-
-def _window_reverse(o: Mapping[str, Any], p: Params, x: jax.Array) -> jax.Array:
-    (height, width), (h, w) = o["grid"], o["size"]
-    parts = x.reshape(-1, height // h, width // w, h, w, x.shape[-1]).swapaxes(2, 3)
-    return parts.reshape(-1, height, width, x.shape[-1])
-
-
-def _patch_merge(o: Mapping[str, Any], p: Params, x: jax.Array) -> jax.Array:
-    parts = [x[:, i::2, j::2] for i, j in ((0, 0), (1, 0), (0, 1), (1, 1))]
-    return jnp.concatenate(parts, -1)
+def _merged(o: Mapping[str, Any], p: Params, x: jax.Array) -> jax.Array:
+    corners = ((0, 0), (1, 0), (0, 1), (1, 1))
+    return jnp.concatenate([x[:, i::2, j::2] for i, j in corners], -1)
 
 
 OPS: dict[str, Callable[..., jax.Array]] = {
@@ -137,14 +134,16 @@ OPS: dict[str, Callable[..., jax.Array]] = {
     "mean_tokens": lambda o, p, x: x[:, o["start"] :].mean(1),
     "global_avg_pool": lambda o, p, x: x.mean((1, 2), keepdims=o["keepdims"]),
     "swap_tokens_channels": lambda o, p, x: x.swapaxes(1, 2),
-    "prefix_tokens": _prefix_tokens,
-    "pos_embed": lambda o, p, x: x + p["value"].reshape(1, *x.shape[1:]),
+    "sigmoid": lambda o, p, x: jax.nn.sigmoid(x),
+    "to_map": lambda o, p, x: x.reshape(len(x), *o["grid"], x.shape[-1]),
+    "prefix_tokens": _prefixed,
+    "pos_embed": lambda o, p, x: x + p["value"],
     "select_token": lambda o, p, x: x[:, o["index"]],
     "attention": _attention,
-    "window_partition": _window_partition,
-    "window_reverse": _window_reverse,
+    "window_partition": lambda o, p, x: _windows(o, x),
+    "window_reverse": lambda o, p, x: _unwindowed(o, x),
     "roll": lambda o, p, x: jnp.roll(x, o["shift"], (1, 2)),
-    "patch_merge": _patch_merge,
+    "patch_merge": _merged,
 }
 
 
