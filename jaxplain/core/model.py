@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from jaxplain.core import _compat
+from jaxplain.core.attention import WeightsView
 from jaxplain.core.axes import Layout
 from jaxplain.core.effects import happen
 from jaxplain.core.graph import Graph
@@ -181,10 +182,10 @@ class Model:
         """
         if tokens is None:
             for name in names:
-                if name not in self.views:
+                if name not in self.views and self.graph.weights_view(name) is None:
                     self.graph.check_place(name)
             return self
-        unknown = [name for name in names if self.graph.layout(self._inner(name)) is None]
+        unknown = [name for name in names if self.layout(name) is None]
         if not unknown:
             name = names[0]
             raise ValueError(
@@ -195,14 +196,19 @@ class Model:
         views = {**self.views, **{name: view(self.graph, name, tokens) for name in unknown}}
         return Model(self.whole, self.constants, tuple(views.items()))
 
-    def layout(self, name: str) -> Layout | Rearranged | None:
-        """How maps lie in a layer; None where its values have no place in the image."""
-        return self.views.get(name) or self.graph.layout(self._inner(name))
+    def layout(self, name: str) -> Layout | Rearranged | WeightsView | None:
+        """How maps, or attention weights, lie in a layer; None where its values have no place."""
+        return (
+            self.views.get(name)
+            or self.graph.weights_view(name)
+            or self.graph.layout(self._inner(name))
+        )
 
     def maps(self, name: str, value: jax.Array) -> jax.Array:
         """A layer's value, or a signal at it, as maps (B, h, w, C), whatever its order of axes.
 
-        Of a layer that has no place in the image, the value as it is.
+        Of ``"attention:i"`` the weights (B, heads, queries, keys). Of a layer that has no place in
+        the image, the value as it is.
         """
         layout = self.layout(name)
         return value if layout is None else layout.maps(value)

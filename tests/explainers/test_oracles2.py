@@ -78,6 +78,20 @@ def _passing(contrastive):
     return call
 
 
+def _attention(method):
+    return lambda fn, x, signal, layer: {"tokens": method(fn, x, signal)}
+
+
+def _attention_gradient(fn, x, signal, layer):
+    """The names of the attention layers are those of their outputs; ours have numbers."""
+    found = {}
+    for name in layer:
+        (number,) = re.findall(r"b(\d+)_attn", name)
+        named = f"attention:{int(number) - 1}"
+        found[name] = jaxplain.gradient(fn, x, signal, layer=named, reduce=None)
+    return found
+
+
 #: Case family -> the call that it checks: (fn, x, signal, layer=[...]) -> maps with channels.
 CALLS = {
     r"torch\.gradient(_sum)?": _gradient,
@@ -99,6 +113,17 @@ CALLS = {
     r"formula\.contrastive_excitation_backprop(_sum)?": _excitation(
         residual="excitation", contrastive=True
     ),
+    r"torch\.attention_gradient": _attention_gradient,
+    r"pgc\.grad_cam": functools.partial(jaxplain.grad_cam, relu=False),
+    r"pgc\.hires_cam": jaxplain.hires_cam,
+    r"pgc\.grad_cam_plus_plus": functools.partial(jaxplain.grad_cam_plus_plus, eps=1e-6),
+    r"pgc\.x_grad_cam": jaxplain.x_grad_cam,
+    r"pgc\.layer_cam": jaxplain.layer_cam,
+    r"pgc\.eigen_cam": functools.partial(jaxplain.eigen_cam, centre=True),
+    r"formula\.cam": jaxplain.cam,
+    r"formula\.attention_rollout": _attention(jaxplain.attention_rollout),
+    r"formula\.transformer_attribution": _attention(jaxplain.transformer_attribution),
+    r"formula\.legrad": _attention(jaxplain.legrad),
     r"formula\.excitation_backprop_pass(_sum)?": _passing(False),
     r"formula\.contrastive_excitation_backprop_pass(_sum)?": _passing(True),
 }
@@ -154,6 +179,21 @@ def test_network(x64, name):
         assert nets.relative_error(acts[op], arrays[f"act/{op}"]) < 1e-6, op
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_layers(x64, name):
+    """Attention weights, the ends of the blocks, and where the CAM family looks by default."""
+    arrays, meta = load(name)
+    fn, x, _ = network(name)
+    weights = [f"attention:{i}" for i in range(len(meta["attention"]))]
+    acts = jaxplain.capture(fn, weights)(x)[1]
+    for op, layer in zip(meta["attention"], weights, strict=True):
+        assert nets.relative_error(acts[layer], arrays[f"attention/{op}"]) < 1e-6, op
+    graph = jaxplain.trace(fn, x).graph
+    assert len(graph.blocks.attention) == len(weights)
+    assert [graph.name_of(v) for v in graph.blocks.outputs] == meta["blocks"]
+    assert graph.last_spatial == meta["cam_default"]
+
+
 @pytest.mark.parametrize(("name", "case_id"), [pytest.param(*c, id="-".join(c)) for c in CASES])
 def test_case(x64, name, case_id):
     arrays, meta = load(name)
@@ -165,6 +205,8 @@ def test_case(x64, name, case_id):
     if case["layout"] == "BND":
         expected = expected[:, case["prefix"] :]  # ours are maps, without the class token
     got = got.reshape(expected.shape)
+    if case.get("sign_free"):
+        got = got * np.sign((got * expected).sum((1, 2), keepdims=True))
     assert got.dtype == np.float64
     for mine, theirs in zip(got, expected, strict=True):
         error = np.abs(mine - theirs).max() / np.abs(theirs).max()
@@ -172,6 +214,12 @@ def test_case(x64, name, case_id):
 
 
 #: Method of the file -> how ours is called.
+UNSUITABLE = {
+    "cam": jaxplain.cam,
+    "attention_rollout": jaxplain.attention_rollout,
+    "transformer_attribution": jaxplain.transformer_attribution,
+    "legrad": jaxplain.legrad,
+}
 UNDEFINED = {
     "lrp_epsilon": functools.partial(jaxplain.lrp, composite="epsilon"),
     "guided_backprop": jaxplain.guided_backprop,
@@ -196,3 +244,19 @@ def test_undefined(x64, name, method):
     layer = {"layer": convolution} if method == "guided_grad_cam" else {}
     with pytest.raises(jaxplain.UnsupportedOperationError, match="ReLU|relu|softmax|matmul"):
         UNDEFINED[method](fn, x, 0, **layer)
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        (name, entry["method"])
+        for name in NETWORKS
+        for entry in load(name)[1]["undefined"]
+        if entry["decided"] and entry["method"] in UNSUITABLE
+    ],
+)
+def test_unsuitable(x64, name, method):
+    fn, x, _ = network(name)
+    words = "ends in a global average pool" if method == "cam" else "needs attention layers"
+    with pytest.raises(jaxplain.core.UnsuitableNetworkError, match=words):
+        UNSUITABLE[method](fn, x, 0)
