@@ -16,6 +16,7 @@ from jaxplain.core.errors import UnknownLayerError, UnsupportedOperationError
 from jaxplain.core.flatten import Program, is_scan, unroll
 from jaxplain.core.folding import Chain, Folder, Run
 from jaxplain.core.intervals import Facts, literal, propagate
+from jaxplain.core.live import Part, live_parts, whole
 from jaxplain.core.naming import Naming, name_values
 from jaxplain.core.operations import Operation, classify
 from jaxplain.core.rules import Rule, RuleSet, pass_rule
@@ -32,6 +33,11 @@ def _ask(rule: Rule, op: Operation) -> None:
         raise UnsupportedOperationError(
             f"the operation {op.name!r} (kind {op.kind!r}) at {op.place} {verdict}"
         )
+
+
+def _is_ours(rule: Rule) -> bool:
+    made = rule if hasattr(rule, "__name__") else type(rule)
+    return str(made.__module__).startswith(f"{__package__.partition('.')[0]}.")
 
 
 class Graph:
@@ -375,6 +381,30 @@ class Graph:
             if rule is not affine:
                 _ask(rule, op)
         return chosen
+
+    @functools.lru_cache(maxsize=64)  # noqa: B019
+    def live_parts(
+        self, rules: RuleSet, sources: frozenset | None, ends: tuple
+    ) -> dict[Operation, Part]:
+        """The dense layers of which a signal from ``ends`` reaches a part alone, with that part.
+
+        None where a rule is not ours: it need not send its signal where the gradient goes.
+        """
+        assigned = self.assign(rules, sources)
+        if not all(map(_is_ours, assigned.values())):
+            return {}
+
+        def silent(op: Operation) -> tuple[bool, ...]:
+            tells = getattr(assigned.get(op), "silences", None)
+            return tells(op) if tells else (False,) * len(op.inputs)
+
+        found = live_parts(self.ops, list(ends), silent)
+        parts = {
+            op: found.get(op.output)
+            for op in assigned
+            if op.name == "dense" and op.equations[-1].primitive.name == "dot_general"
+        }
+        return {op: p for op, p in parts.items() if p is not None and p != whole(op.output)}
 
     def _require_names(self, rules: RuleSet) -> None:
         if rules.needs and not any(op.name in rules.needs for op in self.ops):
