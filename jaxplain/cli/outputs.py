@@ -114,6 +114,7 @@ def _place(text: str, shape: tuple[int, ...]) -> tuple[int, int]:
     place = (int(match[1]), int(match[2])) if match else shape
     if place[0] >= shape[0] or place[1] >= shape[1]:
         raise CliError(
-            f"--class {text} is no place of the map: give ROW,COLUMN, below {shape[0]} and {shape[1]}"
+            f"--class {text} is no place of the map: give ROW,COLUMN, below {shape[0]} and "
+            f"{shape[1]}"
         )
     return place[0], place[1]
