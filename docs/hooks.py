@@ -89,7 +89,10 @@ def method_page(names: list[str], written: str) -> str:
     facts = {
         "in Python": functions,
         "other names": ", ".join(f"`{a}`" for name in names for a in CATALOGUE[name].aliases),
-        "default layer": _LAYERS[method.layer] if method.at_layer or method.layer else "the image",
+        "default layer": _LAYERS[method.layer]
+        if method.at_layer or method.layer
+        else ("" if method.attention else "the image"),
+        "made of": "the attention weights of all blocks" if method.attention else "",
         "looks at a class": "yes" if method.per_class else "no",
         "random": "yes, takes a `key`" if method.random else "no",
         "must see through": {"all": "every operation", "relus": "what may hide a ReLU"}.get(

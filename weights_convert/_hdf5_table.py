@@ -12,9 +12,9 @@ import json
 import sys
 
 _MEMORY = 2 << 30
-_SECONDS = 60
-_OBJECTS = 100_000
-_TEXT = 1 << 24
+_SECONDS = 20
+_OBJECTS = 20_000
+_TEXT = 1 << 22  # bytes of attributes and compact data, together
 
 
 class _Part(io.RawIOBase):
@@ -45,10 +45,23 @@ class _Part(io.RawIOBase):
         return count
 
 
+class _Budget:
+    """Counts the bytes of texts and small data: what is said of a file stays small."""
+
+    def __init__(self):
+        self.left = _TEXT
+
+    def spend(self, size):
+        self.left -= size
+        if self.left < 0:
+            raise ValueError("it holds impossibly long attributes")
+
+
 def table(path, offset, size):
     """The data sets: path -> [offset, shape, dtype] or a complaint; and texts of attributes."""
     import h5py
 
+    budget = _Budget()
     sets: dict = {}
     texts: dict = {}
     with h5py.File(_Part(path, offset, size), "r", driver="fileobj") as file:
@@ -57,7 +70,7 @@ def table(path, offset, size):
         while stack:
             prefix, group = stack.pop()
             texts[prefix] = {
-                key: _texts(group.attrs[key])
+                key: _texts(h5py, group.attrs, key, budget)
                 for key in ("layer_names", "weight_names", "name")
                 if key in group.attrs
             }
@@ -71,20 +84,23 @@ def table(path, offset, size):
                     raise ValueError(f"{path!r:.80} is a link to elsewhere")
                 item = group[key]
                 if isinstance(item, h5py.Dataset):
-                    sets[path] = _place(h5py, item)
+                    sets[path] = _place(h5py, item, budget)
                 elif isinstance(item, h5py.Group):
                     stack.append((path, item))
     return {"sets": sets, "texts": texts}
 
 
-def _place(h5py, item):
+def _place(h5py, item, budget):
     if item.external:
         return "lies in another file"
     if item.is_virtual:
         return "refers to other data"
     if item.dtype.kind not in "biuf" or item.dtype.subdtype:
         return f"is of the type {item.dtype}, which is no plain number"
+    if item.shape is None:  # a data space that holds nothing, not even a shape
+        return "has no data"
     if item.size and item.id.get_create_plist().get_layout() == h5py.h5d.COMPACT:
+        budget.spend(item.nbytes)
         return [None, item.shape, item.dtype.str, item[()].tobytes().hex()]
     if item.size and item.id.get_offset() is None:
         if item.chunks or item.compression:
@@ -93,12 +109,14 @@ def _place(h5py, item):
     return [item.id.get_offset() if item.size else 0, item.shape, item.dtype.str]
 
 
-def _texts(value):
+def _texts(h5py, attributes, key, budget):
     import numpy as np
 
-    if np.asarray(value).nbytes > _TEXT:
-        raise ValueError("it holds an impossibly long attribute")
+    value = attributes[key]
+    if isinstance(value, h5py.Empty):
+        return []
     items = np.asarray(value).reshape(-1).tolist()
+    budget.spend(sum(len(v) if isinstance(v, (bytes, str)) else 8 for v in items))
     return [v.decode("utf-8") if isinstance(v, bytes) else str(v) for v in items]
 
 

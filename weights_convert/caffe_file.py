@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from jaxplain.weights_convert.errors import CheckpointError
-from jaxplain.weights_convert.file import mapped, naming
+from jaxplain.weights_convert.file import MOST_DIMENSIONS, check_shape, mapped, naming
 
 # Numbers of the fields: of the network, of a layer in its old (V1) and its present form, of a blob.
 _NET_V1_LAYERS, _NET_LAYER = 2, 100
@@ -29,8 +29,11 @@ _SHAPE_DIM = 1
 _VARINT, _8_BYTES, _BYTES, _4_BYTES = 0, 1, 2, 5
 _FIXED = {_8_BYTES: 8, _4_BYTES: 4}
 _V1_INNER_PRODUCT = 14
-_MOST_DIMENSIONS = 32
-_LONGEST_NAME = 1 << 20  # bytes
+_LONGEST_NAME = 1 << 8  # bytes
+_MOST_BLOBS = 64  # of a layer
+# Tags in a file, at all depths. Each takes a microsecond or two; the largest networks have ten
+# thousands, for their numbers are packed.
+_MOST_FIELDS = 1_000_000
 
 
 def read_caffemodel(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -66,12 +69,13 @@ def read_caffemodel(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     with naming(path) as path:
         tensors: dict[str, np.ndarray] = {}
         layers = 0
-        for number, wire, value in _fields(mapped(path)):
+        fields = _Fields()
+        for number, wire, value in fields(mapped(path)):
             if wire != _BYTES or number not in (_NET_V1_LAYERS, _NET_LAYER):
                 continue
             layers += 1
             old = number == _NET_V1_LAYERS
-            for name, array in _layer(value, old):
+            for name, array in _layer(value, old, fields):
                 if name in tensors:
                     raise CheckpointError(f"it holds the blob {name!r:.80} twice")
                 tensors[name] = array
@@ -82,9 +86,9 @@ def read_caffemodel(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         return tensors
 
 
-def _layer(data: np.ndarray, old: bool) -> Iterator[tuple[str, np.ndarray]]:
+def _layer(data: np.ndarray, old: bool, fields: _Fields) -> Iterator[tuple[str, np.ndarray]]:
     name, kind, blobs = "", None, []
-    for number, wire, value in _fields(data):
+    for number, wire, value in fields(data):
         if wire == _BYTES and number == (_V1_BLOBS if old else _BLOBS):
             blobs.append(value)
         elif wire == _BYTES and number == (_V1_NAME if old else _NAME):
@@ -99,25 +103,27 @@ def _layer(data: np.ndarray, old: bool) -> Iterator[tuple[str, np.ndarray]]:
                 "upgrade_net_proto_binary"
             )
     dense = kind == (_V1_INNER_PRODUCT if old else "InnerProduct")
+    if len(blobs) > _MOST_BLOBS:
+        raise CheckpointError(f"the layer {name!r:.80} has {len(blobs)} blobs")
     for index, blob in enumerate(blobs):
-        yield f"{name}.{index}", _blob(f"{name}.{index}", blob, dense)
+        yield f"{name}.{index}", _blob(f"{name}.{index}", blob, dense, fields)
 
 
-def _blob(name: str, data: np.ndarray, dense: bool) -> np.ndarray:
+def _blob(name: str, data: np.ndarray, dense: bool, fields: _Fields) -> np.ndarray:
     # Numbers come packed, in one piece or several, or one by one, each with its own tag.
     packed: dict[int, list[np.ndarray]] = {_DATA: [], _DOUBLE_DATA: []}
     single = {_DATA: bytearray(), _DOUBLE_DATA: bytearray()}
     legacy = dict.fromkeys(_LEGACY_SHAPE, 0)
     dimensions: list[int] | None = None
-    for number, wire, value in _fields(data):
+    for number, wire, value in fields(data):
         if wire == _BYTES and number in packed:
             packed[number].append(value)
         elif (number, wire) in ((_DATA, _4_BYTES), (_DOUBLE_DATA, _8_BYTES)):
             single[number] += value.tobytes()
         elif wire == _BYTES and number == _SHAPE:
             dimensions = [] if dimensions is None else dimensions
-            dimensions += itertools.islice(_dimensions(value), _MOST_DIMENSIONS + 1)
-            if len(dimensions) > _MOST_DIMENSIONS:
+            dimensions += itertools.islice(_dimensions(value, fields), MOST_DIMENSIONS + 1)
+            if len(dimensions) > MOST_DIMENSIONS:
                 raise CheckpointError(f"the blob {name!r:.80} has an impossible shape")
         elif wire == _VARINT and number in legacy:
             legacy[number] = _signed(value)
@@ -139,11 +145,12 @@ def _blob(name: str, data: np.ndarray, dense: bool) -> np.ndarray:
         raise CheckpointError(
             f"the blob {name!r:.80} of shape {str(shape):.80} holds {values.size} numbers"
         )
+    check_shape(name, shape, values.itemsize)
     return values.reshape(shape)
 
 
-def _dimensions(data: np.ndarray) -> Iterator[int]:
-    for number, wire, value in _fields(data):
+def _dimensions(data: np.ndarray, fields: _Fields) -> Iterator[int]:
+    for number, wire, value in fields(data):
         if number == _SHAPE_DIM and wire == _VARINT:
             yield _signed(value)
         elif number == _SHAPE_DIM and wire == _BYTES:
@@ -187,23 +194,32 @@ def _varint(view: memoryview, at: int) -> tuple[int, int]:
     raise CheckpointError("is not a .caffemodel file, or is damaged")
 
 
-def _fields(data: np.ndarray) -> Iterator[tuple[int, int, Any]]:
-    """The fields of a message: number, wire type, and value (a view; an int for varints).
+class _Fields:
+    """Reads the fields of messages, and counts them over the whole file."""
 
-    Reference: the encoding is described in the documentation of protocol buffers.
-    """
-    view, at, end = memoryview(data), 0, data.size
-    while at < end:
-        tag, at = _varint(view, at)
-        number, wire = tag >> 3, tag & 7
-        if wire == _VARINT:
-            size, at = _varint(view, at)
-            yield number, wire, size
-            continue
-        if wire != _BYTES and wire not in _FIXED or not number:
-            raise CheckpointError("is not a .caffemodel file, or is damaged")
-        size, at = _varint(view, at) if wire == _BYTES else (_FIXED[wire], at)
-        if size > end - at:
-            raise CheckpointError("is not a .caffemodel file, or is cut short or damaged")
-        yield number, wire, data[at : at + size]
-        at += size
+    def __init__(self):
+        self._left = _MOST_FIELDS
+
+    def __call__(self, data: np.ndarray) -> Iterator[tuple[int, int, Any]]:
+        """The fields of a message: number, wire type, and value (a view; an int for varints).
+
+        Reference: the encoding is described in the documentation of protocol buffers.
+        """
+        view, at, end = memoryview(data), 0, data.size
+        while at < end:
+            self._left -= 1
+            if self._left < 0:
+                raise CheckpointError(f"it holds more than {_MOST_FIELDS} fields")
+            tag, at = _varint(view, at)
+            number, wire = tag >> 3, tag & 7
+            if wire == _VARINT:
+                size, at = _varint(view, at)
+                yield number, wire, size
+                continue
+            if wire != _BYTES and wire not in _FIXED or not number:
+                raise CheckpointError("is not a .caffemodel file, or is damaged")
+            size, at = _varint(view, at) if wire == _BYTES else (_FIXED[wire], at)
+            if size > end - at:
+                raise CheckpointError("is not a .caffemodel file, or is cut short or damaged")
+            yield number, wire, data[at : at + size]
+            at += size

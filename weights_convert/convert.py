@@ -19,7 +19,9 @@ import numpy as np
 from flax import nnx
 
 from jaxplain.weights_convert.errors import ConversionError
-from jaxplain.weights_convert.name_maps import NameMap, own_names
+from jaxplain.weights_convert.name_maps import NameMap, each_name, own_names
+from jaxplain.weights_convert.norms import epsilons as epsilons_of
+from jaxplain.weights_convert.norms import fits, impossible, settle_norms
 
 _Net = TypeVar("_Net", bound=nnx.Module)
 _SHOWN = 5  # names listed of each sort of trouble; the error's attributes hold them all
@@ -67,8 +69,12 @@ def parameter_shapes(network: nnx.Module) -> dict[str, tuple[int, ...]]:
         >>> parameter_shapes(nnx.Linear(3, 2, rngs=nnx.Rngs(0)))
         {'bias': (2,), 'kernel': (3, 2)}
     """
+    return {name: tuple(value.shape) for name, value in _parameters(network).items()}
+
+
+def _parameters(network: nnx.Module) -> dict[str, Any]:
     leaves = nnx.to_flat_state(nnx.state(network))
-    return {".".join(map(str, path)): tuple(leaf.get_value().shape) for path, leaf in leaves}
+    return {".".join(map(str, path)): leaf.get_value() for path, leaf in leaves}
 
 
 def abstract(build: Callable[[nnx.Rngs], _Net]) -> _Net:
@@ -134,7 +140,7 @@ def best_fit(
     shapes = parameter_shapes(network)
 
     def fit(names: NameMap) -> float:
-        wanted = set(names.resolve(shapes).values())
+        wanted = set(each_name(names.resolve(shapes).values()))
         rest = {n for n in found if not _any(n, (*names.auxiliary, *names.counters))}
         return len(wanted & found) / len(wanted | rest)
 
@@ -174,11 +180,12 @@ def convert(
 ) -> tuple[dict[str, np.ndarray], Report]:
     """Renames foreign tensors, puts their axes in order, and settles what differs otherwise.
 
+    - Tensors of theirs that are one of ours are joined along the outputs.
     - Kernels become ``(h, w, in, out)`` and matrices ``(in, out)``. A matrix for a kernel with a
       window (the dense layer after a flatten) is unfolded; a kernel of 1 x 1 for a matrix is
       squeezed.
     - ``names.bgr``: the input channels of the first convolution are reversed.
-    - ``factor`` (Caffe): the stored mean and variance are divided by it, or 0 where it is 0.
+    - ``factor`` (Caffe): the stored mean and variance are divided by it.
     - ``shift``: the bias of a convolution before batch normalisation is taken off the mean.
     - where batch normalisation adds another epsilon than the network's, the difference is added
       to the variance, so that their sum is as it was.
@@ -193,7 +200,9 @@ def convert(
 
     Raises:
         ConversionError: lists every tensor that is missing, unexpected, of the wrong shape, or
-            holds values that no trained network has (NaN, infinity, a negative variance).
+            gives values that no trained network has: NaN, infinity (also of numbers that are too
+            large for the network's dtype), complex numbers, a variance that is negative or that
+            the factor makes 0.
 
     Example:
         >>> import numpy as np
@@ -210,10 +219,11 @@ def convert(
         >>> print(report)
         1 tensors (6 numbers), named as by mine, every one accounted for
     """
-    shapes = parameter_shapes(network)
+    parameters = _parameters(network)
+    shapes = {name: tuple(value.shape) for name, value in parameters.items()}
     resolved = names.resolve(shapes)
-    missing = [theirs for theirs in resolved.values() if theirs not in tensors]
-    used = set(resolved.values())
+    missing = [theirs for theirs in each_name(resolved.values()) if theirs not in tensors]
+    used = set(each_name(resolved.values()))
     left = [name for name in tensors if name not in used]
     counters = tuple(n for n in left if _any(n, names.counters))
     dropped = tuple(n for n in left if _any(n, names.auxiliary) and n not in counters)
@@ -221,31 +231,56 @@ def convert(
 
     weights, wrong_shape, notes = {}, [], _Notes()
     for target, theirs in resolved.items():
-        if target not in shapes or theirs not in tensors:
+        own = list(each_name([theirs]))
+        if target not in shapes or any(name not in tensors for name in own):
             continue
-        array = tensors[theirs]
-        fitted = _fit(array, shapes[target], names.layout)
-        if fitted is None:
+        parts, text = [tensors[name] for name in own], " + ".join(own)
+        array = parts[0] if len(parts) == 1 else _joined(parts, names.layout)
+        fitted = None if array is None else _fit(array, shapes[target], names.layout)
+        if array is None or fitted is None:
+            found = parts[0].shape if array is None else array.shape
             needed = _their_shape(shapes[target], names.layout)
-            wrong_shape.append((theirs, tuple(array.shape), needed))
+            wrong_shape.append((text, tuple(found), needed))
             continue
         weights[target] = fitted
         if fitted.ndim == 4 and array.ndim == 2 and math.prod(fitted.shape[:2]) > 1:
-            notes.add("unfolded from their flatten order to (h, w, in, out)", theirs)
-    epsilons = _epsilons(network)
-    bad = [n for n in dict.fromkeys(resolved.values()) if n in tensors and not _finite(tensors[n])]
-    for module, epsilon in epsilons.items():
-        variance = weights.get(f"{module}.var", np.ones(1))
-        # Exported weights may have taken an epsilon into the variance.
-        if resolved[f"{module}.var"] not in bad and np.min(variance) <= -(names.epsilon or epsilon):
-            bad.append(resolved[f"{module}.var"])
+            notes.add("unfolded from their flatten order to (h, w, in, out)", text)
+        if len(parts) > 1:
+            notes.add("joined to one", text)
+    epsilons = epsilons_of(network)
+    for module in epsilons:  # which are no parameters of the network
+        for target, shape in (
+            (f"{module}.factor", (1,)),
+            (f"{module}.shift", shapes[f"{module}.mean"]),
+        ):
+            theirs = resolved.get(target)
+            found = shape if theirs is None else np.shape(tensors.get(theirs, np.zeros(shape)))
+            if found != shape:
+                wrong_shape.append((theirs, found, shape))
+    settled = {f"{module}.{name}" for module in epsilons for name in ("mean", "var")}
+    bad = [  # statistics are compared with what they can be when they are settled
+        name
+        for target, value in weights.items()
+        for name in each_name([resolved[target]])
+        if not fits(tensors[name], value.dtype if target in settled else parameters[target].dtype)
+    ]
+    for module, epsilon in epsilons.items():  # with a factor, its sign is not known yet
+        variance = resolved[f"{module}.var"]
+        if f"{module}.factor" not in resolved and variance not in bad:
+            lowest = -(names.epsilon or epsilon)
+            bad += [variance] * bool(np.min(weights.get(f"{module}.var", 0)) <= lowest)
+    extras = {n for t, theirs in resolved.items() if t not in shapes for n in each_name([theirs])}
+    bad += [n for n in sorted(extras) if n in tensors and not fits(tensors[n], np.float32)]
     _check(missing, unexpected, wrong_shape, bad)
 
     if names.bgr is not None:
         kernel = f"{names.bgr}.kernel"
         weights[kernel] = weights[kernel][:, :, ::-1]
         notes.add("input channels reversed, from BGR to RGB", resolved[kernel])
-    _settle_norms(weights, tensors, resolved, epsilons, names, notes)
+    before = {module: weights[f"{module}.var"] for module in epsilons}
+    with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is looked at
+        settle_norms(weights, tensors, resolved, epsilons, names, notes)
+    _check(bad=impossible(weights, parameters, epsilons, before, resolved))
     taken = [tensors[theirs] for theirs in used]
     report = Report(
         names.source,
@@ -256,28 +291,6 @@ def convert(
         counters,
     )
     return weights, report
-
-
-def _settle_norms(weights, tensors, resolved, epsilons, names: NameMap, notes: _Notes) -> None:
-    """Factor, shift and epsilon of every batch normalisation, in place."""
-    for module, epsilon in epsilons.items():
-        mean, var = f"{module}.mean", f"{module}.var"
-        if (factor := resolved.get(f"{module}.factor")) is not None:
-            number = float(np.asarray(tensors[factor], np.float32).reshape(-1)[0])
-            inverse = np.float32(0 if number == 0 else 1 / number)
-            weights[mean], weights[var] = weights[mean] * inverse, weights[var] * inverse
-            notes.add("mean and variance divided by the stored factor", factor)
-        if (shift := resolved.get(f"{module}.shift")) is not None:
-            weights[mean] = weights[mean] - np.asarray(tensors[shift], np.float32)
-            notes.add("bias before batch normalisation, taken off the mean", shift)
-        if names.epsilon is not None and not math.isclose(names.epsilon, epsilon, rel_tol=1e-6):
-            difference = np.float32(names.epsilon - epsilon)
-            weights[var] = np.asarray(weights[var], np.float32) + difference
-            notes.add(
-                f"variance + ({names.epsilon:g} - {epsilon:g}), for the epsilon of batch "
-                "normalisation is theirs and then the network's",
-                resolved[var],
-            )
 
 
 class _Notes:
@@ -293,12 +306,12 @@ class _Notes:
         return tuple(f"{what}: {_some(names)}" for what, names in self._names.items())
 
 
-def _epsilons(network: nnx.Module) -> dict[str, float]:
-    return {
-        ".".join(map(str, path)): cast(Any, module).epsilon
-        for path, module in nnx.iter_modules(network)
-        if hasattr(module, "epsilon") and hasattr(module, "var")
-    }
+def _joined(parts: Sequence[np.ndarray], layout: str) -> np.ndarray | None:
+    """Tensors behind each other along their outputs; None where their other axes differ."""
+    axis, others = (-1, slice(-1)) if layout == "keras" else (0, slice(1, None))
+    if 0 in {p.ndim for p in parts} or len({(p.ndim, p.shape[others]) for p in parts}) > 1:
+        return None
+    return np.concatenate(parts, axis)
 
 
 def _fit(array: np.ndarray, shape: tuple[int, ...], layout: str) -> np.ndarray | None:
@@ -310,8 +323,8 @@ def _fit(array: np.ndarray, shape: tuple[int, ...], layout: str) -> np.ndarray |
         return array if array.shape == shape else None
     if array.ndim == 4 and len(shape) == 2 and array.shape[2:] == (1, 1):
         array = array[:, :, 0, 0]
-    if array.shape == shape and len(shape) < 2:
-        return array
+    if len(shape) in (1, 3) and _without_ones(array.shape) == _without_ones(shape):
+        return array.reshape(shape)  # of tokens, positions and scales, whose axes have one order
     if array.ndim == 2 and len(shape) == 4:
         h, w, inputs, outputs = shape
         if array.shape != (outputs, inputs * h * w):
@@ -333,12 +346,12 @@ def _their_shape(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
     return tuple(reversed(shape)) if len(shape) == 2 else shape
 
 
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(n for n in shape if n != 1)
+
+
 def _folded(shape: tuple[int, ...]) -> tuple[int, int]:
     return math.prod(shape[:-1]), shape[-1]
-
-
-def _finite(array: np.ndarray) -> bool:
-    return array.dtype.kind in "biu" or bool(np.isfinite(array).all())
 
 
 def _any(name: str, patterns: Iterable[str]) -> bool:
@@ -347,7 +360,7 @@ def _any(name: str, patterns: Iterable[str]) -> bool:
 
 def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{', '.join(names[:_SHOWN])}{more}"
+    return f"{', '.join(f'{name:.80}' for name in names[:_SHOWN])}{more}"
 
 
 def _check(missing=(), unexpected=(), wrong_shape=(), bad=()) -> None:
@@ -356,7 +369,7 @@ def _check(missing=(), unexpected=(), wrong_shape=(), bad=()) -> None:
         ("missing", missing),
         ("unexpected", unexpected),
         ("wrong shape", [f"{n} is {f}, must be {s}" for n, f, s in wrong_shape]),
-        ("with NaN, infinity or a negative variance", bad),
+        ("with NaN, infinity, complex numbers or an impossible variance", bad),
     ):
         if items:
             parts.append(f"{len(items)} {sort} ({_some(items)})")

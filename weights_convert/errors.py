@@ -20,7 +20,7 @@ class ConversionError(CheckpointError):
         missing: names that the network needs and the checkpoint lacks.
         unexpected: names that the checkpoint has and the network does not know.
         wrong_shape: (name, shape found, shape needed) of tensors that do not fit.
-        bad: names of tensors with NaN or infinity, and of negative variances.
+        bad: names of tensors with NaN, infinity or complex numbers, and of impossible variances.
     """
 
     def __init__(self, message, missing=(), unexpected=(), wrong_shape=(), bad=()):

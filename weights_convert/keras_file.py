@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from jaxplain.core.extras import missing
+from jaxplain.weights_convert.archive import Archive
 from jaxplain.weights_convert.errors import CheckpointError, UnsafeCheckpointError
-from jaxplain.weights_convert.file import Archive, mapped, naming
+from jaxplain.weights_convert.file import check_shape, mapped, naming
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
-_SECONDS = 90
+_SECONDS = 60
 # Names that Keras 1 gave: block1_conv1_W_1:0, bn_conv1_running_std:0 ...
 _OLD_LEAVES = {
     "W": "kernel",
@@ -66,7 +67,7 @@ def read_keras(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         data = mapped(path)
         offset = 0
         if bytes(data[:2]) == b"PK":
-            archive = Archive(path, data)
+            archive = Archive(data)
             if "model.weights.h5" not in archive.names:
                 raise CheckpointError("is not a Keras file: its archive has no model.weights.h5")
             offset = archive.offset("model.weights.h5")
@@ -111,6 +112,7 @@ def _array(name: str, place: Any, data: np.ndarray) -> np.ndarray:
     if compact:
         data, offset = np.frombuffer(bytes.fromhex(compact[0]), np.uint8), 0
     dtype = np.dtype(dtype)
+    check_shape(name, shape, dtype.itemsize)
     end = offset + math.prod(shape) * dtype.itemsize
     if not 0 <= offset <= end <= data.size:
         raise CheckpointError(f"is cut short or damaged: {name!r:.80} lies beyond its end")
@@ -128,10 +130,11 @@ def _named(arrays: dict[str, np.ndarray], texts: dict[str, dict]) -> dict[str, n
             if parts[-2:-1] != ["vars"]:
                 raise CheckpointError(f"is not a Keras file of weights: it holds {path!r:.80}")
             continue
-        name = texts.get(path.rpartition("/")[0], {}).get("name", [parts[-3] if parts[2:] else ""])
-        key = f"{name[0]}/vars/{parts[-1]}"
+        own = texts.get(path.rpartition("/")[0], {}).get("name")
+        name = own[0] if own else parts[-3] if parts[2:] else ""
+        key = f"{name}/vars/{parts[-1]}"
         if key in named:
-            raise CheckpointError(f"two of its layers are named {name[0]!r:.80}")
+            raise CheckpointError(f"two of its layers are named {name!r:.80}")
         named[key] = array
     if not named:
         raise CheckpointError("is not a Keras file of weights: it holds no layers")

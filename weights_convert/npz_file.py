@@ -9,8 +9,12 @@ import os
 import numpy as np
 from numpy.lib import format as npy
 
+from jaxplain.weights_convert.archive import Archive
 from jaxplain.weights_convert.errors import CheckpointError, UnsafeCheckpointError
-from jaxplain.weights_convert.file import Archive, mapped, naming
+from jaxplain.weights_convert.file import check_shape, mapped, naming
+
+_MOST_ARRAYS = 20_000  # each takes a while, and no network has as many
+_LONGEST_HEADER = 1 << 14  # bytes; NumPy reads no longer ones
 
 
 def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -40,10 +44,12 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         data = mapped(path)
         if bytes(data[:2]) != b"PK":
             raise CheckpointError("is not an .npz file")
-        archive = Archive(path, data)
+        archive = Archive(data)
         wrong = [name for name in archive.names if not name.endswith(".npy")]
         if wrong or not archive.names:
             raise CheckpointError("is not an .npz file: its archive holds other things than arrays")
+        if len(archive.names) > _MOST_ARRAYS:
+            raise CheckpointError(f"it holds {len(archive.names)} arrays, more than {_MOST_ARRAYS}")
         return {
             name.removesuffix(".npy"): _array(name, archive.contents(name))
             for name in archive.names
@@ -51,7 +57,7 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 
 def _array(name: str, content: np.ndarray) -> np.ndarray:
-    stream = io.BytesIO(content[: 1 << 16].tobytes())  # the header is at most this long
+    stream = io.BytesIO(content[:_LONGEST_HEADER].tobytes())
     try:
         version = npy.read_magic(stream)
         if version not in ((1, 0), (2, 0)):
@@ -67,8 +73,7 @@ def _array(name: str, content: np.ndarray) -> np.ndarray:
     if dtype.kind not in "biufc":
         raise CheckpointError(f"the array {name!r:.80} holds no numbers")
     values = content[stream.tell() :]
-    if any(n < 0 for n in shape) or len(shape) > 32 or max(shape, default=0) > 1 << 48:
-        raise CheckpointError(f"the array {name!r:.80} has an impossible shape")
+    check_shape(name, shape, dtype.itemsize)
     if math.prod(shape) * dtype.itemsize != values.size:
         raise CheckpointError(f"the size of the array {name!r:.80} is not that of its shape")
     array = values.view(dtype)

@@ -6,9 +6,10 @@ import os
 
 import numpy as np
 
+from jaxplain.weights_convert.archive import Archive
 from jaxplain.weights_convert.caffe_file import read_caffemodel
 from jaxplain.weights_convert.errors import CheckpointError
-from jaxplain.weights_convert.file import Archive, mapped, naming
+from jaxplain.weights_convert.file import mapped, naming
 from jaxplain.weights_convert.keras_file import read_keras
 from jaxplain.weights_convert.npz_file import read_npz
 from jaxplain.weights_convert.safetensors_file import read_safetensors
@@ -48,7 +49,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         data = mapped(path)
         head = bytes(data[:512])
         if head[:2] == b"PK":
-            names = Archive(path, data).names
+            names = Archive(data).names
     if head[:2] == b"PK":
         if "model.weights.h5" in names:
             return read_keras(path)

@@ -17,7 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from jaxplain.weights_convert.errors import CheckpointError
-from jaxplain.weights_convert.file import mapped, naming
+from jaxplain.weights_convert.file import check_shape, mapped, naming
 
 _DTYPES = {
     "F64": np.float64,
@@ -37,7 +37,9 @@ _DTYPES = {
     "BOOL": np.bool_,
 }
 _METADATA = "__metadata__"
-_LONGEST_HEADER = 100_000_000  # bytes; the limit of the format
+# Bytes. The format allows 100 MB, which unpacked would take gigabytes; this is the room for tens
+# of thousands of tensors.
+_LONGEST_HEADER = 8 << 20
 
 
 def read_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -85,6 +87,7 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
                 )
             if start + begin != position or start + end > data.size:  # a gap, or an overlap
                 raise CheckpointError("is cut short or damaged")
+            check_shape(name, shape, dtype.itemsize)
             position = start + end
             tensors[name] = data[start + begin : position].view(dtype).reshape(shape)
         if position != data.size:
@@ -152,8 +155,10 @@ def write_safetensors(
 def _header(data: np.ndarray) -> tuple[dict[str, dict[str, Any]], int]:
     """What the file says of its tensors, and where they begin."""
     size = int.from_bytes(bytes(data[:8]), "little")
-    if data.size < 8 or size > min(data.size - 8, _LONGEST_HEADER):
+    if data.size < 8 or size > data.size - 8:
         raise _damaged()
+    if size > _LONGEST_HEADER:
+        raise CheckpointError(f"its header has {size} bytes, more than {_LONGEST_HEADER}")
     try:
         header = json.loads(bytes(data[8 : 8 + size]), object_pairs_hook=_unique)
     except CheckpointError:

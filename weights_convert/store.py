@@ -9,6 +9,7 @@ A folder appears complete or not at all: it is written beside its place, and ren
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import hashlib
 import json
@@ -30,12 +31,16 @@ from jaxplain.weights_convert.safetensors_file import write_safetensors
 FORMAT = 1
 _CONFIG, _WEIGHTS = "config.json", "weights"
 _PARTIAL = ".partial-"
+_TRIES = 50
 
 
 def cache_dir() -> Path:
     """Where converted weights are kept.
 
     ``JAXPLAIN_CACHE`` if set, else ``jaxplain`` in ``XDG_CACHE_HOME`` or in ``~/.cache``.
+
+    Raises:
+        OSError: nothing of these is known: the user has no home directory.
 
     Example:
         >>> import os
@@ -45,10 +50,13 @@ def cache_dir() -> Path:
         ...     cache_dir().as_posix()
         '/tmp/here'
     """
-    if own := os.environ.get("JAXPLAIN_CACHE"):
-        return Path(own).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "jaxplain"
+    try:
+        if own := os.environ.get("JAXPLAIN_CACHE"):
+            return Path(own).expanduser()
+        base = os.environ.get("XDG_CACHE_HOME")
+        return (Path(base) if base else Path.home() / ".cache") / "jaxplain"
+    except RuntimeError as error:
+        raise OSError("there is no home directory; JAXPLAIN_CACHE names another place") from error
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:
@@ -135,7 +143,14 @@ def save(
     arrays = {name: np.asarray(value) for name, value in weights.items()}
     partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}{_PARTIAL}", dir=folder.parent))
     try:
-        _orbax().save(partial / _WEIGHTS, arrays)
+        _claim(partial, sum(value.nbytes for value in arrays.values()))
+        try:
+            _orbax().save(partial / _WEIGHTS, arrays)
+        except (ImportError, OSError):
+            raise
+        except Exception as error:  # Orbax and TensorStore raise many kinds where a disk is full
+            reason = " ".join(str(error).split())
+            raise OSError(f"{folder} cannot be written: {reason:.300}") from error
         text = {"format": FORMAT, **config, "weights_sha256": _digest(arrays)}
         (partial / _CONFIG).write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
         partial.chmod(0o777 & ~_umask())  # mkdtemp makes folders that only the owner can read
@@ -153,7 +168,30 @@ def save(
             if not (folder / _CONFIG).is_file():
                 raise
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        _remove(partial)
+
+
+def _claim(folder: Path, size: int) -> None:
+    """An OSError unless the disk, the quota and the limits leave room for so many bytes.
+
+    Orbax writes in threads of its own, which go on for a while after one of them has failed.
+    """
+    place = folder / "room"
+    with place.open("wb") as file:
+        if size and hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        elif size > shutil.disk_usage(folder).free:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+    place.unlink()
+
+
+def _remove(folder: Path) -> None:
+    """Removes a folder in which threads of Orbax may still be writing."""
+    for _ in range(_TRIES):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.1)
 
 
 def _remove_stale(folder: Path) -> None:
@@ -177,7 +215,7 @@ def load_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
         raise CheckpointError(
             f"{folder} holds no {_CONFIG}, so it is no folder of converted weights."
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _damaged(folder) from error
     if not isinstance(config, dict):
         raise _damaged(folder)

@@ -7,22 +7,23 @@ views of it, so that a large checkpoint is never held twice.
 
 from __future__ import annotations
 
-import io
 import math
 import os
 import struct
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxplain.weights_convert import safe_pickle
+from jaxplain.weights_convert.archive import Archive
 from jaxplain.weights_convert.errors import CheckpointError
-from jaxplain.weights_convert.file import Archive, mapped, naming
+from jaxplain.weights_convert.file import check_shape, mapped, naming
+from jaxplain.weights_convert.torch_objects import Tensor
 
 _LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the number 0x1950a86a20f9469cfc6c, pickled
 _LEGACY_PROTOCOL = 1001
+_SMALL = 1000  # work that the pickles of a few numbers take, see `safe_pickle`
 _NESTED = ("state_dict", "model_state_dict", "model", "net", "params")
 # Elements that a tensor may have beyond its storage's (by strides of 0): a view of them
 # costs nothing, but a copy would.
@@ -63,16 +64,15 @@ def read_torch(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         jaxplain.weights_convert.errors.CheckpointError: ...x.pth is not a PyTorch file.
     """
     with naming(path) as path:
-        return _read(path)
+        return _read(mapped(path))
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
-    data = mapped(path)
+def _read(data: np.ndarray) -> dict[str, np.ndarray]:
     head = bytes(data[:512])
     if head[:2] == b"PK":
-        tree, locate, big = _open_zip(path, data)
+        tree, locate, big = _open_zip(data)
     elif head[:1] == b"\x80" and head[2:15] == _LEGACY_MAGIC:
-        tree, locate, big = _open_legacy(path, data)
+        tree, locate, big = _open_legacy(data)
     elif head[257:262] == b"ustar":
         raise CheckpointError(
             "is in the tar format of PyTorch before 0.1.10, which is not supported; "
@@ -84,8 +84,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     return {name: _view(name, tensor, locate, big) for name, tensor in tensors.items()}
 
 
-def _open_zip(path: Path, data: np.ndarray) -> tuple[Any, _Locate, bool]:
-    archive = Archive(path, data)
+def _open_zip(data: np.ndarray) -> tuple[Any, _Locate, bool]:
+    archive = Archive(data)
     roots = [n[: -len("data.pkl")] for n in archive.names if n.split("/")[1:] == ["data.pkl"]]
     if len(roots) != 1:
         raise CheckpointError("is not a PyTorch file: its archive has no single data.pkl")
@@ -102,22 +102,19 @@ def _open_zip(path: Path, data: np.ndarray) -> tuple[Any, _Locate, bool]:
         order = bytes(archive.stored(f"{root}byteorder")[:16]).strip()
     if order not in (b"little", b"big"):
         raise CheckpointError(f"its byte order {order!r} is unknown")
-    tree = safe_pickle.load(io.BytesIO(archive.stored(f"{root}data.pkl")))
+    tree = safe_pickle.load(archive.stored(f"{root}data.pkl"))[0]
     return tree, locate, order == b"big"
 
 
-def _open_legacy(path: Path, data: np.ndarray) -> tuple[Any, _Locate, bool]:
-    with path.open("rb") as stream:
-        stream.seek(2 + len(_LEGACY_MAGIC))
-        protocol = safe_pickle.load(stream)
-        if protocol != _LEGACY_PROTOCOL:
-            raise CheckpointError(f"its format version {protocol!r:.40} is unknown")
-        system = safe_pickle.load(stream)
-        big = isinstance(system, dict) and system.get("little_endian") is False
-        tree = safe_pickle.load(stream)
-        keys = safe_pickle.load(stream)
-        position = stream.tell()
-    if not isinstance(keys, (list, tuple)):
+def _open_legacy(data: np.ndarray) -> tuple[Any, _Locate, bool]:
+    protocol, position = safe_pickle.load(data, 2 + len(_LEGACY_MAGIC), _SMALL)
+    if type(protocol) is not int or protocol != _LEGACY_PROTOCOL:
+        raise CheckpointError("its format version is unknown")
+    system, position = safe_pickle.load(data, position, _SMALL)
+    big = isinstance(system, dict) and system.get("little_endian") is False
+    tree, position = safe_pickle.load(data, position)
+    keys, position = safe_pickle.load(data, position, 500_000)
+    if not isinstance(keys, (list, tuple)) or any(type(key) not in (str, int) for key in keys):
         raise CheckpointError("its list of storages is damaged")
     # Each storage is its number of elements (8 bytes) and the elements; how many bytes one
     # element has is known from the tensors alone.
@@ -149,24 +146,25 @@ def _open_legacy(path: Path, data: np.ndarray) -> tuple[Any, _Locate, bool]:
     return tree, locate, big
 
 
-def _all_tensors(tree: Any) -> list[safe_pickle.Tensor]:
+def _all_tensors(tree: Any) -> list[Tensor]:
     """Every tensor in nested containers, without recursion (the pickle may be deep)."""
     found, stack, seen = [], [tree], set()
     while stack:
         node = stack.pop()
-        if isinstance(node, safe_pickle.Tensor):
+        if isinstance(node, Tensor):
             found.append(node)
-        elif isinstance(node, (dict, list, tuple, set, frozenset)) and id(node) not in seen:
+        elif isinstance(node, (dict, list, tuple)) and id(node) not in seen:
             seen.add(id(node))
             stack.extend(node.values() if isinstance(node, dict) else node)
     return found
 
 
-def _tensors(tree: Any) -> Mapping[str, safe_pickle.Tensor]:
+def _tensors(tree: Any) -> Mapping[str, Tensor]:
     for _ in range(4):  # a wrapper in a wrapper is seen, a cycle ends
         if not isinstance(tree, dict):
             break
-        tensors = {str(k): v for k, v in tree.items() if isinstance(v, safe_pickle.Tensor)}
+        named = [(k, v) for k, v in tree.items() if isinstance(k, (str, int))]
+        tensors = {str(k): v for k, v in named if isinstance(v, Tensor)}
         inner = next((tree[k] for k in _NESTED if isinstance(tree.get(k), dict)), None)
         if inner is None:
             if not tensors:
@@ -178,7 +176,7 @@ def _tensors(tree: Any) -> Mapping[str, safe_pickle.Tensor]:
     raise CheckpointError("it holds no dictionary of named tensors")
 
 
-def _view(name: str, tensor: safe_pickle.Tensor, locate: _Locate, big: bool) -> np.ndarray:
+def _view(name: str, tensor: Tensor, locate: _Locate, big: bool) -> np.ndarray:
     storage, width = tensor.storage, tensor.dtype.itemsize
     unit = 1 if storage.dtype is None else storage.dtype.itemsize
     count = math.prod(tensor.shape)
@@ -190,8 +188,7 @@ def _view(name: str, tensor: safe_pickle.Tensor, locate: _Locate, big: bool) -> 
         raise CheckpointError(f"the tensor {name!r:.80} reaches beyond its storage")
     if count > max(reach, _EXPANDED_LIMIT):
         raise CheckpointError(f"the tensor {name!r:.80} is larger than its storage")
-    if len(tensor.shape) > 32 or max(tensor.shape, default=0) > 1 << 48:
-        raise CheckpointError(f"the tensor {name!r:.80} has an impossible shape")
+    check_shape(name, tensor.shape, width)
     if count == 0:
         return np.zeros(tensor.shape, tensor.dtype)
     raw = locate(storage.key)

@@ -50,14 +50,14 @@ def add_commands(commands: Any) -> None:
 def _convert(arguments: argparse.Namespace) -> None:
     output, classes = _output(arguments), classes_of(arguments)
     from jaxplain import weights_convert as wc
-    from jaxplain.models import pretrained
+    from jaxplain.models import conversion
 
     try:
-        converted = pretrained.convert_file(
+        converted = conversion.convert_file(
             arguments.file, arguments.network, source=arguments.source, class_names=classes
         )
         print(converted.report)
-        output = output or pretrained.cache_folder(converted)
+        output = output or conversion.cache_folder(converted)
         if arguments.to == "safetensors":
             wc.export(output, converted.weights, converted.description)
         else:

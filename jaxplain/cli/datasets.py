@@ -155,8 +155,15 @@ class Stretched:
         return data.resize_image(record.image, (self.size, self.size), self.interpolation)
 
 
+_LONGEST_ASPECT = 16
+
+
 class Aspect:
-    """A record to pixels of a short side, the aspect kept; can be sent to worker processes."""
+    """A record to pixels of a short side, the aspect kept; can be sent to worker processes.
+
+    Raises:
+        data.UnreadableRecordError: the image is a strip, whose pixels no device could hold.
+    """
 
     def __init__(self, arguments: argparse.Namespace, config: Any):
         self.short, self.multiple = arguments.short, arguments.multiple
@@ -165,6 +172,11 @@ class Aspect:
     def __call__(self, record: Any) -> np.ndarray:
         from jaxplain import data
 
+        if max(record.size) > _LONGEST_ASPECT * min(record.size):
+            height, width = record.size
+            raise data.UnreadableRecordError(
+                record.id, f"it has {height} x {width} pixels; the aspect is limited to 1:16"
+            )
         shape = data.aspect_shape(record.size, self.short, self.multiple)
         return data.resize_image(record.image, shape, self.interpolation)
 

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
+import io
 import os
+import re
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -29,6 +33,8 @@ from jaxplain.cli import (
 )
 from jaxplain.cli.common import CliError
 from jaxplain.core import UnsupportedOperationError
+from jaxplain.core.errors import suggest
+from jaxplain.engine.stopping import ends_in_time
 
 COMMANDS = (explain, layers, models, convert, evaluate, explain_dataset, pfv, finetune, benchmark)
 
@@ -43,27 +49,48 @@ def main(argv: Sequence[str] | None = None) -> int:
     2
     """
     whole = bool(os.environ.get("JAXPLAIN_TRACEBACK"))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no UTF-8
     try:
-        arguments = _parser().parse_args(argv)
-        whole |= hasattr(arguments, "traceback")
-        with progress.messages():
-            arguments.command(arguments)
+        try:
+            with ends_in_time((signal.SIGINT,)):
+                arguments = _parser().parse_args(argv)
+                whole |= hasattr(arguments, "traceback")
+                with progress.messages():
+                    arguments.command(arguments)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # a full disk, or a reader that has left, is noticed here
     except BrokenPipeError:  # `jaxplain layers | head`
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
     except _EXPECTED as error:
         if isinstance(error, ImportError) and (error.name or "").startswith("jaxplain"):
             raise  # nothing that can be installed
         if whole:
-            traceback.print_exc()
+            _say(traceback.format_exc().rstrip())
         line = " ".join(str(error).split())
-        print(f"jaxplain: error: {line}{_origin(error)}", file=sys.stderr)
+        _say(f"jaxplain: error: {line}{_origin(error)}")
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EIO):
+            _drop_output()
         return 2
     except KeyboardInterrupt:
-        print("jaxplain: interrupted", file=sys.stderr)
+        _say("jaxplain: interrupted")
         return 130
     return 0
+
+
+def _say(text: str) -> None:
+    """Writes a line on stderr, if that can be written."""
+    with contextlib.suppress(OSError):
+        text = text.encode("utf-8", "backslashreplace").decode()  # names of files may be no UTF-8
+        print(text, file=sys.stderr, flush=True)
+
+
+def _drop_output() -> None:
+    """What is left for stdout goes nowhere, or Python would complain of it when it ends."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _origin(error: BaseException) -> str:
@@ -93,6 +120,11 @@ class _Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
+        wrong = re.match(r"argument (.+): invalid choice: (.+) \(choose from (.+)\)$", message)
+        if wrong is not None:
+            what, name, known = wrong.groups()
+            name, known = name.strip("'\""), [k.strip("' ") for k in known.split(",")]
+            message = f"argument {what}: there is no {name!r}{suggest(name, known)}"
         raise CliError(f"{message} (see {self.prog} --help)")
 
 

@@ -6,6 +6,7 @@ Written for jax 0.10 to 0.12. Each shim says which release needs it.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax._src import core as _internals
+from jax._src import distributed as _distributed
 from jax._src import linear_util as _lu
 from jax._src import source_info_util as _source
 from jax._src.callback import io_callback_p as _io_callback_p
@@ -345,3 +347,18 @@ def custom_rule(eqn: Any) -> JvpRule | VjpRule:
 
 def _differentiable(atom: Any) -> bool:
     return jax.numpy.issubdtype(atom.aval.dtype, jax.numpy.inexact)
+
+
+_BARRIERS = itertools.count()
+_WEEK = 7 * 86400 * 1000  # milliseconds
+
+
+def barrier(name: str) -> None:
+    """Waits for all processes of `jax.distributed`; returns at once where there is one alone.
+
+    It is that of JAX's own coordinator, which no collective of the devices stands behind: a week is
+    not too long, and a process that dies ends the others.
+    """
+    client = _distributed.global_state.client
+    if jax.process_count() > 1 and client is not None:
+        client.wait_at_barrier(f"{name} {next(_BARRIERS)}", _WEEK)

@@ -8,7 +8,9 @@ import threading
 from typing import Any
 
 from jaxplain.core import _compat
+from jaxplain.core.attention import WeightsView
 from jaxplain.core.axes import Layout
+from jaxplain.core.blocks import Blocks
 from jaxplain.core.effects import Effect, find_effects
 from jaxplain.core.errors import UnknownLayerError, UnsupportedOperationError
 from jaxplain.core.flatten import Program, is_scan, unroll
@@ -127,7 +129,31 @@ class Graph:
 
     @functools.cached_property
     def _naming(self) -> Naming:
-        return name_values(self.inputs, self.ops)
+        return name_values(self.inputs, self.ops).with_kinds(self.blocks.kinds)
+
+    @functools.cached_property
+    def blocks(self) -> Blocks:
+        """The attention layers and residual blocks."""
+        return Blocks(self)
+
+    def weights_view(self, name: str) -> WeightsView | None:
+        """How attention weights lie in a layer of the name ``"attention:i"``; None for others.
+
+        Raises:
+            ValueError: it cannot be told which axes are those of images, heads, queries and keys.
+        """
+        kind, _, number = name.partition(":")
+        if kind != "attention" or not number or kind in self._naming.repeated:
+            return None
+        v = self.layer(name)
+        view = next(a.view for a in self.blocks.attention if a.weights is v)
+        if view is None:
+            raise ValueError(
+                f"it cannot be told which axes of {self.describe(name)} are those of images, "
+                "heads, queries and keys; jaxplain.layers(..., all=True) has other names of it, "
+                "under which it is captured as it is"
+            )
+        return view
 
     @property
     def names(self) -> dict[str, Any]:

@@ -10,12 +10,14 @@ import jax
 import numpy as np
 
 from jaxplain.core import _compat
+from jaxplain.core.attention import WeightsView
 from jaxplain.core.axes import Layout
 from jaxplain.core.effects import happen
 from jaxplain.core.graph import Graph
+from jaxplain.core.numerics import safe_divide
 from jaxplain.core.operations import Operation
 from jaxplain.core.reach import first_cut, needed_for
-from jaxplain.core.rules import RuleSet, apply_rule
+from jaxplain.core.rules import RuleSet, apply_rule, gradient_rule
 from jaxplain.core.views import Rearranged, view
 
 
@@ -180,10 +182,10 @@ class Model:
         """
         if tokens is None:
             for name in names:
-                if name not in self.views:
+                if name not in self.views and self.graph.weights_view(name) is None:
                     self.graph.check_place(name)
             return self
-        unknown = [name for name in names if self.graph.layout(self._inner(name)) is None]
+        unknown = [name for name in names if self.layout(name) is None]
         if not unknown:
             name = names[0]
             raise ValueError(
@@ -194,14 +196,19 @@ class Model:
         views = {**self.views, **{name: view(self.graph, name, tokens) for name in unknown}}
         return Model(self.whole, self.constants, tuple(views.items()))
 
-    def layout(self, name: str) -> Layout | Rearranged | None:
-        """How maps lie in a layer; None where its values have no place in the image."""
-        return self.views.get(name) or self.graph.layout(self._inner(name))
+    def layout(self, name: str) -> Layout | Rearranged | WeightsView | None:
+        """How maps, or attention weights, lie in a layer; None where its values have no place."""
+        return (
+            self.views.get(name)
+            or self.graph.weights_view(name)
+            or self.graph.layout(self._inner(name))
+        )
 
     def maps(self, name: str, value: jax.Array) -> jax.Array:
         """A layer's value, or a signal at it, as maps (B, h, w, C), whatever its order of axes.
 
-        Of a layer that has no place in the image, the value as it is.
+        Of ``"attention:i"`` the weights (B, heads, queries, keys). Of a layer that has no place in
+        the image, the value as it is.
         """
         layout = self.layout(name)
         return value if layout is None else layout.maps(value)
@@ -261,7 +268,10 @@ class Model:
     def pull_values(
         self, x: jax.Array, values: dict[Any, Any], rules: RuleSet | None = None
     ) -> tuple[jax.Array, dict, Callable[[jax.Array], dict]]:
-        """:meth:`pullback` to any values of the graph, under keys of the caller's choice."""
+        """:meth:`pullback` to any values of the graph, under keys of the caller's choice.
+
+        Seed and signals are relevance where the rules pass on modified gradients, too.
+        """
         distinct = list(dict.fromkeys(values.values()))
         index = {v: i for i, v in enumerate(distinct)}
         zeros = [_compat.zeros_like_varying(v.aval.shape, v.aval.dtype, x) for v in distinct]
@@ -274,7 +284,12 @@ class Model:
         scores, vjp, acts = jax.vjp(perturbed, *zeros, has_aux=True)
 
         def pull(seed: jax.Array) -> dict:
-            signals = vjp(_compat.vary_like(seed.astype(scores.dtype), scores))
+            seed = seed.astype(scores.dtype)
+            if rules is not None and rules.times_input:
+                signals = vjp(_compat.vary_like(safe_divide(seed, scores), scores))
+                signals = [a * s for a, s in zip(acts, signals, strict=True)]
+            else:
+                signals = vjp(_compat.vary_like(seed, scores))
             return {key: signals[index[v]] for key, v in values.items()}
 
         return scores, {key: acts[index[v]] for key, v in values.items()}, pull
@@ -378,7 +393,7 @@ class _Run:
         values = tuple(_read(env, v) for v in op.inputs)
         constants = tuple(_read(env, v) for v in op.constants)
         rule = self.assigned.get(op)
-        if rule is None:
+        if rule is None or rule is gradient_rule:
             outs = op.evaluate(values, constants)
         else:
             view = self._view(op)

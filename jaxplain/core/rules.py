@@ -1,8 +1,9 @@
 """Rules, rule sets, and the view of an operation that a rule gets.
 
 A *rule* is a hashable callable ``rule(op, g) -> signals``: ``g`` is the signal at the operation's
-output, ``op`` a :class:`BoundOp`, and the result has one signal for each active input. It must
-be built from differentiable JAX operations, so that explanations are differentiable.
+output, ``op`` a :class:`BoundOp`, and the result has one signal for each active input, or None for
+one that gets none. It must be built from differentiable JAX operations, so that explanations are
+differentiable.
 """
 
 from __future__ import annotations
@@ -29,6 +30,11 @@ def pass_rule(op: BoundOp, g: jax.Array) -> tuple:
         move = jax.linear_transpose(functools.partial(_compat.bind, eqn), shape)
         (g,) = move([g.astype(shape.dtype)])
     return tuple(unbroadcast(g, a) for a in op.inputs)
+
+
+def gradient_rule(op: BoundOp, g: jax.Array) -> tuple:
+    """The plain gradient. Operations under this rule are differentiated as they are."""
+    return op.vjp(g)
 
 
 def unbroadcast(g: jax.Array, like: jax.Array) -> jax.Array:
@@ -58,6 +64,10 @@ class RuleSet:
             as one linear layer with a diagonal weight.
         needs: operation names (``"relu"``) of which a network must hold at least one: without any
             the rules would change nothing.
+        times_input: whether the signals that the rules pass on are modified gradients, of which
+            relevance is the value times the signal. `Model.pull_values`, and so every explainer,
+            takes and gives relevance all the same; :func:`with_rules` gives the gradients.
+        name: what the set is called, in messages and tables; no part of its value.
 
     A rule may have a method ``accepts(operation)``, asked when it is assigned: True, or the reason
     why it cannot act on the operation, as the end of a sentence that begins with the operation.
@@ -76,7 +86,10 @@ class RuleSet:
         requires: tuple[str, ...] = (),
         fold: bool = True,
         needs: tuple[str, ...] = (),
+        times_input: bool = False,
+        name: str = "",
     ):
+        self.name = name
         unknown = set(requires) - set(KINDS)
         if unknown:
             raise ValueError(f"unknown kinds in requires: {sorted(unknown)}; the kinds are {KINDS}")
@@ -86,6 +99,7 @@ class RuleSet:
             tuple(sorted(requires)),
             bool(fold),
             tuple(needs),
+            bool(times_input),
         )
 
     @property
@@ -108,6 +122,10 @@ class RuleSet:
     def needs(self) -> tuple[str, ...]:
         return self._key[4]
 
+    @property
+    def times_input(self) -> bool:
+        return self._key[5]
+
     def lookup(self, kind: str, name: str) -> Rule | None:
         """The rule for operations of this kind and name, None for the plain gradient."""
         rules = self.rules
@@ -127,6 +145,8 @@ class RuleSet:
             requires=self.requires,
             fold=self.fold if fold is None else fold,
             needs=self.needs,
+            times_input=self.times_input,
+            name=self.name,
         )
 
     def __eq__(self, other: object) -> bool:
@@ -222,10 +242,27 @@ class BoundOp:
             return None
         if jnp.ndim(bias) == 0:
             return jnp.asarray(bias, self.output.dtype)
+        return self._along_channels(bias)
+
+    def _along_channels(self, values: jax.Array) -> jax.Array:
         shape = [1] * self.output.ndim
-        # A bias that differs by channel is found along the channel axis, so there is one.
-        shape[cast(int, self._chain.axis)] = -1
-        return bias.reshape(shape).astype(self.output.dtype)
+        # What differs by channel was found along the channel axis, so there is one.
+        shape[cast(int, cast(Chain, self._chain).axis)] = -1
+        return values.reshape(shape).astype(self.output.dtype)
+
+    @property
+    def affine_scale(self) -> jax.Array | None:
+        """The scale that is folded into ``weight``, as it broadcasts to the output."""
+        scale = self._affine[0]
+        if scale is None or jnp.ndim(scale) == 0:
+            return None if scale is None else jnp.asarray(scale, self.output.dtype)
+        return self._along_channels(scale)
+
+    def total(self, bias: bool = True) -> jax.Array:
+        """``map(a, weight)``, with the bias or without, read off the output of the forward pass."""
+        scale, added = self.affine_scale, self.bias if bias else None
+        z = self.output if scale is None else self.output * scale
+        return z if added is None else z + added
 
     def map(self, a: jax.Array, w: jax.Array) -> jax.Array:
         """The layer's bilinear part for any input and weight of the right shapes."""
@@ -265,6 +302,9 @@ class DiagonalOp(BoundOp):
     def bias(self) -> jax.Array | None:
         return None if self._bias is None else jnp.asarray(self._bias, self.output.dtype)
 
+    def total(self, bias: bool = True) -> jax.Array:
+        return self.output if bias else self.map(self.a, self.weight)
+
     def map(self, a: jax.Array, w: jax.Array) -> jax.Array:
         return jnp.broadcast_to(a * w, self.output.shape)
 
@@ -302,13 +342,16 @@ def _backward(op, rule, view, residuals, cotangents):
         bound = BoundOp(op, inputs, constants, output, view, extras)
     signals = rule(bound, cotangents[0])
     if len(signals) != len(inputs) or any(
-        s.shape != a.shape for s, a in zip(signals, inputs, strict=True)
+        s is not None and s.shape != a.shape for s, a in zip(signals, inputs, strict=True)
     ):
         raise ValueError(
             f"the rule {rule!r} returned signals of shapes {[jnp.shape(s) for s in signals]} for "
             f"the operation {op.name!r}, whose inputs have shapes {[a.shape for a in inputs]}"
         )
-    signals = tuple(s.astype(a.dtype) for s, a in zip(signals, inputs, strict=True))
+    # None is no signal: what stands before is not differentiated at all.
+    signals = tuple(
+        None if s is None else s.astype(a.dtype) for s, a in zip(signals, inputs, strict=True)
+    )
     return signals, tuple(None for _ in constants), tuple(None for _ in extras)
 
 

@@ -47,6 +47,9 @@ def with_rules(fn: Callable, rules: RuleSet) -> Callable:
 def capture(fn: Callable, names: Sequence[str]) -> Callable:
     """``x -> (fn(x), {name: activation})`` for the named layers.
 
+    Activations are as the network has them; those of ``"attention:i"`` are the attention weights
+    (B, heads, queries, keys), or (B * windows, heads, queries, keys) of attention within windows.
+
     >>> import jax, jax.numpy as jnp, jaxplain
     >>> captured = jaxplain.capture(lambda x: jax.nn.relu(x).sum(), ["relu:0"])
     >>> y, acts = captured(jnp.array([-1.0, 2.0]))
@@ -62,7 +65,9 @@ def capture(fn: Callable, names: Sequence[str]) -> Callable:
         values = model.evaluate(jax.tree.leaves(inputs), outputs=[*outputs, *variables])
         n = len(outputs)
         y = jax.tree.unflatten(model.whole.out_tree, values[:n])
-        return y, dict(zip(names, values[n:], strict=True))
+        found = dict(zip(names, values[n:], strict=True))
+        views = {name: model.graph.weights_view(name) for name in names}
+        return y, {k: v.maps(found[k]) if (v := views[k]) else found[k] for k in names}
 
     return captured
 

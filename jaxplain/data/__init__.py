@@ -9,16 +9,18 @@ Boxes are (left, top, right, bottom) in 0-based, half-open pixel coordinates.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from jaxplain.data.adapting import as_source
 from jaxplain.data.coco import COCO, COCO_CLASSES
 from jaxplain.data.cub import CUB200
 from jaxplain.data.cues import COCO_TO_IMAGENET, VOC_TO_IMAGENET, cue_signals
+from jaxplain.data.explanation import Explanation
 from jaxplain.data.fixations import Fixations
 from jaxplain.data.flickr30k import FLICKR30K_GROUPS, Flickr30kEntities
 from jaxplain.data.image_folder import ImageFolder
 from jaxplain.data.imagenet import ImageNet
 from jaxplain.data.images import UnreadableImageError, read_image
 from jaxplain.data.loading import Batch, Item, batches, load
-from jaxplain.data.maps import Explanation, Maps, open_maps
+from jaxplain.data.maps import Maps, open_maps
 from jaxplain.data.opening import open_source
 from jaxplain.data.record import (
     Phrase,
@@ -59,6 +61,7 @@ __all__ = [
     "Source",
     "UnreadableImageError",
     "UnreadableRecordError",
+    "as_source",
     "aspect_shape",
     "batches",
     "boxes_from_inclusive",

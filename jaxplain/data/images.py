@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +30,9 @@ _FORMATS = {
     "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
 }
 IMAGE_SUFFIXES = tuple(suffix for suffixes in _FORMATS.values() for suffix in suffixes)
+
+#: A small file may say that it has any number of pixels, each of which takes three bytes or more.
+MOST_PIXELS = 1 << 27
 
 _ORIENTATION = 0x0112  # the tag of EXIF
 #: Value of the tag -> what turns the stored pixels upright.
@@ -69,8 +74,8 @@ def read_image(path: str | os.PathLike[str], *, upright: bool = True) -> np.ndar
             the stored pixels are taken to be upright.
 
     Raises:
-        UnreadableImageError: it is missing, broken, of another format, too large, or has values
-            outside the ranges above.
+        UnreadableImageError: it is missing, broken, of another format, of more than 2^27 pixels, or
+            has values outside the ranges above.
         ImportError: Pillow is not installed.
 
     Example:
@@ -81,18 +86,32 @@ def read_image(path: str | os.PathLike[str], *, upright: bool = True) -> np.ndar
         jaxplain.data.images.UnreadableImageError: cannot read the image nowhere.png: No such file
             or directory
     """
+    return _decode(path, functools.partial(rgb_of, upright=upright))
+
+
+def decode_image(content: bytes, record: str, *, upright: bool = True) -> np.ndarray:
+    """The image of a record from the bytes of its file.
+
+    Raises:
+        UnreadableRecordError: it cannot be read.
+    """
+    try:
+        return _decode(io.BytesIO(content), functools.partial(rgb_of, upright=upright))
+    except UnreadableImageError as error:
+        raise UnreadableRecordError(record, f"cannot read the image: {error.reason}") from error
+
+
+def rgb_of(image: Any, *, upright: bool = True) -> np.ndarray:
+    """A picture of Pillow as uint8 ``(H, W, 3)``; raises errors of many kinds."""
     from jaxplain.models.pixels import rgb_pixels
 
-    def pixels(image: Any) -> np.ndarray:
-        # Pillow turns TIFF files itself, when it loads them, and then drops the tag.
-        before = _orientation(image) if image.format == "TIFF" else None
-        found = rgb_pixels(image)
-        tag = _orientation(image)
-        if not upright:
-            tag = None if before == tag else _INVERSE.get(before, before)  # back again
-        return np.ascontiguousarray(_TURNS[tag](found)) if tag in _TURNS else found
-
-    return _decode(path, pixels)
+    # Pillow turns TIFF files itself, when it loads them, and then drops the tag.
+    before = _orientation(image) if image.format == "TIFF" else None
+    found = rgb_pixels(image)
+    tag = _orientation(image)
+    if not upright:
+        tag = None if before == tag else _INVERSE.get(before, before)  # back again
+    return np.ascontiguousarray(_TURNS[tag](found)) if tag in _TURNS else found
 
 
 def record_image(path: Path, record: str, *, upright: bool = False) -> np.ndarray:
@@ -140,7 +159,10 @@ def has_image_name(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES
 
 
-def _decode(path: str | os.PathLike[str], pixels: Callable[[Any], np.ndarray]) -> np.ndarray:
+def _decode(
+    source: str | os.PathLike[str] | io.BytesIO, pixels: Callable[[Any], np.ndarray]
+) -> np.ndarray:
+    path = "" if isinstance(source, io.BytesIO) else source
     try:
         from PIL import Image
     except ImportError as error:
@@ -148,8 +170,20 @@ def _decode(path: str | os.PathLike[str], pixels: Callable[[Any], np.ndarray]) -
     try:
         # Pillow gets an open file, not a path: a path it might map into memory, and a file that is
         # cut short meanwhile would then end the process.
-        with open_regular(path) as file, Image.open(file, formats=list(_FORMATS)) as image:
+        opened = source if isinstance(source, io.BytesIO) else open_regular(source)
+        with opened as file, Image.open(file, formats=list(_FORMATS)) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise UnreadableImageError(
+                    path,
+                    f"it has {image.width} x {image.height} pixels, and at most {MOST_PIXELS} are "
+                    "read",
+                )
             return pixels(image)
+    except UnreadableImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        reason = f"it has more pixels than the {MOST_PIXELS} that are read"
+        raise UnreadableImageError(path, reason) from error
     except Image.UnidentifiedImageError as error:
         known = ", ".join(_FORMATS)
         reason = f"it holds no whole image in one of the formats {known}"

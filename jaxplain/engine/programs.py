@@ -38,6 +38,7 @@ class Programs:
     ):
         self.fn, self.methods, self.to_input = fn, methods, to_input
         self.classes, self.signals, self.batch_size = classes, signals, batch_size
+        self._count = len(devices)
         mesh = Mesh(np.array(devices), ("batch",))
         self._split = NamedSharding(mesh, PartitionSpec("batch"))
         self._everywhere = NamedSharding(mesh, PartitionSpec())
@@ -55,7 +56,7 @@ class Programs:
 
         Results are (targets int32 ``(B,)`` or ``(B, K)``, {name: float32 maps}).
         """
-        key = (pixels.shape[1:3], labels.shape[1])
+        key = (pixels.shape[:3], labels.shape[1])
         if key not in self._compiled:
             lowered, weights = self._lower(*key)
             with self._timed():
@@ -66,17 +67,29 @@ class Programs:
         asked = time.perf_counter()
         return program(weights, *arguments), asked
 
-    def digest(self, shape: tuple[int, int], width: int) -> str:
-        """Stands for the program and the values of all weights in it."""
-        lowered, weights = self._lower(shape, width)
-        found = hashlib.sha256(lowered.as_text().encode())
+    def rows(self, size: int) -> int:
+        """How many rows a batch of this size has: a multiple of the number of devices."""
+        return -(-size // self._count) * self._count
+
+    def digests(self, shape: tuple[int, int], width: int) -> tuple[str, str]:
+        """What stands for the program of a full batch, and for the values of all weights in it.
+
+        Both are the same on all kinds and numbers of devices; the program's is another in another
+        release of JAX.
+        """
+        program, pixels, labels, weights = self._program((self.batch_size, *shape), width)
+        # Lowered for one kind of device, and not split over several.
+        lowered = jax.jit(program).trace(weights, pixels, labels).lower(lowering_platforms=("cpu",))
+        values = []
         for value in weights:
             if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
                 value = jax.random.key_data(value)
             value = np.asarray(value)
-            found.update(f"{value.dtype}{value.shape}".encode())
+            found = hashlib.sha256(f"{value.dtype}{value.shape}".encode())
             found.update(np.ascontiguousarray(value).tobytes())
-        return found.hexdigest()[:16]
+            values.append(found.hexdigest())
+        text = hashlib.sha256(lowered.as_text().encode()).hexdigest()[:16]
+        return text, hashlib.sha256("".join(sorted(values)).encode()).hexdigest()[:16]
 
     @contextlib.contextmanager
     def _timed(self) -> Iterator[None]:
@@ -84,16 +97,26 @@ class Programs:
         yield
         self.spans.append((start, time.perf_counter()))
 
-    def _lower(self, shape: tuple[int, int], width: int) -> tuple[Any, list]:
+    def _lower(self, shape: tuple[int, ...], width: int) -> tuple[Any, list]:
         key = (shape, width)
         if key not in self._lowered:
             with self._timed():
                 self._lowered[key] = self._trace(shape, width)
         return self._lowered[key]
 
-    def _trace(self, shape: tuple[int, int], width: int) -> tuple[Any, list]:
-        pixels = jax.ShapeDtypeStruct((self.batch_size, *shape, 3), np.uint8)
-        labels = jax.ShapeDtypeStruct((self.batch_size, width), np.int32)
+    def _trace(self, shape: tuple[int, ...], width: int) -> tuple[Any, list]:
+        program, pixels, labels, weights = self._program(shape, width)
+        jitted = jax.jit(
+            program,
+            in_shardings=(self._everywhere, self._split, self._split),
+            out_shardings=self._split,
+        )
+        return jitted.lower(weights, pixels, labels), weights
+
+    def _program(self, shape: tuple[int, ...], width: int) -> tuple[Callable, Any, Any, list]:
+        """Weights, pixels and labels to results; the forms of the latter; the weights."""
+        pixels = jax.ShapeDtypeStruct((*shape, 3), np.uint8)
+        labels = jax.ShapeDtypeStruct((shape[0], width), np.int32)
         # What the network closes over becomes an argument: compiled in, it would be in every
         # program, and slow to compile.
         closed, like = jax.make_jaxpr(self._explain, return_shape=True)(pixels, labels)
@@ -103,13 +126,7 @@ class Programs:
             leaves = eval_jaxpr(closed.jaxpr, weights, pixels, labels)
             return jax.tree.unflatten(tree, leaves)
 
-        jitted = jax.jit(
-            program,
-            in_shardings=(self._everywhere, self._split, self._split),
-            out_shardings=self._split,
-        )
-        weights = [jnp.asarray(value) for value in closed.consts]
-        return jitted.lower(weights, pixels, labels), weights
+        return program, pixels, labels, [jnp.asarray(value) for value in closed.consts]
 
     def _place(self, weights: list) -> list:
         for value in weights:

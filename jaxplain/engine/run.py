@@ -1,32 +1,31 @@
 """The batch engine: explains a whole data set, and goes on where it was stopped.
 
+The records are cut into shards, fixed ranges that anyone may make: the processes of this machine or
+of a pod, a cluster of Ray, the tasks of an array. Each is made by a pure function of the settings
+and its range, and is put in place whole: nothing else is shared, so nothing is coordinated.
+
 Records are read and resized by Grain's threads or processes, explained in batches of few shapes by
 compiled programs over all local devices, and written by a thread; each step works on the next
-batch while the device computes. Under `jax.distributed` each process takes its share of the
-records. Which records are in which batch and shard depends on the arguments alone, so a run that
-was killed and started again writes what an uninterrupted one does, bit for bit.
+batch while the device computes.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import os
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-import jaxplain
 from jaxplain import data
-from jaxplain.data.maps import read_manifests
-from jaxplain.data.maps_writer import MapsWriter
-from jaxplain.engine.programs import Programs
-from jaxplain.engine.stream import Goal, Stream, digest
-from jaxplain.engine.writing import Work, Writing
+from jaxplain.core import _compat
+from jaxplain.engine.job import Job, Opened
+from jaxplain.engine.making import make
+from jaxplain.engine.stopping import ends_in_time
 
 __all__ = ["RunSummary", "explain_dataset"]
 
@@ -56,7 +55,7 @@ class RunSummary:
 
 def explain_dataset(
     fn: Callable[[jax.Array], jax.Array],
-    source: data.Source,
+    source: Any,
     output: str | os.PathLike[str],
     methods: Mapping[str, Callable[[Any, jax.Array, Any], Any]],
     *,
@@ -64,24 +63,30 @@ def explain_dataset(
     to_input: Callable[[jax.Array], jax.Array],
     targets: Sequence[int] | np.ndarray | None = None,
     batch_size: int = 8,
-    shard_size: int = 256,
+    shard_size: int = 1024,
     indices: Sequence[int] | None = None,
     workers: int = 0,
     about: Mapping[str, Any] | None = None,
+    shards: tuple[int, int] | None = None,
+    same_devices: bool = False,
+    on: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> RunSummary:
     """Explains every record of a data set, and writes the maps to shards of ArrayRecord.
 
-    Run it again with the same arguments, and it goes on from the last finished shard; the files are
-    then the same, bit for bit, as without the interruption (on the same machine: compilers differ).
-    `data.open_maps` reads them. A record that cannot be read, or that has no label to explain, is
-    listed in the manifest and left out. Under `jax.distributed` it returns when all processes have
-    finished.
+    Run it again with the same arguments, on this machine or on others, and it makes the shards that
+    are missing or damaged; the files are then the same, bit for bit, as without the interruption,
+    on equal devices (compilers differ). `data.open_maps` reads them. A record that cannot be read,
+    or that has no label to explain, is listed as a failure and left out. Under `jax.distributed`
+    process i of n makes every n-th shard, and all return when the last has finished. SIGTERM ends a
+    process within seconds.
 
     Args:
         fn: the network, images to scores ``(B, N)`` or a score map ``(B, h, w, N)``.
-        source: a data set of `jaxplain.data`, or anything like it.
-        output: the folder to write; several processes write to the same one.
+        source: a data set of `jaxplain.data`, or anything with ``len`` and ``[index]`` that gives
+            records, arrays, paths or dicts, see `data.as_source`.
+        output: the folder to write: a path, or an address such as ``gs://bucket/maps`` of fsspec.
+            Several processes write to the same one.
         methods: name -> explainer ``(fn, x, targets)`` to maps ``(B, h, w)`` (with K targets ``(B,
             K, h, w)``), such as ``functools.partial(jaxplain.grad_cam, layer="conv:-1")``. Of a
             dict of maps (several layers), each is written as ``name/layer``.
@@ -94,18 +99,23 @@ def explain_dataset(
             (`data.cue_signals`): then an image's own labels are explained, those whose signal is
             not 0.
         batch_size: records that are explained at once; a multiple of the number of local devices.
-        shard_size: a shard is finished when it has this many records or more.
+        shard_size: how many records a shard has, the most that an interruption can lose.
         indices: which records, in this order; None for all.
         workers: processes that read and resize; 0 for threads.
-        about: JSON values that describe the run, for the manifest; a change is an error.
+        about: JSON values that describe the run, for its settings; a change is an error.
+        shards: (a, b) makes the shards a to b - 1 only, for the tasks of an array.
+        same_devices: insists that all shards are made by the same devices and versions.
+        on: ``"ray"``, or the address ``ray://...`` of a cluster of Ray whose workers make the
+            shards; None makes them here.
         progress: called with the number of records that are done, and of all of this process.
 
     Raises:
         ValueError: an argument is out of range; maps of another form than above; or ``output`` was
-            begun with other arguments, another network, other images or another number of devices.
+            begun with other arguments, another network or other images: other ids, or other files
+            (their sizes and times are compared).
         OSError: ``output`` cannot be written, for example as the disk is full. Nothing that was
             finished is harmed.
-        ImportError: grain or array-record is not installed.
+        ImportError: grain, array-record or what an address needs is not installed.
 
     Example:
         >>> import jax.numpy as jnp, numpy as np, tempfile
@@ -125,117 +135,62 @@ def explain_dataset(
         (3, ('image 0', 'image 1', 'image 2'), True)
     """
     start = time.perf_counter()
-    devices = jax.local_devices()
-    if batch_size < 1 or batch_size % len(devices):
-        raise ValueError(
-            f"batch_size must be a positive multiple of the {len(devices)} local devices, not "
-            f"{batch_size}."
-        )
-    if shard_size < 1:
-        raise ValueError(f"shard_size must be a positive int, not {shard_size}.")
-    if not methods:
-        raise ValueError("methods is empty; name at least one explainer.")
-    chosen = np.arange(len(source)) if indices is None else np.asarray(indices, np.int64)
-    if len(np.unique(chosen)) < len(chosen):
-        raise ValueError("indices must not name a record twice.")
-    process = jax.process_index(), jax.process_count()
-    goal = Goal(targets)
-    settings = {
-        **(about or {}),
-        "methods": list(methods),
-        "source": source.name,
-        "records of the source": len(source),
-        "records": len(chosen),
-        "indices": digest(chosen.astype("<i8")),
-        "targets": goal.describe(),
-        "batch_size": batch_size,
-        "shard_size": shard_size,
-        "processes": process[1],
-        "devices": f"{len(devices)} {devices[0].device_kind}",
-        "x64": jax.config.jax_enable_x64,
-        "jax": jax.__version__,
-        "jaxlib": importlib.metadata.version("jaxlib"),
-        "jaxplain": jaxplain.__version__,
-    }
-    writer = MapsWriter(Path(output), settings, process)
-    programs = Programs(fn, methods, to_input, goal.classes, goal.signals, batch_size, devices)
-    state = writer.manifest
-    if state["check"] is not None:
-        _check(state["check"], source, prepare, goal, programs, output)
-    stream = Stream(source, goal, chosen[process[0] :: process[1]], state)
-    before = writer.records
-    with Writing(writer, progress, len(stream.share)) as writing:
-        if not state["complete"]:
-            _run(stream, prepare, workers, batch_size, shard_size, programs, writing)
-    # When the first process ends, JAX gives the others five minutes more; so none ends early.
-    while sum(manifest["complete"] for manifest in read_manifests(writer.folder)) < process[1]:
-        time.sleep(0.2)
-    spent = sum(end - begin for begin, end in programs.spans)
+    job = Job(
+        fn,
+        source,
+        os.fspath(output),
+        methods,
+        prepare,
+        to_input,
+        targets,
+        batch_size,
+        shard_size,
+        indices,
+        workers,
+        about or {},
+        same_devices,
+    )
+    if on is not None:
+        from jaxplain.engine.on_ray import explain_on_ray
+
+        return explain_on_ray(job, on, shards, progress)
+    with ends_in_time((signal.SIGTERM,)):
+        run = Opened(job)
+        wanted = chosen_shards(shards, run.ranges.count)
+        run.begin()
+        process, processes = jax.process_index(), jax.process_count()
+        made = make(run, wanted[process::processes], progress)
+        # When the first process ends, JAX gives the others five minutes more; so none ends early.
+        _compat.barrier(f"jaxplain explained {job.output}")
+    spans = run.programs.spans
+    spent = sum(end - begin for begin, end in spans)
     at_once = sum(
         max(0.0, min(end, ready) - max(begin, asked))
-        for begin, end in programs.spans
-        for asked, ready in writing.spans
+        for begin, end in spans
+        for asked, ready in made.computed
     )
-    computed = sum(ready - asked for asked, ready in writing.spans) - at_once
-    failures = tuple((name, reason) for _, name, reason in writer.manifest["failures"])
-    seconds = time.perf_counter() - start
     return RunSummary(
-        writer.records,
-        writer.records - before,
-        failures,
-        seconds,
+        made.records,
+        made.explained,
+        tuple((name, reason) for _, name, reason in sorted(made.failures)),
+        time.perf_counter() - start,
         spent,
-        computed,
-        programs.compiled,
+        sum(ready - asked for asked, ready in made.computed) - at_once,
+        run.programs.compiled,
     )
 
 
-def _run(
-    stream: Stream,
-    prepare: Callable,
-    workers: int,
-    batch_size: int,
-    shard_size: int,
-    programs: Programs,
-    writing: Writing,
-) -> None:
-    in_shard, check = 0, stream.check
-    for batch in data.batches(stream.items(prepare, workers), batch_size, key=stream.width):
-        labels = stream.labels_of(batch)
-        if check is None:
-            check = {
-                "index": batch.items[0].index,
-                "pixels": digest(batch.items[0].pixels),
-                "program": programs.digest(batch.pixels.shape[1:3], labels.shape[1]),
-            }
-        results, dispatched = programs(batch.pixels, labels)
-        counts = [len(stream.labels.pop(item.index)) for item in batch.items]
-        in_shard += len(batch.items)
-        reached = None
-        if in_shard >= shard_size:
-            reached, in_shard = {"check": check, **stream.state()}, 0
-        writing.put(Work(stream.done, reached, batch, results, counts, dispatched))
-    writing.put(Work(stream.done, {"check": check, **stream.state(), "complete": True}))
+def chosen_shards(shards: tuple[int, int] | None, count: int) -> range:
+    """The numbers of the shards that are asked for.
 
-
-def _check(
-    check: Mapping[str, Any],
-    source: Any,
-    prepare: Callable,
-    goal: Goal,
-    programs: Programs,
-    output: Any,
-) -> None:
-    """An error unless the first record that was explained, and its program, are still the same."""
-    record = source[check["index"]]
-    pixels = prepare(record)
-    if digest(pixels) != check["pixels"]:
-        raise ValueError(
-            f"The maps in {output} were begun with other pixels of record {record.id}: the data or "
-            "its preparation has changed. Go on with the same, or name another folder."
-        )
-    if programs.digest(pixels.shape[:2], goal.width(goal.of(record))) != check["program"]:
-        raise ValueError(
-            f"The maps in {output} were begun with another network, other weights or another "
-            "method than this. Go on with the same, or name another folder."
-        )
+    Raises:
+        ValueError: there are no such shards.
+    """
+    if shards is None:
+        return range(count)
+    begin, end = shards
+    if not 0 <= begin < end:
+        raise ValueError(f"shards must be (a, b) with 0 <= a < b, not {tuple(shards)}.")
+    if begin >= count:
+        raise ValueError(f"shards {begin} to {end} do not exist: the run has {count}.")
+    return range(begin, min(end, count))

@@ -54,8 +54,16 @@ def run(
     names = (layer,) if isinstance(layer, str) else tuple(layer)
     if not names:
         raise ValueError("layer is an empty sequence; name at least one layer")
+    whole = static.get("reduce", "") is None or static.get("channels", False)
     for name in names:
         model.variable(name)
+        if not whole and model.graph.weights_view(name) is not None:
+            raise ValueError(
+                f"the layer {name!r} holds attention weights (B, heads, queries, keys), which are "
+                "no maps; use attention_rollout, transformer_attribution or legrad, or give "
+                "reduce=None (of gradients) or channels=True (of relevance) for what each weight "
+                "has"
+            )
     model = model.viewed(names, tokens)
     result = run_traced(
         impl, model, x, targets, arrays=arrays, layers=names, class_chunk=class_chunk, **static

@@ -15,18 +15,26 @@ composite                      first layer        convolutions          dense la
 ``epsilon_alpha2_beta1_flat``  Flat               AlphaBeta, 2 and 1    Epsilon
 ``epsilon_gamma_box``          ZBox               Gamma, 0.25           Epsilon
 ``excitation_backprop``        as the rest        ZPlus                 ZPlus
+``attn_lrp``                   as the rest        Epsilon, or Gamma     Epsilon, or Gamma
+``cp_lrp``                     as the rest        Epsilon, or Gamma     Epsilon, or Gamma
 =============================  =====================  ====================  ===================
 
 In all of them a batch norm is folded into the convolution before it, activations, local response
 norms and other elementwise operations pass the relevance, additions and average pools share it in
-proportion (`Norm`), products share it equally, and max pools take the plain gradient. Only in
-``excitation_backprop`` do activations take the plain gradient, which differs where the activation
-is neither 0 nor the identity (leaky ReLU, ReLU6).
+proportion (`Norm`), products give all to the feature and none to the gate, and max pools take the
+plain gradient. Only in ``excitation_backprop`` do activations take the plain gradient, which
+differs where the activation is neither 0 nor the identity (leaky ReLU, ReLU6).
+
+``attn_lrp`` and ``cp_lrp`` are for networks with attention, and the others have no rule for it:
+the rules of `jaxplain.rules.times_input`, with ``eps=0`` and, where ``gamma`` is given, `Gamma` on
+convolutions and dense layers. In ``attn_lrp`` products share equally and softmax takes its own
+gradient; in ``cp_lrp`` attention weights and gates are constants.
 
 `register_composite` adds your own to them.
 
 Composites are those of Kohlbrenner et al., *Towards best practice in explaining neural network
-decisions with LRP*, IJCNN 2020, and Anders et al., *Software for dataset-wide XAI*, 2021.
+decisions with LRP*, IJCNN 2020, and Anders et al., *Software for dataset-wide XAI*, 2021; AttnLRP
+is of Achtibat et al., ICML 2024, CP-LRP of Ali et al., ICML 2022.
 """
 
 from __future__ import annotations
@@ -42,8 +50,17 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from jaxplain import core
+from jaxplain.core.elementwise import HOMOGENEOUS
+from jaxplain.core.rules import gradient_rule
 from jaxplain.rules.lrp import AlphaBeta, Epsilon, Flat, Gamma, Norm, WSquare, ZBox, ZPlus
 from jaxplain.rules.lrp_structure import Affine, Normalisation, Product
+from jaxplain.rules.times_input import (
+    EpsilonGradient,
+    GammaGradient,
+    HeldStatistics,
+    Secant,
+    SharedProduct,
+)
 
 __all__ = [
     "COMPOSITES",
@@ -124,8 +141,8 @@ def _z_plus(*, bias: bool = True, eps: float = 1e-6) -> core.RuleSet:
     return lrp_rules(ZPlus(bias=bias, eps=eps), eps=eps)
 
 
-def _gamma(*, bias: bool = True, eps: float = 1e-6) -> core.RuleSet:
-    return lrp_rules(Gamma(gamma=0.25, bias=bias, eps=eps), eps=eps)
+def _gamma(*, bias: bool = True, eps: float = 1e-6, gamma: float = 0.25) -> core.RuleSet:
+    return lrp_rules(Gamma(gamma=gamma, bias=bias, eps=eps), eps=eps)
 
 
 def _alpha2_beta1(*, bias: bool = True, eps: float = 1e-6) -> core.RuleSet:
@@ -142,6 +159,30 @@ def _flat(*, eps: float = 1e-6) -> core.RuleSet:
 
 def _excitation_backprop(*, bias: bool = True, eps: float = 1e-6) -> core.RuleSet:
     return lrp_rules(ZPlus(bias=bias, eps=eps), activation=None, eps=eps)
+
+
+def _attention(products: Literal["values", "uniform"], name: str) -> Builder:
+    def build(*, bias: bool = True, eps: float = 0.0, gamma: float | None = None) -> core.RuleSet:
+        linear: core.Rule = gradient_rule
+        if gamma:
+            linear = GammaGradient(gamma=gamma, eps=eps, bias=bias)
+        elif eps or not bias:
+            linear = EpsilonGradient(eps=eps, bias=bias)
+        table: dict[str, core.Rule] = {
+            "linear": gradient_rule,
+            "conv": linear,
+            "dense": linear,
+            "activation": Secant(),
+            # Their secant is their gradient.
+            **dict.fromkeys(sorted(HOMOGENEOUS), gradient_rule),
+            "normalise": HeldStatistics(),
+            "gate": SharedProduct(products=products),
+        }
+        return core.RuleSet(
+            table, requires=("linear", "gate", "normalise"), times_input=True, name=name
+        )
+
+    return build
 
 
 def _epsilon_dense(convolutions: Builder, first: Callable[..., core.Rule] | None = None) -> Builder:
@@ -168,6 +209,8 @@ _BUILDERS: dict[str, Builder] = {
     "epsilon_alpha2_beta1_flat": _epsilon_dense(_alpha2_beta1, Flat),
     "epsilon_gamma_box": _epsilon_dense(_gamma, ZBox),
     "excitation_backprop": _excitation_backprop,
+    "attn_lrp": _attention("uniform", "attn_lrp"),
+    "cp_lrp": _attention("values", "cp_lrp"),
 }
 
 COMPOSITES: Mapping[str, Builder] = MappingProxyType(_BUILDERS)
@@ -213,6 +256,7 @@ def composite(
     *,
     bias: bool | None = None,
     eps: float | None = None,
+    gamma: float | None = None,
     box: tuple | None = None,
 ) -> core.RuleSet:
     """The rule set of a named composite; the module's table says what each holds.
@@ -222,7 +266,10 @@ def composite(
             ``jaxplain.composites``, or ``"module:builder"``; see `register_composite`.
         bias: False leaves biases out of every denominator, so that relevance is conserved up to
             ``eps``; None is the composite's default, True in ours.
-        eps: the stabiliser of all rules; None is the composite's default, 1e-6 in ours.
+        eps: the stabiliser of all rules; None is the composite's default: 0 in ``attn_lrp`` and
+            ``cp_lrp``, 1e-6 in the others of ours.
+        gamma: how much more positive contributions count on convolutions and dense layers, for
+            ``gamma`` (0.25 by default), ``attn_lrp`` and ``cp_lrp`` (LRP-epsilon by default).
         box: ``(low, high)``, for a composite that holds a `ZBox`, see `with_box`. None leaves the
             box open, for `jaxplain.lrp` to set.
 
@@ -244,6 +291,8 @@ def composite(
         given["bias"] = bool(bias)
     if eps is not None:
         given["eps"] = float(eps)
+    if gamma is not None:
+        given["gamma"] = float(gamma)
     for option in given:
         if option not in known:
             raise ValueError(f"composite {name!r} has no option {option!r}; leave it out.")

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import subprocess
 import sys
 import types
 
@@ -175,3 +177,65 @@ def test_every_command_has_its_file_and_its_help():
     assert [n.replace("-", "_") for n in commands] == names
     for command in commands.values():
         assert "--traceback" in command.format_help()
+
+
+# -- odd names and places ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["explian"], "there is no 'explian'; did you mean explain"),
+        (["evaluate", "pointin"], "there is no 'pointin'; did you mean pointing"),
+        (["zzzz"], "there is no 'zzzz'; known: explain, layers"),
+        (["explain", "x.jpg", "--methods", "grad-camm"], "did you mean grad-cam"),
+        (["explain", "caf\udce9\n\0.jpg"], "jaxplain: error: "),
+        (["explain", "a" * 5000], "no such file"),
+        (["explain", "x.jpg", "--model", "x\udce9.pth"], "no such file"),
+        (["convert", "efficientnet_lite0", "\udce9\0"], "jaxplain: error: "),
+        (["explain-dataset", "--data", "\udce9", "--model", "m", "--output", "o"], "error: There"),
+    ],
+)
+def test_names_of_any_kind_and_unknown_words_are_one_line(words, said, capsys):
+    assert cli.main(words) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("jaxplain: error: ") and err.count("\n") == 1 and said in err
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a full device")
+@pytest.mark.parametrize(
+    ("command", "status", "said"),
+    [
+        ("explian 2>/dev/full", 2, ""),
+        ("explian 2>&-", 2, ""),
+        ("--version >/dev/full", 2, "No space left"),
+        ("models >/dev/full", 2, "No space left"),
+        ("models >&-", 0, ""),
+        ("--version | true; exit ${PIPESTATUS[0]}", 0, ""),
+        ("models | true; exit ${PIPESTATUS[0]}", 0, ""),
+    ],
+)
+def test_output_that_goes_nowhere_is_no_traceback(command, status, said):
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m jaxplain {command}"], capture_output=True, text=True
+    )
+    assert done.returncode == status
+    assert said in done.stderr and done.stderr.count("\n") == bool(said)
+
+
+def test_an_interrupted_compilation_ends_in_time():
+    """Ctrl-C while the main thread is in a call that looks at no signal."""
+    code = """
+import ctypes, os, signal, sys, threading
+from jaxplain.cli import main, models
+def compile(_):
+    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    for _ in range(100):
+        ctypes.CDLL(None).sleep(60)  # as a compiler: a call that goes on after the signal
+models._models = compile
+import jaxplain.engine.stopping
+jaxplain.engine.stopping.GRACE = 0.2
+sys.exit(main(["models"]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 130, done.stderr

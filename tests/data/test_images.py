@@ -9,6 +9,7 @@ import socket
 import struct
 import subprocess
 import sys
+import types
 import warnings
 import zlib
 from pathlib import Path
@@ -20,6 +21,7 @@ from PIL import Image
 
 import jaxplain
 from jaxplain import data, models
+from jaxplain.cli.datasets import Aspect
 from jaxplain.data.images import IMAGE_SUFFIXES, record_grey
 
 RNG = np.random.default_rng(0)
@@ -230,7 +232,7 @@ REFUSED = {
     "DDS": (_encoded(_photo(), "DDS"), "no whole image"),
     "WMF": (b"\xd7\xcd\xc6\x9a\0\0" + bytes(40) + b"\1\0\x09\0\0\3", "no whole image"),
     "no width": (_png((0, 5), 8, 0, []), "no whole image"),
-    "too large": (_png((20000, 20000), 8, 0, []), "exceeds limit"),
+    "too large": (_png((20000, 20000), 8, 0, []), "more pixels than the 134217728"),
     "floats beyond 255": (
         _tiff((2, 1), 32, struct.pack("<2f", 0, 3e4), kind=3),
         "floating-point numbers from 0 to 30000; only 0 to 1 or 0 to 255 is known",
@@ -353,6 +355,29 @@ def test_odd_files_are_failures_of_their_records_and_start_nothing(
     assert set(maps.ids) == {"good0.png", "good1.png", "good2.png", "good3.png", odd}
     assert dict(maps.failures) == failures
     assert maps[odd].size == (24, 32)
+
+
+@pytest.mark.filterwarnings("ignore:Image size")
+def test_images_of_too_many_pixels_are_refused_unread(tmp_path):
+    """Two files of a few hundred bytes: Pillow itself refuses the larger one."""
+    whole = io.BytesIO()
+    Image.new("1", (1, 1)).save(whole, "PNG")
+    for size in ((12_000, 12_000), (60_000, 60_000)):
+        png = bytearray(whole.getvalue())
+        png[16:24] = struct.pack(">II", *size)
+        png[29:33] = struct.pack(">I", zlib.crc32(png[12:29]))
+        (tmp_path / "bomb.png").write_bytes(png)
+        with pytest.raises(data.UnreadableImageError, match="pixels.* 134217728"):
+            data.read_image(tmp_path / "bomb.png")
+
+
+def test_strips_are_failures_of_their_records():
+    config = types.SimpleNamespace(interpolation="bilinear")
+    aspect = Aspect(types.SimpleNamespace(short=32, multiple=16), config)
+    record = data.Record.make(np.zeros((3, 48, 3), np.uint8), "wide")
+    assert aspect(record).shape == (32, 512, 3)
+    with pytest.raises(data.UnreadableRecordError, match="3 x 49 pixels; the aspect is limited"):
+        aspect(data.Record.make(np.zeros((3, 49, 3), np.uint8), "strip"))
 
 
 def test_a_file_without_permission(tmp_path, monkeypatch):

@@ -1,8 +1,6 @@
-"""Other packages' numbers, and the formulas', on pre-activation, ConvNeXt-like, MobileNet-like and
-mixer networks.
+"""Other packages' numbers, and the formulas', on transformers and modern convolutional networks.
 
-Networks with attention are left out, and of the others the cases of methods that are not checked
-here: `CALLS` says which are.
+`CALLS` says which cases are checked here, and by which call.
 """
 
 from __future__ import annotations
@@ -41,13 +39,7 @@ def load(name: str) -> tuple[dict, dict]:
     return arrays, json.loads(str(arrays["meta"]))
 
 
-NETWORKS = tuple(
-    sorted(
-        path.stem
-        for path in pathlib.Path(FOLDER).glob("*.npz")
-        if not load(path.stem)[1]["attention"]
-    )
-)
+NETWORKS = tuple(sorted(path.stem for path in pathlib.Path(FOLDER).glob("*.npz")))
 
 
 def _gradient(fn, x, signal, **options):
@@ -59,7 +51,11 @@ def _input_x_gradient(fn, x, signal, layer):
         return {"input": jaxplain.input_x_gradient(fn, x, signal, reduce=None)}
     maps = _gradient(fn, x, signal, layer=layer)
     acts = jaxplain.capture(fn, [v for v in layer if v != "input"])(x)[1] | {"input": x}
-    return {name: acts[name].reshape(m.shape) * m for name, m in maps.items()}  # tokens as maps
+
+    def as_map(v, m):  # tokens, the last of which are patches
+        return v if v.ndim == m.ndim else v[:, v.shape[1] - m[0, ..., 0].size :].reshape(m.shape)
+
+    return {name: as_map(acts[name], m) * m for name, m in maps.items()}
 
 
 def _excitation(**options):
@@ -82,20 +78,65 @@ def _passing(contrastive):
     return call
 
 
+def _cams(method, **options):
+    """A method of the CAM family at its layers; the default layer's by no name at all."""
+
+    def call(fn, x, signal, layer):
+        maps = method(fn, x, signal, layer=layer, **options)
+        default = jaxplain.trace(fn, x).graph.last_spatial
+        if default in maps and method is not jaxplain.cam:
+            maps[default] = method(fn, x, signal, **options)
+        return maps
+
+    return call
+
+
+def _attention(method):
+    return lambda fn, x, signal, layer: {"tokens": method(fn, x, signal)}
+
+
+def _attention_gradient(fn, x, signal, layer):
+    """The names of the attention layers are those of their outputs; ours have numbers."""
+    found = {}
+    for name in layer:
+        (number,) = re.findall(r"b(\d+)_attn", name)
+        named = f"attention:{int(number) - 1}"
+        found[name] = jaxplain.gradient(fn, x, signal, layer=named, reduce=None)
+    return found
+
+
 #: Case family -> the call that it checks: (fn, x, signal, layer=[...]) -> maps with channels.
 CALLS = {
     r"torch\.gradient(_sum)?": _gradient,
     r"torch\.input_x_gradient(_sum)?": _input_x_gradient,
     r"captum\.guided_backprop": functools.partial(jaxplain.guided_backprop, reduce=None),
     r"captum\.deconvnet": functools.partial(jaxplain.deconvnet, reduce=None),
-    r"formula\.(lrp_epsilon|cp_lrp)(_sum)?": functools.partial(
+    r"formula\.lrp_epsilon(_sum)?": functools.partial(
         jaxplain.lrp, composite=_EPSILON, channels=True
     ),
+    **{
+        rf"formula\.{name}{suffix}(_sum)?": functools.partial(
+            jaxplain.lrp, composite=composite(name, gamma=gamma), channels=True
+        )
+        for name in ("attn_lrp", "cp_lrp")
+        for suffix, gamma in (("", None), ("_gamma", 0.25))
+    },
     r"formula\.excitation_backprop(_sum)?": _excitation(residual="excitation"),
     r"formula\.excitation_backprop_magnitude": _excitation(residual="magnitude"),
     r"formula\.contrastive_excitation_backprop(_sum)?": _excitation(
         residual="excitation", contrastive=True
     ),
+    r"torch\.attention_gradient": _attention_gradient,
+    r"pgc\.grad_cam": _cams(jaxplain.grad_cam, relu=False),
+    r"pgc\.hires_cam": _cams(jaxplain.hires_cam),
+    r"pgc\.grad_cam_plus_plus": _cams(jaxplain.grad_cam_plus_plus, eps=1e-6),
+    r"pgc\.x_grad_cam": _cams(jaxplain.x_grad_cam),
+    r"pgc\.layer_cam": _cams(jaxplain.layer_cam),
+    r"pgc\.eigen_cam": _cams(jaxplain.eigen_cam, centre=True),
+    r"formula\.cam": _cams(jaxplain.cam),
+    r"formula\.attention_rollout": _attention(jaxplain.attention_rollout),
+    r"formula\.transformer_attribution": _attention(jaxplain.transformer_attribution),
+    r"formula\.legrad": _attention(jaxplain.legrad),
     r"formula\.excitation_backprop_pass(_sum)?": _passing(False),
     r"formula\.contrastive_excitation_backprop_pass(_sum)?": _passing(True),
 }
@@ -134,7 +175,8 @@ def result(name: str, pattern: str) -> dict:
 
 
 def test_the_networks():
-    assert NETWORKS == ("convnextish", "mixer", "mobilenetish", "preact")
+    assert {"convnextish", "mixer", "mobilenetish", "preact"} <= set(NETWORKS)
+    assert {"swiglu", "swinish", "vit", "vit_gap"} <= set(NETWORKS)
     assert {call_of(n, c) for n in NETWORKS for c in load(n)[1]["cases"]} - {None} == set(CALLS)
 
 
@@ -158,7 +200,9 @@ def test_case(x64, name, case_id):
     expected = arrays[f"case/{case_id}/expected"]
     if case["options"].get("reduce") == "sum":
         got = got.sum(-1)
-    got = got.reshape(expected.shape)  # ours are maps, of tokens too
+    if case["layout"] == "BND":
+        expected = expected[:, case["prefix"] :]  # ours are maps, without the class token
+    got = got.reshape(expected.shape)
     assert got.dtype == np.float64
     for mine, theirs in zip(got, expected, strict=True):
         error = np.abs(mine - theirs).max() / np.abs(theirs).max()
@@ -167,6 +211,7 @@ def test_case(x64, name, case_id):
 
 #: Method of the file -> how ours is called.
 UNDEFINED = {
+    "lrp_epsilon": functools.partial(jaxplain.lrp, composite="epsilon"),
     "guided_backprop": jaxplain.guided_backprop,
     "deconvnet": jaxplain.deconvnet,
     "guided_grad_cam": jaxplain.guided_grad_cam,
@@ -187,5 +232,5 @@ def test_undefined(x64, name, method):
     fn, x, _ = network(name)
     convolution = load(name)[1]["ops"][0]["name"]
     layer = {"layer": convolution} if method == "guided_grad_cam" else {}
-    with pytest.raises(jaxplain.UnsupportedOperationError, match="ReLU|relu"):
+    with pytest.raises(jaxplain.UnsupportedOperationError, match="ReLU|relu|softmax|matmul"):
         UNDEFINED[method](fn, x, 0, **layer)

@@ -27,6 +27,7 @@ KEYWORDS = (
     # where
     "layer",  # of the maps: a name, several, or None
     "tokens",  # how maps lie in it, where that is not known
+    "blocks",  # which of the attention layers count
     "weight_layers",  # whose channel sums weight the result
     "last",  # where a flow through the layers starts
     # what was found before
@@ -58,6 +59,8 @@ KEYWORDS = (
     "order",
     "step_size",
     # how what is found is put together
+    "heads",  # how those of attention become one
+    "discard",  # the fraction of the smallest weights that does not count
     "weighting",  # how weights are made
     "align_corners",
     "relative",

@@ -15,7 +15,7 @@ from small_network import filled
 import jaxplain
 from jaxplain import core
 from jaxplain import weights_convert as wc
-from jaxplain.core import UnsupportedOperationError
+from jaxplain.core import UnsuitableNetworkError, UnsupportedOperationError
 from jaxplain.core.model import Model
 from jaxplain.core.rules import BoundOp, DiagonalOp
 from jaxplain.explainers.catalogue import CATALOGUE, explainer
@@ -118,6 +118,14 @@ def test_every_method(name):
     graph, state = nnx.split(abstract(name))
     image = jax.ShapeDtypeStruct((1, config.input_size, config.input_size, 3), jnp.float32)
 
+    attention: list = []
+    jax.eval_shape(
+        lambda s, x: attention.extend(
+            jaxplain.trace(nnx.merge(graph, s), x).graph.blocks.attention
+        ),
+        state,
+        image,
+    )
     for key, method in CATALOGUE.items():
 
         def run(s, x, key=key):
@@ -130,6 +138,10 @@ def test_every_method(name):
                 more = {"fit": methods.fit(last, channels, classes)}
             return explainer(key, config, **more)(network, x, 1)
 
+        if method.attention and not attention:
+            with pytest.raises(UnsuitableNetworkError, match="the network has no attention"):
+                jax.eval_shape(run, state, image)
+            continue
         call = key, name
         if call in REFUSED:
             with pytest.raises((ValueError, UnsupportedOperationError), match=REFUSED[call]):

@@ -11,9 +11,14 @@ if any(importlib.util.find_spec(p) is None for p in ("torch", "torchvision", "ti
 else:
     from torch import library
 
-    # The CPU build of torch lacks torchvision's compiled operators, but its import names these.
-    for _operator in ("nms", "qnms"):
-        library.define(
-            f"torchvision::{_operator}",
-            "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-        )
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError:
+        # The CPU build of torch lacks torchvision's compiled operators, but its import names these.
+        for _operator in ("nms", "qnms"):
+            library.define(
+                f"torchvision::{_operator}",
+                "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+            )
+if importlib.util.find_spec("transformers") is None:
+    collect_ignore_glob = [*globals().get("collect_ignore_glob", ()), "test_transformers.py"]
