@@ -22,6 +22,14 @@ _LAYERS = {
     "winner": "a layer in the middle of the network, where its paper takes its maps",
 }
 
+#: What the pictures show of methods that have rows of their own.
+_SHOWN = {
+    "naflow": "the class Egyptian cat, at three layers, last to first",
+    "dense-attention": "three layers, last to first; no class",
+    "pfv": "principal features as colours, and the activation weights; no class",
+    "eigen-cam": "no class, so both maps are one",
+}
+
 
 def on_files(files: Any, config: Any) -> Any:
     """Adds what stands elsewhere in the repository: pictures, and a table that a command writes."""
@@ -80,7 +88,9 @@ def method_page(names: list[str], written: str) -> str:
     for name in names:
         if (DOCS / "pictures" / f"{name}.jpg").is_file():
             picture = f"![{CATALOGUE[name].title}](../pictures/{name}.jpg)"
-            what = "Egyptian cat, and espresso" if method.per_class else "the picture alone"
+            what = _SHOWN.get(
+                name, "Egyptian cat, and espresso" if method.per_class else "no class"
+            )
             lines += ["", picture, "", f"*{CATALOGUE[name].title} of EfficientNet-Lite0: {what}.*"]
     asked = ",".join(names)
     lines += ["", "```sh", f"jaxplain explain photo.jpg --methods {asked}", "```", ""]
