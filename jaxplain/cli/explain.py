@@ -22,10 +22,10 @@ from jaxplain.cli.common import (
 from jaxplain.cli.method_options import choices
 from jaxplain.cli.options import add_model
 from jaxplain.explainers.catalogue import CATALOGUE, DEFAULT
-from jaxplain.explanation import drawing
+from jaxplain.explanation import drawing, outputs
 from jaxplain.explanation.choice import Choice, can_take_layer, layer_of_fit, names_of_methods
 from jaxplain.explanation.computing import Subject, fill
-from jaxplain.explanation.explaining import classified, names_of_files
+from jaxplain.explanation.explaining import names_of_files, subject_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,7 +66,8 @@ def add_commands(commands: Any) -> None:
         action="append",
         metavar="NAME|INDEX|topK",
         help="class to explain, by name or index, or the K most probable ones; may be repeated; "
-        "default: top2",
+        "default: top2. Of an embedding, the index of a number; default: the embedding as a whole. "
+        "Of a score map, a place ROW,COLUMN; default: the brightest",
     )
     method_options.add_options(explain, several=True)
     explain.add_argument(
@@ -152,7 +153,9 @@ def _explain(arguments: argparse.Namespace) -> None:
     photos = {path: read_image(path) for path in dict.fromkeys([*paths, *references])}
     model: Any = load_model(arguments)
     if arguments.references is None:
-        subjects = _classified(model, photos, arguments.classes or ["top2"])
+        subjects = _asked(model, photos, arguments.classes)
+    elif outputs.kind(model.config) == "score map":
+        raise CliError(f"--reference needs an embedding, and {arguments.model} gives a score map")
     else:
         subjects = similarity.subjects(model, photos, paths, references)
     _fill(chosen, model, subjects, every, arguments.fit)
@@ -232,19 +235,24 @@ def _fill(
     )
 
 
-def _classified(model, photos: Mapping[Path, np.ndarray], classes: Sequence[str]) -> list[Subject]:
-    """The images with the classes that are asked for, and what the network predicts on stdout."""
+def _asked(
+    model: Any, photos: Mapping[Path, np.ndarray], classes: Sequence[str] | None
+) -> list[Subject]:
+    """The images with what is asked of them, and what the network makes of them on stdout."""
     from jaxplain import models
 
     subjects, called = [], names_of_files(photos)
     for path, photo in photos.items():
-        with step("classifying"):
+        with step("looking"):
             # The whole image, not its central crop: every pixel of the picture is explained.
             x = models.preprocess(photo, model.config, crop=False)
-            subject = classified(model, photo, x, classes, name=called[path], config=model.config)
-        print(f"{path}: {model.config.name} predicts")
-        for name, index, _, probability in subject.about.predictions:
-            print(f"  {probability:6.1%}  {name} ({index})")
+            try:
+                subject, said = subject_of(
+                    model, photo, x, classes, name=called[path], config=model.config
+                )
+            except ValueError as error:
+                raise CliError(str(error)) from None
+        print(f"{path}: {said}")
         subjects.append(subject)
     return subjects
 

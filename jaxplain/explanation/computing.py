@@ -148,7 +148,7 @@ def _flow_maps(network: Any, subject: Subject, choice: Choice) -> Parts:
     flow: Any
     if subject.reference is None:
         targets = np.asarray([subject.about.targets], np.int32)
-        flow = naflow(network, subject.x, targets, details=True, **options)
+        flow = naflow(subject.fn, subject.x, targets, details=True, **options)
     else:
         if "class_chunk" in options:
             raise ValueError("with --reference there are no classes, and class_chunk has no effect")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxplain.explainers.catalogue import DEFAULT
-from jaxplain.explanation import computing
+from jaxplain.explanation import computing, outputs
 from jaxplain.explanation.choice import Choice, choices_of
 from jaxplain.explanation.files import predictions_table
 from jaxplain.explanation.result import Explanation
@@ -28,7 +28,7 @@ def explain(
     image: Any,
     model: Any = "efficientnet_lite0",
     methods: str | Sequence[str] | Mapping[str, Any] = DEFAULT,
-    targets: Any = "top2",
+    targets: Any = None,
     *,
     layer: str | Sequence[str] | None = None,
     preprocess: Callable[[np.ndarray], Any] | None = None,
@@ -48,7 +48,10 @@ def explain(
             does not allow are told in ``left_out``. As a mapping, name -> options of the method's
             function (``{"lrp": {"composite": "epsilon_plus"}}``), or -> a function of one's own,
             ``(network, x, targets)`` to maps ``(1, K, h, w)``.
-        targets: a class, by name or index, or a list of them; ``"topK"`` for the K most probable.
+        targets: a class, by name or index, or a list of them; ``"topK"`` for the K most probable;
+            by default the two most probable. Of an embedding, the index of a number, by default
+            the embedding as a whole; of a score map a place ``(row, column)``, by default the
+            brightest.
         layer: of all methods; several names give several maps of each.
         preprocess: a picture uint8 ``(H, W, 3)`` to the network's input ``(h, w, C)`` or ``(1, h,
             w, C)``; by default what the network's ``config`` says.
@@ -86,9 +89,10 @@ def explain(
     subjects = []
     for one, name in zip(images, _names(images), strict=True):
         shown, x = _input(one, config, preprocess)
-        subjects.append(
-            classified(network, shown, x, targets, name=name, config=config, names=class_names)
+        subject, _ = subject_of(
+            network, shown, x, targets, name=name, config=config, names=class_names
         )
+        subjects.append(subject)
 
     def fitted(_: Choice) -> Any:
         if fit is None:
@@ -118,7 +122,7 @@ def load(model: Any, config: ModelConfig | None = None) -> tuple[Any, ModelConfi
     return model, config
 
 
-def classified(
+def subject_of(
     network: Callable,
     shown: np.ndarray,
     x: jax.Array,
@@ -127,12 +131,29 @@ def classified(
     name: str = "",
     config: ModelConfig | None = None,
     names: Sequence[str] | None = None,
-) -> computing.Subject:
-    """A picture with the classes that are asked for.
+) -> tuple[computing.Subject, str]:
+    """A picture with what is asked for: classes, or as in `outputs`; and what the network says.
 
     Raises:
-        ValueError: there is no such class, or names that are not one each score.
+        ValueError: there is no such target, or names that are not one each score.
     """
+    gives = outputs.kind(config)
+    if gives == "classes":
+        targets = "top2" if targets is None else targets
+        return _classified(network, shown, x, targets, name, config, names)
+    ask = outputs.embedded if gives == "embedding" else outputs.placed
+    return ask(network, shown, x, targets, name=name, called=_called(network, config))
+
+
+def _classified(
+    network: Callable,
+    shown: np.ndarray,
+    x: jax.Array,
+    targets: Any,
+    name: str,
+    config: ModelConfig | None,
+    names: Sequence[str] | None,
+) -> tuple[computing.Subject, str]:
     import jax
 
     from jaxplain.core.numerics import class_scores
@@ -159,7 +180,9 @@ def classified(
             (names[i], int(i), float(scores[i]), float(probabilities[i])) for i in ranked
         ),
     )
-    return computing.Subject(about, x, network)
+    said = [f"{about.model} predicts"]
+    said += [f"  {share:6.1%}  {called} ({i})" for called, i, _, share in about.predictions]
+    return computing.Subject(about, x, network), "\n".join(said)
 
 
 def choose_classes(
