@@ -38,6 +38,9 @@ def on_files(files: Any, config: Any) -> Any:
     for path in sorted((ROOT / "examples").glob("*.[jp][pn]g")):
         uri = f"examples/{path.name}"
         files.append(File.generated(config, uri, abs_src_path=str(path)))
+    for source in sorted((DOCS / "notebooks").glob("[0-9]*.py")):
+        page = notebook_page(source.read_text("utf-8"), source.name)
+        files.append(File.generated(config, f"notebooks/{source.stem}.md", content=page))
     table = (ROOT / "benchmarks" / "third_party.md").read_text("utf-8")
     files.append(File.generated(config, "third_party.md", content=table))
     return files
@@ -117,6 +120,19 @@ def method_page(names: list[str], written: str) -> str:
     place = f"jaxplain.explainers.{method.file}"
     reference = [f"::: {place}.{name}" for name in (method.function, *method.also)]
     return "\n".join([*lines, "", body, "", "## Formula and arguments", "", "\n\n".join(reference)])
+
+
+def notebook_page(source: str, name: str) -> str:
+    """A notebook's source, in jupytext's percent format, as Markdown."""
+    lines = [f"*[{name}]({name}) is a notebook's source: open it with jupytext.*"]
+    for cell in re.split(r"^# %%", source, flags=re.MULTILINE)[1:]:
+        kind, _, text = cell.partition("\n")
+        text = text.strip("\n")
+        if "[markdown]" in kind:
+            lines.append(re.sub(r"^# ?", "", text, flags=re.MULTILINE))
+        else:
+            lines.append(f"```python\n{text}\n```")
+    return "\n\n".join([lines[1], lines[0], *lines[2:]]) + "\n"
 
 
 # -- the picture of the rooms ---------------------------------------------------------------------
