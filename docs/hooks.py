@@ -22,6 +22,14 @@ _LAYERS = {
     "winner": "a layer in the middle of the network, where its paper takes its maps",
 }
 
+#: What the pictures show of methods that have rows of their own.
+_SHOWN = {
+    "naflow": "the class Egyptian cat, at three layers, last to first",
+    "dense-attention": "three layers, last to first; no class",
+    "pfv": "principal features as colours, and the activation weights; no class",
+    "eigen-cam": "no class, so both maps are one",
+}
+
 
 def on_files(files: Any, config: Any) -> Any:
     """Adds what stands elsewhere in the repository: pictures, and a table that a command writes."""
@@ -30,6 +38,9 @@ def on_files(files: Any, config: Any) -> Any:
     for path in sorted((ROOT / "examples").glob("*.[jp][pn]g")):
         uri = f"examples/{path.name}"
         files.append(File.generated(config, uri, abs_src_path=str(path)))
+    for source in sorted((DOCS / "notebooks").glob("[0-9]*.py")):
+        page = notebook_page(source.read_text("utf-8"), source.name)
+        files.append(File.generated(config, f"notebooks/{source.stem}.md", content=page))
     table = (ROOT / "benchmarks" / "third_party.md").read_text("utf-8")
     files.append(File.generated(config, "third_party.md", content=table))
     return files
@@ -80,7 +91,9 @@ def method_page(names: list[str], written: str) -> str:
     for name in names:
         if (DOCS / "pictures" / f"{name}.jpg").is_file():
             picture = f"![{CATALOGUE[name].title}](../pictures/{name}.jpg)"
-            what = "Egyptian cat, and espresso" if method.per_class else "the picture alone"
+            what = _SHOWN.get(
+                name, "Egyptian cat, and espresso" if method.per_class else "no class"
+            )
             lines += ["", picture, "", f"*{CATALOGUE[name].title} of EfficientNet-Lite0: {what}.*"]
     asked = ",".join(names)
     lines += ["", "```sh", f"jaxplain explain photo.jpg --methods {asked}", "```", ""]
@@ -89,7 +102,10 @@ def method_page(names: list[str], written: str) -> str:
     facts = {
         "in Python": functions,
         "other names": ", ".join(f"`{a}`" for name in names for a in CATALOGUE[name].aliases),
-        "default layer": _LAYERS[method.layer] if method.at_layer or method.layer else "the image",
+        "default layer": _LAYERS[method.layer]
+        if method.at_layer or method.layer
+        else ("" if method.attention else "the image"),
+        "made of": "the attention weights of all blocks" if method.attention else "",
         "looks at a class": "yes" if method.per_class else "no",
         "random": "yes, takes a `key`" if method.random else "no",
         "must see through": {"all": "every operation", "relus": "what may hide a ReLU"}.get(
@@ -104,6 +120,19 @@ def method_page(names: list[str], written: str) -> str:
     place = f"jaxplain.explainers.{method.file}"
     reference = [f"::: {place}.{name}" for name in (method.function, *method.also)]
     return "\n".join([*lines, "", body, "", "## Formula and arguments", "", "\n\n".join(reference)])
+
+
+def notebook_page(source: str, name: str) -> str:
+    """A notebook's source, in jupytext's percent format, as Markdown."""
+    lines = [f"*[{name}]({name}) is a notebook's source: open it with jupytext.*"]
+    for cell in re.split(r"^# %%", source, flags=re.MULTILINE)[1:]:
+        kind, _, text = cell.partition("\n")
+        text = text.strip("\n")
+        if "[markdown]" in kind:
+            lines.append(re.sub(r"^# ?", "", text, flags=re.MULTILINE))
+        else:
+            lines.append(f"```python\n{text}\n```")
+    return "\n\n".join([lines[1], lines[0], *lines[2:]]) + "\n"
 
 
 # -- the picture of the rooms ---------------------------------------------------------------------

@@ -75,4 +75,4 @@ def test_options_of_the_command_line_exist(capsys):
 
 def test_files_that_are_shown_exist():
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (ROOT / target).is_file(), f"the README shows {target}, which does not exist"
+        assert (ROOT / target).exists(), f"the README shows {target}, which does not exist"
