@@ -219,7 +219,10 @@ SPELLINGS = {
         einsum, fused, library, by_head, in_nnx, in_linen, in_haiku, in_equinox, in_keras,
         *(
             functools.update_wrapper(functools.partial(plain, softmax=s), s)
-            for s in (two_sums, shifted, by_logarithm, by_log_softmax, nothing_masked, where_argument)
+            for s in (
+                *(two_sums, shifted, by_logarithm),
+                *(by_log_softmax, nothing_masked, where_argument),
+            )
         ),
     )
 }  # fmt: skip
