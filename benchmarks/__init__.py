@@ -1,1 +1,1 @@
-"""Measurements of jaxplain's cost; `python -m benchmarks.flops` prints the table of the README."""
+"""Measurements of jaxplain's cost; `python -m benchmarks.flops` prints the table of the docs."""

@@ -2,7 +2,7 @@
 
 `python -m benchmarks.flops` compiles each explainer for one image of 224 x 224 and prints
 `compiled.cost_analysis()["flops"]` over that of the network alone; `--markdown` prints the
-README's table. Nothing is executed and no weights are made.
+table of docs/benchmarks.md. Nothing is executed and no weights are made.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _print(network: Network, rows: dict[str, Row], markdown: bool) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--markdown", action="store_true", help="print the README's table")
+    parser.add_argument("--markdown", action="store_true", help="print the table of the docs")
     arguments = parser.parse_args()
     start = time.perf_counter()
     for network in (VGG16, RESNET50):

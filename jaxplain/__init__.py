@@ -11,7 +11,6 @@ from jaxplain.core import (
     UnsuitableNetworkError,
     UnsupportedOperationError,
     capture,
-    coverage,
     layers,
     split,
     tag,
@@ -21,9 +20,12 @@ from jaxplain.core import (
 from jaxplain.engine import explain_dataset
 from jaxplain.explainers import *  # noqa: F403 (its __all__ is the list of explainers)
 from jaxplain.explainers.segmentation import feedback_localise
+from jaxplain.explainers.tables import conservation, coverage
+from jaxplain.explanation import Explanation, explain
 
 if TYPE_CHECKING:
     from jaxplain import data, evaluation, models, viz, weights_convert
+    from jaxplain.evaluation.studies.scoring import score
     from jaxplain.training.finetune import finetune
 
 try:
@@ -32,15 +34,18 @@ except PackageNotFoundError:  # a source tree that was not installed
     __version__ = "0+unknown"
 
 __all__ = [
+    "Explanation",
     "RuleSet",
     "UnknownLayerError",
     "UnsuitableNetworkError",
     "UnsupportedOperationError",
     "capture",
+    "conservation",
     "core",
     "coverage",
     "data",
     "evaluation",
+    "explain",
     "explain_dataset",
     "explainers",
     "feedback_localise",
@@ -49,6 +54,7 @@ __all__ = [
     "models",
     "postprocess",
     "rules",
+    "score",
     "split",
     "tag",
     "trace",
@@ -59,14 +65,15 @@ __all__ = [
 __all__ += explainers.__all__
 
 #: Not needed for explaining, and imported when first asked for: they bring Flax, Matplotlib, Orbax.
+_LAZY_FUNCTIONS = {"finetune": "training.finetune", "score": "evaluation.studies.scoring"}
 _LAZY_MODULES = ("data", "evaluation", "models", "viz", "weights_convert")
 
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY_MODULES:
         return importlib.import_module(f"jaxplain.{name}")
-    if name == "finetune":
-        return importlib.import_module("jaxplain.training.finetune").finetune
+    if name in _LAZY_FUNCTIONS:
+        return getattr(importlib.import_module(f"jaxplain.{_LAZY_FUNCTIONS[name]}"), name)
     raise AttributeError(f"module 'jaxplain' has no attribute {name!r}")
 
 

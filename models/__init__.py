@@ -8,6 +8,7 @@ from jaxplain.models.classes import class_index, nearest
 from jaxplain.models.config import ModelConfig
 from jaxplain.models.efficientnet import EfficientNetLite
 from jaxplain.models.network import Network
+from jaxplain.models.own import own_network
 from jaxplain.models.preprocessing import crop_box, preprocess
 from jaxplain.models.pretrained import from_pretrained, list_models, save_pretrained, untrained
 
@@ -20,6 +21,7 @@ __all__ = [
     "from_pretrained",
     "list_models",
     "nearest",
+    "own_network",
     "preprocess",
     "save_pretrained",
     "untrained",

@@ -96,6 +96,10 @@ class Source:
         changes: fields of the entry's ``config`` that are others for these weights.
         top1: published accuracy on the ImageNet validation set (or CIFAR-10 test set), in per cent.
         licence: of the pretrained weights, where known.
+        build: as the entry's, where the network of these weights differs (an epsilon); None where
+            it does not.
+        beside: the end of the name, before the suffix, of a second file that holds the rest of the
+            tensors; None where one file holds them all.
     """
 
     names: NameMap
@@ -103,6 +107,8 @@ class Source:
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     top1: float | None = None
     licence: str | None = None
+    build: Callable[..., Network] | None = None
+    beside: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,11 +116,14 @@ class Entry:
     """A network in the registry.
 
     Attributes:
-        build: ``(num_classes, dtype=..., fully_convolutional=..., rngs=...)`` to the network.
+        build: ``(num_classes, dtype=..., fully_convolutional=..., rngs=...)`` to the network, and
+            with ``scan=True`` where ``scans``.
         config: its preprocessing and default layers; without class names. Its name is the entry's.
         sources: what converts into it; ``from_pretrained`` takes the first that has ``weights``.
         outputs: the number of logits, or the length of the embedding.
-        class_names: finds the names of its classes; None for embeddings.
+        class_names: finds the names of its classes; None for embeddings and score maps.
+        scans: whether its blocks are all alike, so that a scan can run them.
+        score_map: whether its output is a map ``(B, H, W, outputs)`` of the image.
     """
 
     build: Callable[..., Network]
@@ -122,11 +131,18 @@ class Entry:
     sources: tuple[Source, ...]
     outputs: int = 1000
     class_names: Callable[[], tuple[str, ...]] | None = None
+    scans: bool = False
+    score_map: bool = False
 
     @property
     def embedding(self) -> bool:
-        """Whether the output is an embedding, not logits."""
-        return self.class_names is None
+        """Whether the output is an embedding, neither logits nor a score map."""
+        return self.class_names is None and not self.score_map
+
+    def builder(self, source: str | None) -> Callable[..., Network]:
+        """What builds the network for the weights of a source, by its name; None for any."""
+        own = (s.build for s in self.sources if s.names.source == source and s.build)
+        return next(own, self.build)
 
 
 def cifar10_names() -> tuple[str, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import logging
 import os
 import threading
@@ -18,12 +17,20 @@ from flax import nnx
 
 from jaxplain import weights_convert as wc
 from jaxplain.models.config import ModelConfig
+from jaxplain.models.conversion import (
+    Converted,
+    build,
+    cache_folder,
+    class_names_of,
+    convert_file,
+    read_config,
+)
 from jaxplain.models.entries import ENTRIES, find, unknown
-from jaxplain.models.entry import Entry, Hub, Package, Source
+from jaxplain.models.entry import Entry, Hub, Package
 from jaxplain.models.network import Network
-from jaxplain.models.recognition import recognise
+from jaxplain.models.own import is_place, own_network
+from jaxplain.models.vit import scanned_layer, stack_weights, unstack_weights
 from jaxplain.weights_convert import readers
-from jaxplain.weights_convert.safetensors_file import read_metadata
 
 _log = logging.getLogger(__name__)
 
@@ -43,9 +50,10 @@ def from_pretrained(
     source: str | os.PathLike[str],
     *,
     network: str | None = None,
-    class_names: Sequence[str] | None = None,
+    class_names: Sequence[str] | int | None = None,
     dtype: jnp.dtype | None = None,
     fully_convolutional: bool = False,
+    scan: bool = False,
 ) -> Network:
     """A network with its weights, ready to classify and to be explained.
 
@@ -56,22 +64,28 @@ def from_pretrained(
     Args:
         source: a name of ``list_models()``; a folder that ``save_pretrained`` or ``jaxplain
             convert`` wrote; a file of PyTorch, safetensors, Caffe, Keras or NumPy with the tensor
-            names of one of the network's sources; or ``"hf:OWNER/NAME"``
-            (``"hf:OWNER/NAME/FILE"``) for a repository of the Hugging Face hub.
+            names of one of the network's sources, with what lies beside it where the network's
+            tensors are in two files; or ``"hf:OWNER/NAME"`` (``"hf:OWNER/NAME/FILE"``) for a
+            repository of the Hugging Face hub; or ``"module:name"``, a network of your own, see
+            ``own_network``.
         network: for a repository, the name of the network that it belongs to; for a file where
             the tensors fit several networks.
-        class_names: for a file or repository, the names of its classes, one each logit; by default
-            the network's own.
+        class_names: for a file, folder or repository, the names of its classes, one each logit, or
+            their number; by default the network's own.
         dtype: what to compute in, for example ``jnp.bfloat16``; None for the input's dtype.
         fully_convolutional: True turns dense layers into convolutions, so that images of any
-            aspect ratio give a score map.
+            aspect ratio give a score map. Vision transformers take them as they are.
+        scan: True runs the blocks of a vision transformer as one ``jax.lax.scan`` over stacked
+            weights: the same outputs from a smaller program.
 
     Returns:
-        the network: ``(B, H, W, 3)`` to logits ``(B, N)``. Its ``config`` is a ``ModelConfig``.
+        the network: ``(B, H, W, 3)`` to logits ``(B, N)``, or what else it makes. Its ``config`` is
+        a ``ModelConfig``.
 
     Raises:
-        ValueError: the name is unknown (the nearest are suggested), or the weights do not fit or
-            cannot be read (``weights_convert.CheckpointError``).
+        ValueError: the name is unknown (the nearest are suggested), the network's blocks are not
+            all alike (``scan``), or the weights do not fit or cannot be read
+            (``weights_convert.CheckpointError``).
         weights_convert.DownloadError: the weights cannot be fetched; says which file to put where.
         FileNotFoundError: there is no such file.
         ImportError: an extra must be installed.
@@ -83,7 +97,7 @@ def from_pretrained(
         ...
         ValueError: There is no network 'efficientnet_lite'; the nearest are ...
     """
-    options: dict[str, Any] = dict(dtype=dtype, fully_convolutional=fully_convolutional)
+    options: dict[str, Any] = dict(dtype=dtype, fully_convolutional=fully_convolutional, scan=scan)
     text = os.fspath(source)
     path = Path(source).expanduser()
     if isinstance(source, str) and source in ENTRIES:
@@ -94,9 +108,16 @@ def from_pretrained(
         return _from_hub(text, network, class_names, options)
     if path.is_dir():
         with _progress(f"loading {path}"):
-            return _from_folder(path, options)
+            return _renamed(_from_folder(path, options), class_names, text)
     if path.is_file():
         return _from_file(path, network, class_names, options)
+    if is_place(text):
+        if network is not None or dtype is not None or fully_convolutional or scan:
+            raise ValueError(
+                "network=, dtype=, fully_convolutional= and scan= are for networks of jaxplain, "
+                f"not for {text!r}"
+            )
+        return own_network(text, class_names=class_names)
     if os.sep in text or "/" in text or text.endswith(readers.SUFFIXES):
         raise FileNotFoundError(f"There is no file or folder {text}.")
     raise unknown(text)
@@ -116,6 +137,7 @@ def save_pretrained(model: Network, folder: str | os.PathLike[str]) -> None:
         raise FileExistsError(f"{folder} exists already.")
     leaves = nnx.to_flat_state(nnx.state(model))
     weights = {".".join(map(str, p)): np.asarray(v.get_value()) for p, v in leaves}
+    weights = unstack_weights(weights)  # of a scanned form, which is an option of the reader
     wc.save(folder, weights, {"network": config.name, "config": config.to_json()})
 
 
@@ -128,144 +150,29 @@ def untrained(model: Network, seed: int = 0) -> Network:
     config = getattr(model, "config", None)
     if not isinstance(config, ModelConfig):
         raise ValueError("The network has no config; only networks of from_pretrained have one.")
-    network = find(config.name).build(config.outputs, rngs=nnx.Rngs(seed))
-    network.config = config
+    entry = find(config.name)
+    network = entry.builder(config.source)(config.outputs, rngs=nnx.Rngs(seed))
+    network.config = dataclasses.replace(config, layers=entry.config.layers)
     return network
 
 
-@dataclasses.dataclass(frozen=True)
-class Converted:
-    """The weights of a file as a network of the registry takes them.
-
-    Attributes:
-        weights: our parameter name -> array.
-        config: of the network with these weights.
-        report: what was done.
-        description: what ``config.json`` says.
-    """
-
-    weights: Mapping[str, np.ndarray]
-    config: ModelConfig
-    report: wc.Report
-    description: Mapping[str, Any]
-
-
-def convert_file(
-    path: str | os.PathLike[str],
-    network: str | None,
-    *,
-    source: str | None = None,
-    class_names: Sequence[str] | None = None,
-    origin: Package | Hub | None = None,
-) -> Converted:
-    """Converts a file of weights for a network of the registry.
-
-    Args:
-        path: a file of any format that a reader knows.
-        network: a name of ``list_models()``; None for the one that the tensors fit.
-        source: whose names the tensors have, of the entry's sources; by default the best fit.
-        class_names: names of the classes, one each logit; by default the network's own.
-        origin: where the file was fetched, if it was.
-
-    Raises:
-        ValueError: there is no such network or source.
-        weights_convert.CheckpointError: the file cannot be read or does not fit.
-    """
-    path = Path(path)
-    if network is not None:
-        find(network)
-    sha256 = wc.check_name_hash(path)
-    tensors = wc.read(path)
-    own = _own_config(path, network)
-    if network is None:
-        try:
-            network = own.name if own else recognise(tensors, len(class_names or ()) or None)
-        except wc.ConversionError as error:
-            raise wc.ConversionError(f"{path}: {error}") from None
-    entry = find(network)
-    if class_names is None:
-        class_names = own.class_names if own else _class_names(entry)
-    outputs = len(class_names) or (own.outputs if own else entry.outputs)
-    model = _build(entry, outputs)
-    maps = {s.names.source: s for s in entry.sources}
-    if source is None:
-        names = wc.match(tensors, model, [s.names for s in entry.sources])
-    elif source in maps:
-        names = maps[source].names
-    else:
-        raise ValueError(f"{network} has no source {source!r}; it has {', '.join(maps)}.")
-    weights, report = wc.convert(tensors, model, names)
-    found = maps.get(names.source)
-    config = own or _config(entry, found or entry.sources[0], origin)
-    config = dataclasses.replace(config, class_names=tuple(class_names), outputs=outputs)
-    description = {
-        "network": network,
-        "source": path.name,
-        "source_sha256": sha256,
-        "origin": None if origin is None else str(origin),
-        "report": str(report).splitlines(),
-        "config": config.to_json(),
-    }
-    return Converted(weights, config, report, description)
-
-
-def cache_folder(converted: Converted) -> Path:
-    """Where converted weights are kept, so that the network's name finds them."""
-    about = converted.description
-    return wc.cache_dir() / f"{about['network']}-{about['source_sha256'][:12]}"
-
-
-def _config(entry: Entry, source: Source, origin: Package | Hub | None) -> ModelConfig:
-    changes = dict(source.changes) | {"source": source.names.source}
-    if origin is not None and origin == source.weights:  # what is published is of these only
-        changes |= {"top1": source.top1, "licence": source.licence}
-    return dataclasses.replace(entry.config, **changes)
-
-
-def _own_config(path: Path, network: str | None) -> ModelConfig | None:
-    """The description in a file that ``jaxplain convert --to safetensors`` wrote.
-
-    It must be of ``network``, if that is given.
-    """
-    if path.suffix != ".safetensors":
-        return None
-    text = read_metadata(path).get("jaxplain")
-    if text is None:
-        return None
-    try:
-        config = _read_config(json.loads(text)["config"])
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise wc.CheckpointError(f"{path} has a damaged description.") from error
-    if network is not None and config.name != network:
-        raise wc.ConversionError(f"{path} holds the weights of {config.name}, not of {network}.")
-    return config
-
-
-def _read_config(saved: Mapping[str, Any]) -> ModelConfig:
-    """A description that was kept with weights, with the layers of the registry.
-
-    Where explainers look is not a property of the weights: a later release may know better.
-    """
-    config = ModelConfig.from_json(saved)
-    known = ENTRIES.get(config.name)
-    return config if known is None else dataclasses.replace(config, layers=known.config.layers)
-
-
-def _class_names(entry: Entry) -> tuple[str, ...]:
-    return () if entry.class_names is None else entry.class_names()
-
-
-def _build(entry: Entry, outputs: int, dtype=None, fully_convolutional=False) -> Network:
-    options: dict[str, Any] = dict(dtype=dtype, fully_convolutional=fully_convolutional)
-    return wc.abstract(lambda rngs: entry.build(outputs, rngs=rngs, **options))
+def _with_weights(
+    entry: Entry, config: ModelConfig, weights: Mapping[str, Any], options: Mapping[str, Any]
+) -> Network:
+    """The network that ``config`` describes, with weights as the form without scan has them."""
+    model = build(entry, config.outputs, config.source, **options)
+    if options.get("scan"):
+        weights = stack_weights(weights)
+        layers = tuple((kind, scanned_layer(layer)) for kind, layer in config.layers)
+        config = dataclasses.replace(config, layers=layers)
+    model = wc.with_weights(model, weights)
+    model.config = config
+    return model
 
 
 def _ready(converted: Converted, options: Mapping[str, Any]) -> Network:
     config = converted.config
-    model = _build(ENTRIES[config.name], config.outputs, **options)
-    model = wc.with_weights(model, converted.weights)
-    model.config = config
-    return model
+    return _with_weights(ENTRIES[config.name], config, converted.weights, options)
 
 
 def _from_registry(name: str, options: Mapping[str, Any]) -> Network:
@@ -353,21 +260,30 @@ def _from_hub(text: str, network, class_names, options) -> Network:
 def _from_folder(folder: Path, options: Mapping[str, Any]) -> Network:
     saved = wc.load_config(folder)
     try:
-        config = _read_config(saved["config"])
+        config = read_config(saved["config"])
         entry = ENTRIES[config.name]
     except (KeyError, TypeError, AttributeError) as error:
         raise wc.CheckpointError(
             f"The config.json in {folder} does not describe a known network; delete the folder "
             "and convert the weights again."
         ) from error
-    model = _build(entry, config.outputs, **options)
-    weights, _ = wc.load(folder, wc.parameter_shapes(model))
-    model = wc.with_weights(model, weights)
+    weights, _ = wc.load(folder, wc.parameter_shapes(build(entry, config.outputs, config.source)))
     # What published weights call their classes is no property of the weights: a later release may
     # know better.
     if saved.get("origin") in {str(source.weights) for source in entry.sources if source.weights}:
-        config = dataclasses.replace(config, class_names=_class_names(entry))
-    model.config = config
+        config = dataclasses.replace(config, class_names=class_names_of(entry))
+    return _with_weights(entry, config, weights, options)
+
+
+def _renamed(model: Network, class_names: Sequence[str] | int | None, place: str) -> Network:
+    """The network with other names of its classes."""
+    if class_names is None:
+        return model
+    count = class_names if isinstance(class_names, int) else len(class_names)
+    if count != model.config.outputs:
+        raise ValueError(f"{place} has {model.config.outputs} classes, not {count}.")
+    names = () if isinstance(class_names, int) else tuple(class_names)
+    model.config = dataclasses.replace(model.config, class_names=names)
     return model
 
 

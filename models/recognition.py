@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from flax import nnx
@@ -36,8 +36,12 @@ def recognise(tensors: Mapping[str, np.ndarray], outputs: int | None = None) -> 
             continue
         if outputs is not None and entry.embedding:  # which has no classes
             continue
-        network = _abstract(name, outputs or entry.outputs)
-        names, share = wc.best_fit(tensors, network, [s.names for s in entry.sources])
+        forms = [_abstract(name, s.names.source, outputs or entry.outputs) for s in entry.sources]
+        fits = [
+            (*wc.best_fit(tensors, form, [s.names]), form)
+            for form, s in zip(forms, entry.sources, strict=True)
+        ]
+        names, share, network = max(fits, key=lambda fit: fit[1])
         if share < 1 and share <= nearest[0]:
             continue
         try:
@@ -65,6 +69,10 @@ def recognise(tensors: Mapping[str, np.ndarray], outputs: int | None = None) -> 
     )
 
 
+def _abstract(name: str, source: str, outputs: int) -> nnx.Module:
+    return _built(ENTRIES[name].builder(source), outputs)
+
+
 @functools.cache
-def _abstract(name: str, outputs: int) -> nnx.Module:
-    return wc.abstract(lambda rngs: ENTRIES[name].build(outputs, rngs=rngs))
+def _built(build: Callable[..., nnx.Module], outputs: int) -> nnx.Module:
+    return wc.abstract(lambda rngs: build(outputs, rngs=rngs))

@@ -51,6 +51,7 @@ ONLY_ON_THE_NEWEST = (
     "tests/cli",
     "tests/data/test_fuzz.py",
     "tests/digits",
+    "tests/explanation",
     "tests/engine/test_ray.py",
     "tests/engine/test_shards.py",
     "tests/evaluation/studies",

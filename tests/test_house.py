@@ -14,14 +14,18 @@ PACKAGE = ROOT / "jaxplain"
 ROOMS: dict[str, tuple[str, ...]] = {
     "__main__": ("cli",),
     "cli": (
-        *("jaxplain", "page", "engine", "digits", "evaluation.studies", "evaluation", "training"),
-        *("viz", "data", "explainers", "rules", "postprocess", "models", "weights_convert", "core"),
+        *("jaxplain", "page", "explanation", "engine", "digits", "evaluation.studies"),
+        *("evaluation", "training", "viz", "data", "explainers", "rules"),
+        *("postprocess", "models", "weights_convert", "core"),
     ),
     "examples": ("jaxplain", "explainers", "viz", "postprocess", "models", "core"),
     "page": ("jaxplain", "engine", "viz", "data", "explainers", "postprocess", "models", "core"),
     "jaxplain": (
-        *("engine", "evaluation", "training", "viz", "data", "explainers", "rules"),
-        *("postprocess", "models", "weights_convert", "core"),
+        *("explanation", "engine", "evaluation.studies", "evaluation", "training", "viz", "data"),
+        *("explainers", "rules", "postprocess", "models", "weights_convert", "core"),
+    ),
+    "explanation": (
+        *("evaluation", "viz", "data", "explainers", "rules", "postprocess", "models", "core"),
     ),
     "engine": ("data", "explainers", "core"),
     "digits": (
@@ -56,6 +60,7 @@ EXCEPTIONS = {
     ("data.images", "models.pixels"): "networks and data sets share one way to read an image",
     ("engine.job", "jaxplain"): "a run notes the version of the package, and calls methods by name",
     ("digits.run", "jaxplain"): "a run notes the version of the package",
+    ("explanation.files", "jaxplain"): "a folder of maps notes the version of the package",
     ("explainers.catalogue", "jaxplain"): "a method's function is looked up when it is called",
 }
 

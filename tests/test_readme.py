@@ -12,25 +12,47 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_code_runs():
-    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+def _run(text: str, page: str) -> dict:
+    """The names that the one block of Python of a page leaves."""
+    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     names: dict = {}
-    exec(compile(code, "README.md", "exec"), names)
-    shapes = {name: names[name].shape for name in ("top", "maps", "many", "large", "pull")}
-    assert shapes == {
+    exec(compile(code, page, "exec"), names)
+    return names
+
+
+def _checked(names: dict, shapes: dict) -> None:
+    assert {name: names[name].shape for name in shapes} == shapes
+    results = [names[name] for name in shapes]
+    assert all(bool(jax.numpy.isfinite(array).all()) for array in results)
+    assert all(float(abs(array).max()) > 0 for array in results)
+
+
+def test_code_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = _run(README, "README.md")
+    _checked(names, {"top": (2, 32, 32), "many": (2, 3, 32, 32), "pull": (2, 32, 32, 3)})
+    assert {name: m.shape for name, m in names["both"].items()} == {
+        "seen": (2, 32, 32),
+        "input": (2, 32, 32),
+    }
+    assert names["found"].maps["occlusion"].shape == (2, 32, 32)
+    assert (tmp_path / "explained.npz").is_file()
+
+
+def test_code_of_the_guide_runs():
+    names = _run((ROOT / "docs/guide.md").read_text(encoding="utf-8"), "guide.md")
+    shapes = {
         "top": (2, 16, 16),
         "maps": (2, 16, 16),
         "many": (2, 3, 32, 32),
         "large": (2, 32, 32),
         "pull": (2, 32, 32, 3),
     }
+    _checked(names, shapes)
     assert {name: m.shape for name, m in names["both"].items()} == {
         "pool": (2, 16, 16),
         "input": (2, 32, 32),
     }
-    results = [names[name] for name in shapes]
-    assert all(bool(jax.numpy.isfinite(array).all()) for array in results)
-    assert all(float(abs(array).max()) > 0 for array in results)
 
 
 def test_table_of_methods_is_the_catalogues():
@@ -40,7 +62,7 @@ def test_table_of_methods_is_the_catalogues():
 
 
 def test_table_lists_every_network():
-    table = README.split("## Networks")[1].split("\n## ")[0]
+    table = (ROOT / "docs/networks.md").read_text(encoding="utf-8")
     assert re.findall(r"^\| `(\w+)` \|", table, flags=re.MULTILINE) == list(ENTRIES)
 
 
@@ -53,4 +75,4 @@ def test_options_of_the_command_line_exist(capsys):
 
 def test_files_that_are_shown_exist():
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (ROOT / target).is_file(), f"the README shows {target}, which does not exist"
+        assert (ROOT / target).exists(), f"the README shows {target}, which does not exist"

@@ -19,7 +19,7 @@ import numpy as np
 from flax import nnx
 
 from jaxplain.weights_convert.errors import ConversionError
-from jaxplain.weights_convert.name_maps import NameMap, own_names
+from jaxplain.weights_convert.name_maps import NameMap, each_name, own_names
 from jaxplain.weights_convert.norms import epsilons as epsilons_of
 from jaxplain.weights_convert.norms import fits, impossible, settle_norms
 
@@ -140,7 +140,7 @@ def best_fit(
     shapes = parameter_shapes(network)
 
     def fit(names: NameMap) -> float:
-        wanted = set(names.resolve(shapes).values())
+        wanted = set(each_name(names.resolve(shapes).values()))
         rest = {n for n in found if not _any(n, (*names.auxiliary, *names.counters))}
         return len(wanted & found) / len(wanted | rest)
 
@@ -180,6 +180,7 @@ def convert(
 ) -> tuple[dict[str, np.ndarray], Report]:
     """Renames foreign tensors, puts their axes in order, and settles what differs otherwise.
 
+    - Tensors of theirs that are one of ours are joined along the outputs.
     - Kernels become ``(h, w, in, out)`` and matrices ``(in, out)``. A matrix for a kernel with a
       window (the dense layer after a flatten) is unfolded; a kernel of 1 x 1 for a matrix is
       squeezed.
@@ -221,8 +222,8 @@ def convert(
     parameters = _parameters(network)
     shapes = {name: tuple(value.shape) for name, value in parameters.items()}
     resolved = names.resolve(shapes)
-    missing = [theirs for theirs in resolved.values() if theirs not in tensors]
-    used = set(resolved.values())
+    missing = [theirs for theirs in each_name(resolved.values()) if theirs not in tensors]
+    used = set(each_name(resolved.values()))
     left = [name for name in tensors if name not in used]
     counters = tuple(n for n in left if _any(n, names.counters))
     dropped = tuple(n for n in left if _any(n, names.auxiliary) and n not in counters)
@@ -230,17 +231,22 @@ def convert(
 
     weights, wrong_shape, notes = {}, [], _Notes()
     for target, theirs in resolved.items():
-        if target not in shapes or theirs not in tensors:
+        own = list(each_name([theirs]))
+        if target not in shapes or any(name not in tensors for name in own):
             continue
-        array = tensors[theirs]
-        fitted = _fit(array, shapes[target], names.layout)
-        if fitted is None:
+        parts, text = [tensors[name] for name in own], " + ".join(own)
+        array = parts[0] if len(parts) == 1 else _joined(parts, names.layout)
+        fitted = None if array is None else _fit(array, shapes[target], names.layout)
+        if array is None or fitted is None:
+            found = parts[0].shape if array is None else array.shape
             needed = _their_shape(shapes[target], names.layout)
-            wrong_shape.append((theirs, tuple(array.shape), needed))
+            wrong_shape.append((text, tuple(found), needed))
             continue
         weights[target] = fitted
         if fitted.ndim == 4 and array.ndim == 2 and math.prod(fitted.shape[:2]) > 1:
-            notes.add("unfolded from their flatten order to (h, w, in, out)", theirs)
+            notes.add("unfolded from their flatten order to (h, w, in, out)", text)
+        if len(parts) > 1:
+            notes.add("joined to one", text)
     epsilons = epsilons_of(network)
     for module in epsilons:  # which are no parameters of the network
         for target, shape in (
@@ -253,16 +259,17 @@ def convert(
                 wrong_shape.append((theirs, found, shape))
     settled = {f"{module}.{name}" for module in epsilons for name in ("mean", "var")}
     bad = [  # statistics are compared with what they can be when they are settled
-        resolved[target]
+        name
         for target, value in weights.items()
-        if not fits(value, value.dtype if target in settled else parameters[target].dtype)
+        for name in each_name([resolved[target]])
+        if not fits(tensors[name], value.dtype if target in settled else parameters[target].dtype)
     ]
     for module, epsilon in epsilons.items():  # with a factor, its sign is not known yet
         variance = resolved[f"{module}.var"]
         if f"{module}.factor" not in resolved and variance not in bad:
             lowest = -(names.epsilon or epsilon)
             bad += [variance] * bool(np.min(weights.get(f"{module}.var", 0)) <= lowest)
-    extras = {theirs for target, theirs in resolved.items() if target not in shapes}
+    extras = {n for t, theirs in resolved.items() if t not in shapes for n in each_name([theirs])}
     bad += [n for n in sorted(extras) if n in tensors and not fits(tensors[n], np.float32)]
     _check(missing, unexpected, wrong_shape, bad)
 
@@ -299,6 +306,14 @@ class _Notes:
         return tuple(f"{what}: {_some(names)}" for what, names in self._names.items())
 
 
+def _joined(parts: Sequence[np.ndarray], layout: str) -> np.ndarray | None:
+    """Tensors behind each other along their outputs; None where their other axes differ."""
+    axis, others = (-1, slice(-1)) if layout == "keras" else (0, slice(1, None))
+    if 0 in {p.ndim for p in parts} or len({(p.ndim, p.shape[others]) for p in parts}) > 1:
+        return None
+    return np.concatenate(parts, axis)
+
+
 def _fit(array: np.ndarray, shape: tuple[int, ...], layout: str) -> np.ndarray | None:
     """The array with its axes in our order, or None where its shape does not fit."""
     array = np.asarray(array)
@@ -308,8 +323,8 @@ def _fit(array: np.ndarray, shape: tuple[int, ...], layout: str) -> np.ndarray |
         return array if array.shape == shape else None
     if array.ndim == 4 and len(shape) == 2 and array.shape[2:] == (1, 1):
         array = array[:, :, 0, 0]
-    if array.shape == shape and len(shape) < 2:
-        return array
+    if len(shape) in (1, 3) and _without_ones(array.shape) == _without_ones(shape):
+        return array.reshape(shape)  # of tokens, positions and scales, whose axes have one order
     if array.ndim == 2 and len(shape) == 4:
         h, w, inputs, outputs = shape
         if array.shape != (outputs, inputs * h * w):
@@ -329,6 +344,10 @@ def _their_shape(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
         h, w, i, o = shape
         return (o, i, h, w)
     return tuple(reversed(shape)) if len(shape) == 2 else shape
+
+
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(n for n in shape if n != 1)
 
 
 def _folded(shape: tuple[int, ...]) -> tuple[int, int]:

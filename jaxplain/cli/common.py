@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import difflib
 import os
-import re
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jaxplain.core.extras import MissingPackageError, missing
 
@@ -24,28 +24,58 @@ class CliError(Exception):
     """Something the user can put right; its text is the one line that they see."""
 
 
-def suggest(name: str, known: Iterable[str]) -> str:
-    """'; did you mean ...?' with names alike, or holding the word; otherwise the names, if few."""
-    known = list(known)
-    near = [k for k in known if name and re.search(rf"\b{re.escape(name)}\b", k)][:4]
-    near += difflib.get_close_matches(name, known, n=4, cutoff=0.6)
-    near = list(dict.fromkeys(near))[:4] or difflib.get_close_matches(name, known, n=4, cutoff=0.3)
-    if near:
-        return (
-            f"; did you mean {' or '.join([', '.join(near[:-1]), near[-1]] if near[1:] else near)}?"
-        )
-    return f"; known: {', '.join(known)}" if len(known) <= 30 else ""
-
-
-def load_model(name: str, network: str | None = None):
-    """The network of a name, folder, file or repository."""
+def load_model(arguments: argparse.Namespace, *, fully_convolutional: bool = False) -> Any:
+    """The network of ``--model`` and the options that tell more of it."""
+    name, classes = arguments.model, classes_of(arguments)
     with extra("zoo"):
         from jaxplain import models
+        from jaxplain.models.own import is_place
 
         try:  # says itself what it does, if that takes a while
-            return models.from_pretrained(name, network=network)
+            if is_place(name):
+                find_in_this_folder()
+                return models.own_network(
+                    name,
+                    class_names=classes,
+                    input_size=arguments.input_size,
+                    pixels=arguments.pixels,
+                )
+            for flag in ("input_size", "pixels"):
+                if getattr(arguments, flag) is not None:
+                    raise ValueError(f"--{flag.replace('_', '-')} is for MODULE:NAME")
+            return models.from_pretrained(
+                name,
+                network=arguments.network,
+                class_names=classes,
+                fully_convolutional=fully_convolutional,
+            )
         except (OSError, ValueError) as error:
             raise CliError(f"cannot load {name}: {error}") from None
+
+
+def classes_of(arguments: argparse.Namespace) -> int | list[str] | None:
+    """What ``--classes`` says: how many, or their names."""
+    said = arguments.class_names
+    if said is None:
+        return None
+    if said.isdecimal():
+        if not int(said):
+            raise CliError("--classes must be at least 1")
+        return int(said)
+    try:
+        names = [line.strip() for line in Path(said).read_text("utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise CliError(f"--classes {said}: neither a number nor a file of names: {error}") from None
+    names = [name for name in names if name]
+    if not names:
+        raise CliError(f"--classes {said} holds no name")
+    return names
+
+
+def find_in_this_folder() -> None:
+    """Lets modules in the present folder be imported, which the installed command does not."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
 
 
 def local_path(text: str) -> Path:

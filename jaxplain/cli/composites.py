@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import TYPE_CHECKING
 
-from jaxplain.cli.common import CliError
+from jaxplain.cli.common import CliError, find_in_this_folder
 
 if TYPE_CHECKING:
     from jaxplain import RuleSet
-    from jaxplain.models import ModelConfig
 
 
 def load_composite(name: str, where: str) -> RuleSet:
     """The rule set of a composite's name, or of MODULE:FUNCTION, a function that makes one."""
     from jaxplain import rules
 
-    if ":" in name and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # which the installed command does not search by itself
+    if ":" in name:
+        find_in_this_folder()
     try:
         return rules.composite(name)
     except (ImportError, TypeError, ValueError) as error:
         raise CliError(f"{where}: {error}") from None
-
-
-def box_of_pixels(composite: RuleSet, config: ModelConfig) -> tuple | None:
-    """Least and greatest value of the network's input, where a rule needs them; else None."""
-    import numpy as np
-
-    from jaxplain.rules.composites import has_box
-
-    if not has_box(composite):
-        return None
-    mean, scale = np.asarray(config.mean), np.asarray(config.scale)
-    return (0 - mean) / scale, (255 - mean) / scale

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from jaxplain.cli.common import CliError, local_path
+from jaxplain.cli import options
+from jaxplain.cli.common import CliError, classes_of, local_path
 
 
 def add_commands(commands: Any) -> None:
@@ -42,20 +43,21 @@ def add_commands(commands: Any) -> None:
         metavar="NAME",
         help="whose names the tensors have; default: the source that fits best",
     )
+    options.add_classes(convert)
     convert.set_defaults(command=_convert)
 
 
 def _convert(arguments: argparse.Namespace) -> None:
-    output = _output(arguments)
+    output, classes = _output(arguments), classes_of(arguments)
     from jaxplain import weights_convert as wc
-    from jaxplain.models import pretrained
+    from jaxplain.models import conversion
 
     try:
-        converted = pretrained.convert_file(
-            arguments.file, arguments.network, source=arguments.source
+        converted = conversion.convert_file(
+            arguments.file, arguments.network, source=arguments.source, class_names=classes
         )
         print(converted.report)
-        output = output or pretrained.cache_folder(converted)
+        output = output or conversion.cache_folder(converted)
         if arguments.to == "safetensors":
             wc.export(output, converted.weights, converted.description)
         else:
@@ -72,6 +74,11 @@ def _output(arguments: argparse.Namespace) -> Path | None:
         output = output or Path(f"{arguments.network}.safetensors")
         if output.suffix != ".safetensors" or output.is_dir():
             raise CliError(f"the output {output} should be a file named like NAME.safetensors")
+    elif output is None and arguments.class_names is not None:
+        raise CliError(
+            "a network of other classes needs --output FOLDER, which --model takes afterwards: its "
+            "name stands for the usual classes"
+        )
     elif output is not None and output.exists():
         raise CliError(f"the output {output} exists already; name a new folder")
     return output

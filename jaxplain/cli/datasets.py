@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxplain.cli.common import suggest
-from jaxplain.cli.method_options import Choice, choices
+from jaxplain.cli.common import load_model
+from jaxplain.cli.method_options import choices
 from jaxplain.data.places import is_address
-from jaxplain.explainers.catalogue import CATALOGUE, METHODS, canonical
+from jaxplain.explainers.catalogue import CATALOGUE, METHODS
+from jaxplain.explanation.choice import Choice, names_of_methods
 
 if TYPE_CHECKING:
     import jax
@@ -26,13 +27,7 @@ def check(arguments: argparse.Namespace, extra: tuple[str, ...] = ()) -> None:
     are methods besides those of the table.
     """
     known = [*METHODS, *extra]
-    chosen = [canonical(name) for name in arguments.methods.split(",") if name.strip()]
-    if not chosen:
-        raise ValueError("no method given")
-    for name in chosen:
-        if name not in known:
-            raise ValueError(f"unknown method {name!r}{suggest(name, known)}")
-    arguments.methods = list(dict.fromkeys(chosen))
+    arguments.methods = names_of_methods(arguments.methods.split(","), known)
     arguments.choices = choices(arguments.methods, arguments.settings, arguments.layer)
     for choice in arguments.choices.values():
         _ = choice.one_layer  # says so if there are several
@@ -57,15 +52,6 @@ def open_data(arguments: argparse.Namespace, images: str | None = None) -> tuple
     )
     count = len(source) if arguments.limit is None else min(arguments.limit, len(source))
     return source, range(count)
-
-
-def load_network(arguments: argparse.Namespace, *, fully_convolutional: bool = False) -> Any:
-    """The network of ``--model`` and ``--network``."""
-    from jaxplain import models
-
-    return models.from_pretrained(
-        arguments.model, network=arguments.network, fully_convolutional=fully_convolutional
-    )
 
 
 def cues(source: Any, config: Any) -> np.ndarray:
@@ -120,12 +106,15 @@ def prepared(
     Raises:
         ValueError: the network allows none of them.
     """
+    from jaxplain.models.own import is_place
+
     found = Methods()
     found.left_out = {}
     for name, choice in arguments.choices.items():
         # CAM is defined by a pool over the whole image, of any size.
         pooled = fully_convolutional and CATALOGUE[name].function in ("cam", "contrastive_cam")
-        own = load_network(arguments) if pooled else network
+        pooled = pooled and not is_place(arguments.model)  # which is as it is
+        own = load_model(arguments) if pooled else network
         more = {"fit": fit} if CATALOGUE[name].needs == "fit" else {}
         method = Prepared(choice, own, choice.explainer(network.config, **more))
         reason = _refusal(method)
@@ -194,6 +183,34 @@ class Aspect:
             )
         shape = data.aspect_shape(record.size, self.short, self.multiple)
         return data.resize_image(record.image, shape, self.interpolation)
+
+
+def view(arguments: argparse.Namespace, network: Any) -> Stretched | Aspect:
+    """How the network sees images: with their aspect, or stretched if it takes no shape but one."""
+    from jaxplain.models.own import is_place
+
+    config = network.config
+    reason = _one_shape(network, config.input_size) if is_place(arguments.model) else None
+    if reason is None:
+        return Aspect(arguments, config)
+    print(
+        f"{config.name} takes images of {config.input_size} x {config.input_size} only ({reason}): "
+        "they are stretched, and --short and --multiple have no effect",
+        file=sys.stderr,
+    )
+    return Stretched(config)
+
+
+def _one_shape(network: Any, size: int) -> str | None:
+    """Why a network takes no image but its square, if that is so; it is traced, not run."""
+    import jax
+
+    image = jax.ShapeDtypeStruct((1, size, size + 16, 3), "float32")
+    try:
+        jax.eval_shape(network, image)
+    except Exception as error:  # every framework has its own for shapes that do not fit
+        return f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"
+    return None
 
 
 def read_images(

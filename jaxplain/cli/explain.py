@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxplain.cli import drawing, method_options, similarity
+from jaxplain.cli import method_options, options, similarity
 from jaxplain.cli.common import (
     DEFAULT_MODEL,
     CliError,
@@ -19,14 +19,19 @@ from jaxplain.cli.common import (
     local_path,
     read_image,
     step,
-    suggest,
 )
-from jaxplain.cli.method_options import can_take_layer, choices, layer_of_fit
+from jaxplain.cli.method_options import choices
 from jaxplain.cli.options import add_model
-from jaxplain.explainers.catalogue import CATALOGUE, DEFAULT, canonical
+from jaxplain.explainers.catalogue import CATALOGUE, DEFAULT
+from jaxplain.explanation import drawing, outputs
+from jaxplain.explanation.choice import Choice, can_take_layer, layer_of_fit, names_of_methods
+from jaxplain.explanation.computing import Subject, fill
+from jaxplain.explanation.explaining import names_of_files, subject_of
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from jaxplain.explanation import Explanation
 
 DEFAULT_OUTPUT = "explained.png"
 PHOTO = "cat_and_cup.jpg"
@@ -62,7 +67,8 @@ def add_commands(commands: Any) -> None:
         action="append",
         metavar="NAME|INDEX|topK",
         help="class to explain, by name or index, or the K most probable ones; may be repeated; "
-        "default: top2",
+        "default: top2. Of an embedding, the index of a number; default: the embedding as a whole. "
+        "Of a score map, a place ROW,COLUMN; default: the brightest",
     )
     method_options.add_options(explain, several=True)
     explain.add_argument(
@@ -90,10 +96,30 @@ def add_commands(commands: Any) -> None:
     )
     explain.add_argument(
         "--output",
-        default=DEFAULT_OUTPUT,
         metavar="FILE",
         type=local_path,
-        help="picture to write; default: %(default)s",
+        help=f"picture to write; its suffix tells the format; default: {DEFAULT_OUTPUT}",
+    )
+    explain.add_argument(
+        "--format",
+        choices=("png", "pdf", "svg", "jpg", "webp", "tif"),
+        help="of the picture, where --output does not say it",
+    )
+    options.add_number(explain, "--dpi", 200, "dots to the inch of the picture")
+    explain.add_argument(
+        "--cmap",
+        metavar="NAME",
+        help="colour map of heat maps, by matplotlib's name, such as viridis; default: plasma",
+    )
+    explain.add_argument(
+        "--colour-bar", action="store_true", help="draw below what the colours mean"
+    )
+    explain.add_argument(
+        "--save-maps",
+        metavar="FOLDER|FILE.npz",
+        type=local_path,
+        help="also write the maps as they are: a new folder with arrays, overlays and a manifest, "
+        "or one file; of several images a folder each",
     )
     explain.set_defaults(command=_explain)
 
@@ -116,54 +142,120 @@ def _explain(arguments: argparse.Namespace) -> None:
         raise CliError(f"--boxes must not be negative, but is {arguments.boxes}")
     if arguments.boxes is not None and all(CATALOGUE[name].rows for name in chosen):
         raise CliError("--boxes has no effect: none of these methods has one map per class")
-    check_output(arguments.output)
+    output = _output(arguments)
     with extra("viz"):
         from jaxplain import viz
+        from jaxplain.viz.colour import colour_map
+    if arguments.cmap is not None:
+        colour_map(arguments.cmap)  # says so if there is none
     paths = [Path(name) for name in dict.fromkeys(arguments.images)] or [example_photo()]
     references = arguments.references or []
     # What is no image is said before a network is loaded.
     photos = {path: read_image(path) for path in dict.fromkeys([*paths, *references])}
-    model: Any = load_model(arguments.model, arguments.network)
+    model: Any = load_model(arguments)
     if arguments.references is None:
-        views = _classified(model, photos, arguments.classes or ["top2"])
+        subjects = _asked(model, photos, arguments.classes)
+    elif outputs.kind(model.config) == "score map":
+        raise CliError(f"--reference needs an embedding, and {arguments.model} gives a score map")
     else:
-        views = similarity.views(model, photos, paths, references)
-    drawing.draw(
-        chosen,
-        model,
-        views,
-        every=every,
-        fit=lambda choice: _fit(model, arguments.fit, layer_of_fit(choice, model.config)),
-        boxes=arguments.boxes,
-    )
-    images, rows = drawing.panel_rows(views)
-    if not rows:
+        subjects = similarity.subjects(model, photos, paths, references)
+    _fill(chosen, model, subjects, every, arguments.fit)
+    found = [subject.about for subject in subjects]
+    if not any(one.methods for one in found):
         raise CliError("none of the methods can explain this network there")
     with step("drawing"):
+        figure = drawing.figure(
+            found, cmap=arguments.cmap, colour_bar=arguments.colour_bar, boxes=arguments.boxes
+        )
         try:
-            viz.save(viz.panel(images, rows), arguments.output)
+            viz.save(figure, output, dpi=arguments.dpi)
         except (OSError, ValueError) as error:
-            raise CliError(f"cannot write {arguments.output}: {error}") from None
-    print(f"wrote {arguments.output}")
+            raise CliError(f"cannot write {output}: {error}") from None
+    print(f"wrote {output}")
+    if arguments.save_maps is not None:
+        _save_maps(found, arguments.save_maps)
 
 
-def _classified(
-    model, photos: Mapping[Path, np.ndarray], classes: Sequence[str]
-) -> list[drawing.View]:
-    """The images with the classes that are asked for, and what the network predicts on stdout."""
-    views, called = [], drawing.names(photos)
+def _output(arguments: argparse.Namespace) -> Path:
+    """Where the picture is written; ``--format`` may replace the suffix of the default's name."""
+    output, kind = arguments.output, arguments.format
+    if output is None:
+        output = Path(DEFAULT_OUTPUT).with_suffix(f".{kind}" if kind else ".png")
+    elif kind is not None and output.suffix.lower() != f".{kind}":
+        raise CliError(f"--format {kind} does not agree with the name {output}")
+    check_output(output)
+    maps = arguments.save_maps
+    if maps is not None:
+        if maps.suffix not in ("", ".npz"):
+            raise CliError(f"--save-maps {maps} should be a new folder, or a file named NAME.npz")
+        if maps.exists():
+            raise CliError(f"--save-maps {maps} exists already; name a new folder or file")
+        if not maps.absolute().parent.is_dir():
+            raise CliError(f"the folder of --save-maps does not exist: {maps.parent}")
+    return output
+
+
+def _save_maps(found: Sequence[Explanation], path: Path) -> None:
+    """One explanation as it is named; of several each in the folder, under its picture's name."""
+    try:
+        if len(found) == 1:
+            found[0].save(path)
+        else:
+            path.mkdir()
+            for i, one in enumerate(found):
+                name = re.sub(r"[^\w.+-]+", "_", one.name).rpartition(".")[0]
+                one.save(path / f"{i:03d}_{name}")
+    except OSError as error:
+        raise CliError(f"cannot write {path}: {error}") from None
+    print(f"wrote {path}")
+
+
+def _fill(
+    chosen: Mapping[str, Choice],
+    model: Any,
+    subjects: Sequence[Subject],
+    every: bool,
+    folder: Path | None,
+) -> None:
+    """Computes the maps, and says how far it has come and what the network does not allow."""
+    numbers = {name: i for i, name in enumerate(chosen, 1)}
+
+    def refused(choice: Choice, error: Exception) -> None:
+        if not every:
+            raise CliError(f"{choice.title}: {error}") from None
+        print(f"{choice.title} left out: {' '.join(str(error).split())}", file=sys.stderr)
+
+    fill(
+        chosen,
+        model,
+        model.config,
+        subjects,
+        fit=lambda choice: _fit(model, folder, layer_of_fit(choice, model.config)),
+        refused=refused,
+        around=lambda one: step(f"[{numbers[one.name]}/{len(chosen)}] {one.title}"),
+    )
+
+
+def _asked(
+    model: Any, photos: Mapping[Path, np.ndarray], classes: Sequence[str] | None
+) -> list[Subject]:
+    """The images with what is asked of them, and what the network makes of them on stdout."""
+    from jaxplain import models
+
+    subjects, called = [], names_of_files(photos)
     for path, photo in photos.items():
-        with step("classifying"):
-            x, probabilities = _classify(model, photo)
-        names = model.config.class_names or [f"class {i}" for i in range(len(probabilities))]
-        targets = _choose_classes(classes, names, probabilities)
-        print(f"{path}: {model.config.name} predicts")
-        for index in probabilities.argsort()[::-1][:5]:
-            print(f"  {probabilities[index]:6.1%}  {names[index]} ({index})")
-        labels = _labels(targets, names, probabilities)
-        name = called[path] if len(photos) > 1 else ""
-        views.append(drawing.View(name, drawing.thumbnail(photo), x, model, targets, labels))
-    return views
+        with step("looking"):
+            # The whole image, not its central crop: every pixel of the picture is explained.
+            x = models.preprocess(photo, model.config, crop=False)
+            try:
+                subject, said = subject_of(
+                    model, photo, x, classes, name=called[path], config=model.config
+                )
+            except ValueError as error:
+                raise CliError(str(error)) from None
+        print(f"{path}: {said}")
+        subjects.append(subject)
+    return subjects
 
 
 def example_photo() -> Path:
@@ -182,15 +274,8 @@ def example_photo() -> Path:
 
 def _choose_methods(text: str) -> tuple[list[str], bool]:
     """The methods named, in order and once each; and whether all were asked for."""
-    asked = [canonical(name) for name in text.split(",") if name.strip()]
-    if not asked:
-        raise CliError(f"no method given; known: all, {', '.join(CATALOGUE)}")
-    if "all" in asked:
-        return list(CATALOGUE), True
-    for name in asked:
-        if name not in CATALOGUE:
-            raise CliError(f"unknown method {name!r}{suggest(name, [*CATALOGUE, 'all'])}")
-    return list(dict.fromkeys(asked)), False
+    asked = names_of_methods(text.split(","), [*CATALOGUE, "all"])
+    return (list(CATALOGUE), True) if "all" in asked else (asked, False)
 
 
 def _with_layers(methods: Iterable[str]) -> list[str]:
@@ -198,48 +283,6 @@ def _with_layers(methods: Iterable[str]) -> list[str]:
     other = [name for name in methods if not can_take_layer(name)]
     print(f"left out, for they take no layer: {', '.join(other)}", file=sys.stderr)
     return [name for name in methods if can_take_layer(name)]
-
-
-def _classify(model, photo: np.ndarray):
-    """The network's input (1, H, W, 3), and the probabilities of the classes as a host array."""
-    import jax
-    import numpy as np
-
-    from jaxplain import models
-
-    # The whole image, not its central crop: every pixel of the picture is explained.
-    x = models.preprocess(photo, model.config, crop=False)
-    return x, np.asarray(jax.nn.softmax(model(x)[0].astype("float32")))
-
-
-def _choose_classes(
-    asked: Iterable[str], names: Sequence[str], probabilities: np.ndarray
-) -> list[int]:
-    """Class indices for NAME, INDEX or topK, in the order asked and once each."""
-    from jaxplain import models
-
-    count = len(probabilities)
-    chosen: list[int] = []
-    for text in asked:
-        if top := re.fullmatch(r"top[-_ ]?(\d+)", text.strip().lower()):
-            if not 1 <= int(top[1]) <= count:
-                raise CliError(f"{text!r}: with {count} classes it must be top1 to top{count}")
-            chosen += (int(i) for i in probabilities.argsort()[::-1][: int(top[1])])
-        else:
-            try:
-                chosen.append(models.class_index(text.replace("_", " "), names, count))
-            except ValueError as error:
-                raise CliError(str(error)) from None
-    return list(dict.fromkeys(chosen))
-
-
-def _labels(targets: Sequence[int], names: Sequence[str], probabilities: np.ndarray) -> list[str]:
-    """What is written over each class's row; two classes can bear one name."""
-    labels: list[str] = []
-    for i in targets:
-        label = f"{names[i]}  {probabilities[i]:.1%}"
-        labels.append(f"{label} ({i})" if label in labels else label)
-    return labels
 
 
 def _fit(model, folder: Path | None, layer: str | None):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from jaxplain.cli import datasets, method_options, options
-from jaxplain.cli.common import CliError
+from jaxplain.cli.common import CliError, load_model
 from jaxplain.cli.progress import Bar
 from jaxplain.explainers.catalogue import METHODS
 
@@ -129,8 +129,9 @@ def _run(arguments: argparse.Namespace, progress: Bar) -> RunSummary:
 
     source, indices = datasets.open_data(arguments)
     # Dense layers slide over the whole image, whatever its aspect.
-    network = datasets.load_network(arguments, fully_convolutional=True)
+    network = load_model(arguments, fully_convolutional=True)
     config = network.config
+    view = datasets.view(arguments, network)
     methods = datasets.prepared(arguments, network, fully_convolutional=True, leave_out=False)
     return jaxplain.explain_dataset(
         network,
@@ -140,7 +141,7 @@ def _run(arguments: argparse.Namespace, progress: Bar) -> RunSummary:
             method.choice.name: lambda _, x, targets, method=method: method(x, targets)
             for method in methods.values()
         },
-        prepare=datasets.Aspect(arguments, config),
+        prepare=view,
         to_input=lambda pixels: data.normalise(pixels, config),
         targets=_targets(arguments.classes, source, config),
         batch_size=arguments.batch_size,

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from jaxplain.cli import datasets, options
-from jaxplain.cli.common import CliError
+from jaxplain.cli.common import CliError, load_model
 from jaxplain.cli.progress import Bar
 
 
@@ -87,7 +87,7 @@ def _finetune(arguments: argparse.Namespace) -> None:
     checkpoint = arguments.output.with_name(f"{arguments.output.name}.checkpoint")
     with Bar("done") as progress:
         result = finetune(
-            models.from_pretrained(arguments.model, network=arguments.network),
+            load_model(arguments),
             train,
             *validation,
             loss=arguments.loss,

@@ -24,7 +24,7 @@ def add_commands(commands: Any) -> None:
 
 
 def _layers(arguments: argparse.Namespace) -> None:
-    model: Any = load_model(arguments.model, arguments.network)
+    model: Any = load_model(arguments)
     import jax
 
     import jaxplain

@@ -31,8 +31,9 @@ from jaxplain.cli import (
     pfv,
     progress,
 )
-from jaxplain.cli.common import CliError, suggest
+from jaxplain.cli.common import CliError
 from jaxplain.core import UnsupportedOperationError
+from jaxplain.core.errors import suggest
 from jaxplain.engine.stopping import ends_in_time
 
 COMMANDS = (explain, layers, models, convert, evaluate, explain_dataset, pfv, finetune, benchmark)

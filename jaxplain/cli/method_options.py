@@ -9,27 +9,22 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import inspect
-import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from jaxplain.cli.common import CliError, suggest
-from jaxplain.cli.composites import box_of_pixels, load_composite
-from jaxplain.explainers.catalogue import (
-    CATALOGUE,
-    canonical,
-    explainer,
-    parameters,
-    takes_layer,
+from jaxplain.cli.common import CliError
+from jaxplain.cli.composites import load_composite
+from jaxplain.core.errors import suggest
+from jaxplain.explainers.catalogue import CATALOGUE, canonical
+from jaxplain.explanation.choice import (
+    Choice,
+    Part,
+    can_take_layer,
+    check_layer,
+    members,
+    options_of,
 )
-
-if TYPE_CHECKING:
-    from jaxplain.models import ModelConfig
-
-#: Arguments that change what comes back, which must be one map, or that no text can stand for.
-_NOT_SET = ("fit", "details", "channels")
 
 
 def add_options(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
@@ -51,83 +46,6 @@ def add_options(parser: argparse.ArgumentParser, *, several: bool = False) -> No
         "mwp.residual=branch, feedback.mode=soft, lrp.composite=epsilon_gamma_box, "
         "naflow.solver.damping=0.3 or gradient.layer=pool1; may be repeated",
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class Choice:
-    """A method as it was asked for.
-
-    Attributes:
-        name: in the catalogue.
-        layer: a name, several, or None for the method's default.
-        options: what was set, by argument; `Part` where parts of an argument were set.
-        said: the same in the user's words, for titles and files.
-    """
-
-    name: str
-    layer: str | tuple[str, ...] | None
-    options: Mapping[str, Any]
-    said: Mapping[str, str]
-
-    @property
-    def title(self) -> str:
-        """As it is written over a picture and into a table: what was set stands behind it."""
-        title = CATALOGUE[self.name].title
-        if not self.said:
-            return title
-        return f"{title} ({', '.join(f'{key}={value}' for key, value in self.said.items())})"
-
-    @property
-    def sparse(self) -> bool:
-        """Whether its map is one at the image that the pointing game blurs."""
-        method = CATALOGUE[self.name]
-        return method.blurred and (method.at_layer or self.layer in (None, "input"))
-
-    @property
-    def one_layer(self) -> str | None:
-        """The layer, where only one can be meant.
-
-        Raises:
-            CliError: several were named.
-        """
-        if isinstance(self.layer, tuple):
-            raise CliError(f"{self.name} is asked for at several layers; name one")
-        return self.layer
-
-    def arguments(self, config: ModelConfig | None, **defaults: Any) -> dict[str, Any]:
-        """The function's arguments but for the layer; ``defaults`` hold where nothing is set."""
-        found = {**defaults}
-        for key, value in self.options.items():
-            if isinstance(value, Part):
-                base = found.get(key, _parameters(self.name)[key].default)
-                value = dataclasses.replace(base, **value)
-            found[key] = value
-        if self.name == "lrp" and config is not None and "composite" in found:
-            box = box_of_pixels(found["composite"], config)
-            if box is not None:
-                found.setdefault("box", box)
-        return found
-
-    def explainer(self, config: ModelConfig | None, **defaults: Any) -> Callable:
-        """Network, images and targets to maps."""
-        layer = None if _fitted(self.name) else self.layer  # which is where the fit was made
-        return explainer(self.name, config, layer, **self.arguments(config, **defaults))
-
-
-class Part(dict[str, Any]):
-    """Fields of an argument that is a record, such as NAFlow's solver."""
-
-
-def layer_of_fit(choice: Choice, config: ModelConfig) -> str | None:
-    """Where a method that learns from images is fitted: the layer asked for, or its default."""
-    if isinstance(choice.layer, str):
-        return choice.layer
-    return config.layer(CATALOGUE[choice.name].layer or "last")
-
-
-def can_take_layer(method: str) -> bool:
-    """Whether ``--layer`` means something to a method: where it is explained, or fitted."""
-    return takes_layer(method) or _fitted(method)
 
 
 def choices(
@@ -158,22 +76,8 @@ def choices(
                 )
             layers[name] = layers[name] or _layer(layer)
     for name, own in layers.items():
-        if own == "all" and name != "naflow":
-            raise CliError(f"only naflow takes the layer 'all'; name layers for {name}")
-        if isinstance(own, tuple) and not _takes_several(name):
-            raise CliError(f"{name} is explained at one layer, not at {', '.join(own)}")
+        check_layer(name, own)
     return {name: Choice(name, layers[name], options[name], said[name]) for name in methods}
-
-
-def _fitted(method: str) -> bool:
-    return CATALOGUE[method].needs == "fit"
-
-
-def _takes_several(method: str) -> bool:
-    if _fitted(method):
-        return False
-    annotation = _parameters(method)["layer"].annotation
-    return any(typing.get_origin(one) is Sequence for one in _members(annotation))
 
 
 def _split(text: str) -> tuple[str, str, str]:
@@ -193,7 +97,7 @@ def _split(text: str) -> tuple[str, str, str]:
 def _put(options: dict[str, Any], method: str, path: str, text: str) -> None:
     """Reads one value, and puts it where the path leads."""
     option, *field = path.split(".", 1)
-    known = {key: p.annotation for key, p in _parameters(method).items()}
+    known = {key: p.annotation for key, p in options_of(method).items()}
     _require(option, known, f"--set: {method} has no option {option!r}")
     annotation = known[option]
     if not field:
@@ -206,7 +110,7 @@ def _put(options: dict[str, Any], method: str, path: str, text: str) -> None:
     part = options.setdefault(option, Part())
     part[field[0]] = _value(fields[field[0]], text, f"{method}.{path}")
     try:
-        dataclasses.replace(_parameters(method)[option].default, **part)
+        dataclasses.replace(options_of(method)[option].default, **part)
     except ValueError as error:  # the record checks itself
         raise CliError(f"--set {method}.{path}={text}: {error}") from None
 
@@ -214,11 +118,6 @@ def _put(options: dict[str, Any], method: str, path: str, text: str) -> None:
 def _require(name: str, known: Mapping[str, Any], problem: str) -> None:
     if name not in known:
         raise CliError(f"{problem}{suggest(name, known)}")
-
-
-def _parameters(method: str) -> dict[str, inspect.Parameter]:
-    """What can be set of a method's function."""
-    return {key: p for key, p in parameters(method).items() if key not in _NOT_SET}
 
 
 def _layer(text: str) -> str | tuple[str, ...]:
@@ -240,7 +139,7 @@ def _value(annotation: Any, text: str, where: str) -> Any:
     if option == "layer":
         return _layer(text)
     wanted = []
-    for one in sorted(_members(annotation), key=_strictness):
+    for one in sorted(members(annotation), key=_strictness):
         reader, words = _reader(one)
         if reader is None or (option == "reduce" and one is type(None)):
             continue  # without a reduction there is no map
@@ -252,12 +151,6 @@ def _value(annotation: Any, text: str, where: str) -> Any:
     if not wanted:
         raise CliError(f"--set {where}: it cannot be set from the command line")
     raise CliError(f"--set {where} must be {' or '.join(wanted)}, not {text!r}")
-
-
-def _members(annotation: Any) -> tuple:
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return tuple(m for one in typing.get_args(annotation) for m in _members(one))
-    return (annotation,)
 
 
 _ORDER = (type(None), bool, int, float)

@@ -31,17 +31,52 @@ def add_number(
     parser.add_argument(flag, action=_Positive, type=kind, default=default, metavar="N", help=text)
 
 
-def add_model(parser: argparse.ArgumentParser, default: str | None = None) -> None:
-    """``--model`` and ``--network``; the model must be named if there is no default."""
-    text = "network, see 'jaxplain models'; or a file of weights"
+def add_model(
+    parser: argparse.ArgumentParser, default: str | None = None, classes: str = "--classes"
+) -> None:
+    """``--model`` and what tells more of it; the model must be named if there is no default.
+
+    ``classes`` is what the option of the network's classes is called.
+    """
+    text = "network, see 'jaxplain models'; a file of weights; or MODULE:NAME, a network of your "
+    text += "own that Python can import, or a function that makes it"
     text += "" if default is None else "; default: %(default)s"
     parser.add_argument(
-        "--model", required=default is None, default=default, metavar="NAME|FILE", help=text
+        "--model",
+        required=default is None,
+        default=default,
+        metavar="NAME|FILE|MODULE:NAME",
+        help=text,
     )
     parser.add_argument(
         "--network",
         metavar="NAME",
         help="the network that a file is for, where its tensors fit several",
+    )
+    add_classes(parser, classes)
+    parser.add_argument(
+        "--input-size",
+        action=_Positive,
+        type=int,
+        metavar="N",
+        help="height and width of the images of MODULE:NAME, where it has no config that says it",
+    )
+    parser.add_argument(
+        "--pixels",
+        choices=("0..1", "-1..1", "0..255", "imagenet"),
+        help="what the pixels of MODULE:NAME are; imagenet: less the mean of ImageNet, over its "
+        "deviation, as torchvision",
+    )
+
+
+def add_classes(parser: argparse.ArgumentParser, flag: str = "--classes") -> None:
+    """``--classes``, those of the network."""
+    parser.add_argument(
+        flag,
+        dest="class_names",
+        metavar="FILE|N",
+        help="a file with the names of the network's classes, one a line, or their number, where "
+        "it is not the usual one",
     )
 
 

@@ -58,6 +58,6 @@ def add_commands(commands: Any) -> None:
             name, help=f"{text} ({figures})", description=f"{description} {figures} of the paper."
         )
         module.add_options(form)
-        options.add_model(form)
+        options.add_model(form, classes="--model-classes")  # --classes are the data set's
         method_options.add_options(form)
         form.set_defaults(command=module.run)

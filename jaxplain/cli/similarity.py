@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxplain.cli.common import CliError, step
-from jaxplain.cli.drawing import View, names, thumbnail
 from jaxplain.explainers.catalogue import CATALOGUE
+from jaxplain.explanation import Explanation
+from jaxplain.explanation.computing import Subject
+from jaxplain.explanation.explaining import names_of_files
 
 if TYPE_CHECKING:
     import jax
     import numpy as np
 
-    from jaxplain.cli.method_options import Choice
+    from jaxplain.explanation.choice import Choice
 
 
 def comparable(choices: Mapping[str, Choice], every: bool) -> dict[str, Choice]:
@@ -34,13 +36,15 @@ def comparable(choices: Mapping[str, Choice], every: bool) -> dict[str, Choice]:
     return kept
 
 
-def views(
+def subjects(
     model: Any,
     photos: Mapping[Path, np.ndarray],
     images: Sequence[Path],
     references: Sequence[Path],
-) -> list[View]:
+) -> list[Subject]:
     """Each image beside the reference that is most like it, and that reference beside it."""
+    import numpy as np
+
     from jaxplain import models
 
     with step("comparing"):
@@ -48,7 +52,7 @@ def views(
             path: models.preprocess(p, model.config, crop=False) for path, p in photos.items()
         }
         embeddings = {path: model(x)[0] for path, x in inputs.items()}
-    called = names(photos)
+    called = names_of_files(photos)
     found = []
     for image in images:
         scores = {r: float(_cosine(embeddings[image], embeddings[r])) for r in references}
@@ -59,13 +63,19 @@ def views(
         best = ranked[0]
         for one, other in dict.fromkeys([(image, best), (best, image)]):
             found.append(
-                View(
-                    called[one],
-                    thumbnail(photos[one]),
+                Subject(
+                    Explanation(
+                        name=called[one],
+                        image=photos[one],
+                        model=model.config.name,
+                        targets=(0,),
+                        class_names=(f"like {called[other]}",),
+                        scores=np.array([scores[best]], np.float32),
+                        probabilities=np.array([np.nan], np.float32),
+                        labels=(f"like {called[other]}  {scores[best]:.3f}",),
+                    ),
                     inputs[one],
                     _similarity(model, embeddings[other]),
-                    [0],
-                    [f"like {called[other]}  {scores[best]:.3f}"],
                     embeddings[other],
                 )
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 import warnings
 from collections.abc import Iterable
@@ -25,6 +26,19 @@ def nearest(name: str, known: Iterable[str], count: int = 5) -> str:
     known = list(dict.fromkeys(known))
     close = difflib.get_close_matches(name, known, count, cutoff=0.4) or known[:count]
     return ", ".join(repr(n) for n in close)
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """'; did you mean ...?' with names alike, or holding the word; otherwise the names, if few."""
+    known = list(known)
+    near = [k for k in known if name and re.search(rf"\b{re.escape(name)}\b", k)][:4]
+    near += difflib.get_close_matches(name, known, n=4, cutoff=0.6)
+    near = list(dict.fromkeys(near))[:4] or difflib.get_close_matches(name, known, n=4, cutoff=0.3)
+    if near:
+        return (
+            f"; did you mean {' or '.join([', '.join(near[:-1]), near[-1]] if near[1:] else near)}?"
+        )
+    return f"; known: {', '.join(known)}" if len(known) <= 30 else ""
 
 
 def warn_the_caller(message: str) -> None:

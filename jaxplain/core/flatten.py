@@ -23,6 +23,7 @@ from jaxplain.core import _compat
 from jaxplain.core.effects import Program, assertion, wraps_assertion
 from jaxplain.core.errors import UnsupportedOperationError
 from jaxplain.core.fingerprint import library_rule
+from jaxplain.core.pooling import is_ours
 
 #: Longer scans stay whole: unrolling them would make the program too large to compile.
 LONGEST_UNROLLED_SCAN = 256
@@ -151,7 +152,7 @@ class _Flattener:
 
     def _open(self, eqn: Any, values: list, traceback: Any) -> list:
         name = eqn.primitive.name
-        if name in _compat.CALLS or wraps_assertion(eqn):
+        if name in _compat.CALLS or wraps_assertion(eqn) or is_ours(eqn):
             jaxpr, consts = _compat.body(eqn)
             with self._mark(eqn, jaxpr):
                 return self.evaluate(jaxpr, consts, values, traceback)

@@ -10,12 +10,14 @@ import jax
 import numpy as np
 
 from jaxplain.core import _compat
+from jaxplain.core.attention import WeightsView
 from jaxplain.core.axes import Layout
 from jaxplain.core.effects import happen
 from jaxplain.core.graph import Graph
+from jaxplain.core.numerics import safe_divide
 from jaxplain.core.operations import Operation
 from jaxplain.core.reach import first_cut, needed_for
-from jaxplain.core.rules import RuleSet, apply_rule
+from jaxplain.core.rules import RuleSet, apply_rule, gradient_rule
 from jaxplain.core.views import Rearranged, view
 
 
@@ -95,8 +97,11 @@ class Model:
         outputs: Sequence[Any] | None = None,
         given: dict[Any, Any] | None = None,
         edits: dict[Any, Callable] | None = None,
+        ends: Sequence[Any] | None = None,
     ) -> list:
         """The values of ``outputs`` (the function's own, by default).
+
+        ``ends`` are those of the outputs from which signals come (all, by default).
 
         ``added`` perturbs values; rules then act only downstream of those, so that everything
         else keeps its true derivative. ``given`` replaces values instead of computing them, and
@@ -106,13 +111,15 @@ class Model:
         """
         whole = self._seen_from_outside(outputs, added or {}, given or {}, edits or {})
         if whole is not None and not _looks_inside(self.whole, rules, whole[1]):
-            return self._evaluate(self.whole, inputs, rules, *whole)
+            found = None if ends is None else [self._outside(v) for v in ends]
+            return self._evaluate(self.whole, inputs, rules, *whole, found)
+        ends = None if ends is None else list(map(self._within, ends))
         outputs = self.graph.outputs if outputs is None else list(map(self._within, outputs))
         inside = (
             {self._within(v): value for v, value in (values or {}).items()}
             for values in (added, given, edits)
         )
-        return self._evaluate(self.graph, inputs, rules, outputs, *inside)
+        return self._evaluate(self.graph, inputs, rules, outputs, *inside, ends)
 
     def _evaluate(
         self,
@@ -123,8 +130,9 @@ class Model:
         added: dict,
         given: dict,
         edits: dict,
+        ends: Sequence[Any] | None,
     ) -> list:
-        run = _Run(graph, rules, added, given, edits)
+        run = _Run(graph, rules, added, given, edits, outputs if ends is None else ends)
         env = {**dict(zip(graph.constants, self.constants, strict=True)), **given}
         for v, value in zip(graph.inputs, inputs, strict=True):
             run.write(env, v, value)
@@ -180,10 +188,10 @@ class Model:
         """
         if tokens is None:
             for name in names:
-                if name not in self.views:
+                if name not in self.views and self.graph.weights_view(name) is None:
                     self.graph.check_place(name)
             return self
-        unknown = [name for name in names if self.graph.layout(self._inner(name)) is None]
+        unknown = [name for name in names if self.layout(name) is None]
         if not unknown:
             name = names[0]
             raise ValueError(
@@ -194,14 +202,19 @@ class Model:
         views = {**self.views, **{name: view(self.graph, name, tokens) for name in unknown}}
         return Model(self.whole, self.constants, tuple(views.items()))
 
-    def layout(self, name: str) -> Layout | Rearranged | None:
-        """How maps lie in a layer; None where its values have no place in the image."""
-        return self.views.get(name) or self.graph.layout(self._inner(name))
+    def layout(self, name: str) -> Layout | Rearranged | WeightsView | None:
+        """How maps, or attention weights, lie in a layer; None where its values have no place."""
+        return (
+            self.views.get(name)
+            or self.graph.weights_view(name)
+            or self.graph.layout(self._inner(name))
+        )
 
     def maps(self, name: str, value: jax.Array) -> jax.Array:
         """A layer's value, or a signal at it, as maps (B, h, w, C), whatever its order of axes.
 
-        Of a layer that has no place in the image, the value as it is.
+        Of ``"attention:i"`` the weights (B, heads, queries, keys). Of a layer that has no place in
+        the image, the value as it is.
         """
         layout = self.layout(name)
         return value if layout is None else layout.maps(value)
@@ -261,20 +274,29 @@ class Model:
     def pull_values(
         self, x: jax.Array, values: dict[Any, Any], rules: RuleSet | None = None
     ) -> tuple[jax.Array, dict, Callable[[jax.Array], dict]]:
-        """:meth:`pullback` to any values of the graph, under keys of the caller's choice."""
+        """:meth:`pullback` to any values of the graph, under keys of the caller's choice.
+
+        Seed and signals are relevance where the rules pass on modified gradients, too.
+        """
         distinct = list(dict.fromkeys(values.values()))
         index = {v: i for i, v in enumerate(distinct)}
         zeros = [_compat.zeros_like_varying(v.aval.shape, v.aval.dtype, x) for v in distinct]
 
         def perturbed(*zeros: jax.Array) -> tuple:
             added = dict(zip(distinct, zeros, strict=True))
-            scores, *acts = self.evaluate([x], rules, added, [self.whole.outputs[0], *distinct])
+            end = self.whole.outputs[0]
+            scores, *acts = self.evaluate([x], rules, added, [end, *distinct], ends=[end])
             return scores, acts
 
         scores, vjp, acts = jax.vjp(perturbed, *zeros, has_aux=True)
 
         def pull(seed: jax.Array) -> dict:
-            signals = vjp(_compat.vary_like(seed.astype(scores.dtype), scores))
+            seed = seed.astype(scores.dtype)
+            if rules is not None and rules.times_input:
+                signals = vjp(_compat.vary_like(safe_divide(seed, scores), scores))
+                signals = [a * s for a, s in zip(acts, signals, strict=True)]
+            else:
+                signals = vjp(_compat.vary_like(seed, scores))
             return {key: signals[index[v]] for key, v in values.items()}
 
         return scores, {key: acts[index[v]] for key, v in values.items()}, pull
@@ -320,10 +342,15 @@ class _Run:
         added: dict,
         given: dict,
         edits: dict,
+        ends: Sequence[Any],
     ):
         self.graph, self.rules = graph, rules
         self.sources = frozenset(added) if added else None
         self.assigned = graph.assign(rules, self.sources) if rules else {}
+        self.parts: dict = {}
+        if rules and not edits:
+            own = tuple(v for v in ends if not isinstance(v, _compat.Literal))
+            self.parts = graph.live_parts(rules, self.sources, own)
         self.added, self.given, self.edits = added, given, edits
 
     def write(self, env: dict, v: Any, value: Any) -> None:
@@ -377,13 +404,13 @@ class _Run:
     def _operation(self, op: Any, env: dict) -> None:
         values = tuple(_read(env, v) for v in op.inputs)
         constants = tuple(_read(env, v) for v in op.constants)
-        rule = self.assigned.get(op)
-        if rule is None:
+        rule, part = self.assigned.get(op), self.parts.get(op)
+        if rule is None or (rule is gradient_rule and part is None):
             outs = op.evaluate(values, constants)
         else:
             view = self._view(op)
             extras = tuple(_read(env, v) for v in view.variables) if view else ()
-            outs = apply_rule(op, rule, view, values, constants, extras)
+            outs = apply_rule(op, rule, view, part, values, constants, extras)
         for v, value in zip(op.outputs, outs, strict=True):
             self.write(env, v, value)
 

@@ -26,6 +26,17 @@ class Naming(NamedTuple):
     repeated: dict[str, str]
     moves: dict[str, Any]
 
+    def with_kinds(self, kinds: dict[str, list]) -> Naming:
+        """The same with numbered names of further kinds, behind tags and module paths.
+
+        A tag or module path of such a kind's name that occurs more than once keeps it.
+        """
+        kinds = {kind: values for kind, values in kinds.items() if kind not in self.repeated}
+        own = {n: v for n, v in self.names.items() if not self.counted(n)}
+        new = {f"{kind}:{i}": v for kind, found in kinds.items() for i, v in enumerate(found)}
+        counts = {**self.counts, **{kind: len(found) for kind, found in kinds.items()}}
+        return self._replace(names={**own, **new, **self.names}, counts=counts)
+
     def of(self, v: Any) -> str:
         """The best name of a value."""
         both = itertools.chain(self.names.items(), self.moves.items())
@@ -53,6 +64,11 @@ class Naming(NamedTuple):
             n, i = self.counts[counted[1]], int(counted[2])
             if -n <= i < n:
                 return self.names[f"{counted[1]}:{i % n}"]
+            if not n:
+                raise UnknownLayerError(
+                    f"there is no layer {name!r}: the network has no {counted[1]!r} "
+                    "(jaxplain.layers lists its layers)"
+                )
             raise UnknownLayerError(
                 f"there is no layer {name!r}: the network has {n} of "
                 f"{counted[1]!r}, numbered 0 to {n - 1} or -{n} to -1"

@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxplain.core import _compat
 from jaxplain.core.intervals import UNKNOWN, Facts, literal, propagate
+from jaxplain.core.pooling import is_pool, pool
 from jaxplain.core.primitives import AFFINE, is_identity, of_class
 from jaxplain.core.wholes import Whole, Wholes
 
@@ -49,7 +50,9 @@ class Operation:
         output: the first value that the last equation computes.
         low: a lower bound of all inputs; facts: bounds of the output.
         gates: of a product of two activations, which factor is the gate; None where that is not
-            clear.
+            clear. What divides a quotient is its gate.
+        divisor: which input divides, or is a factor ``1 / v``; None where none does.
+        gate_low: a lower bound of the gate.
         within_gate: whether every path to the network's output leads through a gate (attention): a
             rule that gives gates no signal gives none to this operation either.
         hidden: whether there are layers with weights before it and after it.
@@ -65,6 +68,8 @@ class Operation:
     low: float
     facts: Facts
     gates: tuple[bool, ...] | None = None
+    divisor: int | None = None
+    gate_low: float = -math.inf
     within_gate: bool = False
     hidden: bool = False
     identity: bool = False
@@ -130,7 +135,8 @@ class Operation:
         for eqn in self.equations:
             values = [v.val if isinstance(v, _compat.Literal) else env[v] for v in eqn.invars]
             with _compat.equation_context(eqn):
-                env.update(zip(eqn.outvars, _compat.bind(eqn, *values), strict=True))
+                apply = pool if is_pool(eqn) else _compat.bind
+                env.update(zip(eqn.outvars, apply(eqn, *values), strict=True))
         return [env[v] for v in self.outputs]
 
     def with_statistics_held(self, inputs: Any, constants: Any) -> Any:
@@ -334,7 +340,15 @@ def _operation(
     if foreign and not identity and not (whole and whole.kind == "activation" and whole.facts):
         kind, name = "opaque", "custom_vjp_call"
     known = [facts.get(v, UNKNOWN) for v in inputs]
-    gates = _gates(name, inputs, known, producer) if kind == "gate" else None
+    gates = divisor = None
+    gate_low = -math.inf
+    if kind == "gate" and len(inputs) == 2:
+        divisor = _divisor(name, eqns[-1], inputs, producer)
+        gates = _gates(name, inputs, known, producer)
+        if divisor is not None:
+            gates = (divisor == 0, divisor == 1)
+        if gates:
+            gate_low = known[gates.index(True)].low
     return Operation(
         kind,
         name,
@@ -345,6 +359,8 @@ def _operation(
         min(f.low for f in known),
         facts.get(output, UNKNOWN),
         gates,
+        divisor,
+        gate_low,
         identity=identity,
     )
 
@@ -357,25 +373,48 @@ def _number(atom: Any, facts: dict) -> float | None:
 def _gates(name: str, inputs: tuple, known: list, producer: dict) -> tuple[bool, ...] | None:
     """Which factor of a product is a gate; None if that is not clear.
 
-    It is the one between 0 and 1; else the smaller one; else the one that comes out of an
-    activation, where the other does not. Of a product of matrices only the first counts.
+    It is the one between 0 and 1; else, of an elementwise product, the smaller one; else the one
+    that comes out of an activation, where the other does not.
     """
-    if len(inputs) != 2 or name not in ("mul", "matmul"):
+    if name not in ("mul", "matmul"):
         return None
-    tests = [[f.low >= 0 and f.high <= 1 for f in known]]
-    if name == "mul":
-        sizes = [v.aval.size for v in inputs]
-        tests.append([n < max(sizes) for n in sizes])
-        tests.append([_is_activated(v, producer) for v in inputs])
+    sizes = [v.aval.size for v in inputs]
+    tests = [
+        [f.low >= 0 and f.high <= 1 for f in known],
+        [name == "mul" and n < max(sizes) for n in sizes],
+        [_origin(v, producer, "activation") is not None for v in inputs],
+    ]
     return next((tuple(t) for t in tests if sum(t) == 1), None)
 
 
-def _is_activated(v: Any, producer: dict) -> bool:
-    """Whether a value is an activation's, moved perhaps."""
+def _origin(v: Any, producer: dict, *kinds: str) -> Operation | None:
+    """The operation of one of these kinds that makes a value, which may have been moved since."""
     op = producer.get(v)
     while op is not None and op.kind == "structural" and len(op.inputs) == 1:
         op = producer.get(op.inputs[0])
-    return op is not None and op.kind == "activation"
+    return op if op is not None and op.kind in kinds else None
+
+
+def _divisor(name: str, eqn: Any, inputs: tuple, producer: dict) -> int | None:
+    if name == "div":
+        return inputs.index(eqn.invars[1])
+    divides = [_is_reciprocal(v, producer) for v in inputs]
+    return divides.index(True) if name == "mul" and sum(divides) == 1 else None
+
+
+def _is_reciprocal(v: Any, producer: dict) -> bool:
+    """Whether a value is ``c / u``, ``u ** -0.5`` or the like, moved perhaps."""
+    op = _origin(v, producer, "activation")
+    if op is None or op.name not in ("reciprocal", "rsqrt", "integer_pow", "activation"):
+        return False
+    eqn = op.equations[-1]
+    prim = eqn.primitive.name
+    if prim == "integer_pow":
+        return eqn.params["y"] < 0
+    if prim == "div":
+        made = {u for e in op.equations for u in e.outvars} | set(op.inputs)
+        return not is_active(eqn.invars[0], made)
+    return prim == "rsqrt"
 
 
 def _kind(eqn: Any, inputs: tuple, active: set, fixed: _Fixed) -> tuple[str, str]:

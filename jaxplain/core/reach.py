@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 
 from jaxplain.core import _compat
-from jaxplain.core.graph import Graph
 from jaxplain.core.operations import Operation
 from jaxplain.core.primitives import WITHOUT_GRADIENT
+
+if TYPE_CHECKING:
+    from jaxplain.core.graph import Graph
 
 
 def needed_for(graph: Graph, outputs: Sequence[Any], given: Collection[Any]) -> set[Operation]:

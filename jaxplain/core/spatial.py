@@ -67,7 +67,7 @@ class Places:
                 chosen = v
         mixing = self._last_mixing()
         if mixing is not None and not self._convolves_after(mixing):
-            norm = self._norm_before(mixing, read)
+            norm = self.norm_before(mixing)
             chosen = chosen if norm is None else norm
         return None if chosen is None else self._before_moves(chosen)
 
@@ -169,8 +169,8 @@ class Places:
         ops = self.graph.ops
         return any(op.name == "conv" for op in ops[ops.index(mixing) + 1 :])
 
-    def _norm_before(self, mixing: Operation, read: set) -> Any:
-        """The norm that the last mixing's operands are made of: not one of queries and keys."""
+    def norm_before(self, mixing: Operation) -> Any:
+        """The norm that a mixing's operands are made of: not one of queries and keys."""
         stack = [(v, mixing.weighted) for v in mixing.inputs]
         seen, norms = set(), []
         while stack:
@@ -190,6 +190,16 @@ class Places:
         order = {op: i for i, op in enumerate(self.graph.ops)}
         v = max(norms, key=order.__getitem__).output
         return self._end_of_chain(v)
+
+    def last_tokens(self) -> Any:
+        """The last value with a place in the image that is made and not only moved; else None."""
+        scores = self._score_side()
+        for op in reversed(self.graph.ops):
+            v = op.output
+            made = self._has_space(v) and op.kind != "structural" and v not in scores
+            if made and not self._operand(v):
+                return self._end_of_chain(v)
+        return None
 
     def _end_of_chain(self, v: Any) -> Any:
         while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 import numbers
 from collections.abc import Iterable, Sequence
@@ -76,6 +77,21 @@ class Table(list[Row]):
         marks = ["---:" if right else "---" for right in self._to_the_right()]
         lines = [self.columns, marks, *self._cells()]
         return "\n".join(f"| {' | '.join(_escaped(c) for c in line)} |" for line in lines)
+
+    def _repr_html_(self) -> str:
+        """The table in a notebook."""
+        sides = ["right" if right else "left" for right in self._to_the_right()]
+        lines = [("th", self.columns), *(("td", line) for line in self._cells())]
+        rows = "".join(
+            "<tr>"
+            + "".join(
+                f'<{tag} style="text-align: {side}">{html.escape(cell)}</{tag}>'
+                for cell, side in zip(line, sides, strict=True)
+            )
+            + "</tr>"
+            for tag, line in lines
+        )
+        return f"<table>{rows}</table>" if self else "<p>(nothing)</p>"
 
     def __str__(self) -> str:
         if not self:

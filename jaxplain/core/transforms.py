@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxplain.core.layer_table import Layer, layer_rows
 from jaxplain.core.model import Model
-from jaxplain.core.rules import RuleSet
+from jaxplain.core.rules import RuleSet, gradient_rule
 from jaxplain.core.table import Table
 from jaxplain.core.trace import trace
 
@@ -47,6 +47,9 @@ def with_rules(fn: Callable, rules: RuleSet) -> Callable:
 def capture(fn: Callable, names: Sequence[str]) -> Callable:
     """``x -> (fn(x), {name: activation})`` for the named layers.
 
+    Activations are as the network has them; those of ``"attention:i"`` are the attention weights
+    (B, heads, queries, keys), or (B * windows, heads, queries, keys) of attention within windows.
+
     >>> import jax, jax.numpy as jnp, jaxplain
     >>> captured = jaxplain.capture(lambda x: jax.nn.relu(x).sum(), ["relu:0"])
     >>> y, acts = captured(jnp.array([-1.0, 2.0]))
@@ -62,7 +65,9 @@ def capture(fn: Callable, names: Sequence[str]) -> Callable:
         values = model.evaluate(jax.tree.leaves(inputs), outputs=[*outputs, *variables])
         n = len(outputs)
         y = jax.tree.unflatten(model.whole.out_tree, values[:n])
-        return y, dict(zip(names, values[n:], strict=True))
+        found = dict(zip(names, values[n:], strict=True))
+        views = {name: model.graph.weights_view(name) for name in names}
+        return y, {k: v.maps(found[k]) if (v := views[k]) else found[k] for k in names}
 
     return captured
 
@@ -154,7 +159,18 @@ class Covered(NamedTuple):
 
 
 class Coverage(Table[Covered]):
-    """The rows of :func:`coverage`; ``counts`` is the number of operations by (kind, rule)."""
+    """The rows of :func:`coverage`; ``counts`` is the number of operations by (kind, rule).
+
+    ``rule_set`` is the name of the rules, "" of those without one.
+    """
+
+    rule_set = ""
+
+    def __str__(self) -> str:
+        named = f"\n\nThe rules are those of {self.rule_set!r}." if self.rule_set else ""
+        return super().__str__() + named
+
+    __repr__ = __str__
 
     @property
     def counts(self) -> dict[tuple[str, str], int]:
@@ -182,7 +198,7 @@ def coverage(fn: Callable, x: jax.Array, rules: RuleSet, *, mass: bool = False) 
     names = {}
     for name, v in model.graph.names.items():
         names.setdefault(v, name)
-    return Coverage(
+    table = Coverage(
         Covered(
             op.kind,
             op.name,
@@ -194,6 +210,8 @@ def coverage(fn: Callable, x: jax.Array, rules: RuleSet, *, mass: bool = False) 
         )
         for op in model.graph.ops
     )
+    table.rule_set = rules.name
+    return table
 
 
 def _mass(model: Model, x: jax.Array, rules: RuleSet) -> dict[Any, float]:
@@ -215,6 +233,8 @@ def _mass(model: Model, x: jax.Array, rules: RuleSet) -> dict[Any, float]:
 
 
 def _rule_name(rule: Any) -> str:
+    if rule is gradient_rule:
+        return "plain gradient"
     if isinstance(rule, type) or not hasattr(rule, "__name__"):
         return repr(rule)
     return rule.__name__

@@ -51,8 +51,16 @@ def view(graph: Graph, name: str, tokens: Any) -> Layout | Rearranged:
         ValueError: it does not fit the layer.
     """
     v, batch = graph.layer(name), graph.inputs[0].aval.shape[0]
+    known = graph.places.axes.get(v, ())
+    return view_of(graph.describe(name), tuple(v.aval.shape), known, batch, tokens)
+
+
+def view_of(
+    what: str, shape: tuple[int, ...], known: Axes, batch: int, tokens: Any
+) -> Layout | Rearranged:
+    """The same of any value: ``what`` it is in messages, and what is ``known`` of its axes."""
     if callable(tokens):
-        return _rearranged(graph, name, tuple(v.aval.shape), batch, tokens)
+        return _rearranged(what, shape, batch, tokens)
     pair = isinstance(tokens, tuple | list) and len(tokens) == 2
     if not pair or not all(isinstance(n, int | np.integer) for n in tokens):
         raise TypeError(
@@ -60,19 +68,18 @@ def view(graph: Graph, name: str, tokens: Any) -> Layout | Rearranged:
             f"maps (B, h, w, C), not {tokens!r}"
         )
     h, w = map(int, tokens)
-    return _grid(graph, name, tuple(v.aval.shape), batch, h, w)
+    return _grid(what, shape, known, batch, h, w)
 
 
-def _grid(graph: Graph, name: str, shape: tuple, batch: int, h: int, w: int) -> Layout:
+def _grid(what: str, shape: tuple, known: Axes, batch: int, h: int, w: int) -> Layout:
     """The one axis that holds all positions, or the two neighbours that do, after the images."""
-    known: Axes = graph.places.axes.get(graph.layer(name), ())
     found = [(d,) for d in range(1, len(shape)) if shape[d] == h * w]
     found += [(d, d + 1) for d in range(1, len(shape) - 1) if shape[d : d + 2] == (h, w)]
-    if len(found) > 1:
+    if len(found) > 1 and known:
         found = [own for own in found if not any(known[d].kinds == {"channel"} for d in own)]
     if min(h, w) < 1 or shape[0] != batch or len(found) != 1:
         raise ValueError(
-            f"tokens=({h}, {w}) does not fit {graph.describe(name)}: after an axis of the {batch} "
+            f"tokens=({h}, {w}) does not fit {what}: after an axis of the {batch} "
             f"images, one axis must be the {max(h * w, 0)} positions, or two neighbours {h} and "
             f"{w}; else give a function to maps (B, h, w, C), such as "
             "lambda v: v[:, 1:].reshape(len(v), h, w, -1) where a class token leads"
@@ -88,30 +95,27 @@ def _grid(graph: Graph, name: str, shape: tuple, batch: int, h: int, w: int) -> 
     return layout
 
 
-def _rearranged(
-    graph: Graph, name: str, shape: tuple, batch: int, function: Callable
-) -> Rearranged:
+def _rearranged(what: str, shape: tuple, batch: int, function: Callable) -> Rearranged:
     size = math.prod(shape)
     try:
         with jax.ensure_compile_time_eval():
             order = np.asarray(function(jnp.arange(size).reshape(shape)))
     except (TypeError, ValueError, IndexError) as error:
-        raise ValueError(f"the function tokens fails at {graph.describe(name)}: {error}") from error
+        raise ValueError(f"the function tokens fails at {what}: {error}") from error
     if order.ndim != 4 or len(order) != batch:
         raise ValueError(
-            f"the function tokens must make maps ({batch}, h, w, C) of {graph.describe(name)}, but "
+            f"the function tokens must make maps ({batch}, h, w, C) of {what}, but "
             f"makes an array of shape {order.shape}"
         )
     if order.dtype.kind not in "iu" or len(np.unique(order)) < order.size:
         raise ValueError(
-            f"the function tokens must only rearrange the values of {graph.describe(name)} or "
+            f"the function tokens must only rearrange the values of {what} or "
             "leave some out (reshape, transpose, slice), not compute with them or repeat them"
         )
     images = np.arange(batch).reshape(batch, 1)
     if shape[0] == batch and (order.reshape(batch, -1) // (size // batch) != images).any():
         raise ValueError(
-            f"the function tokens mixes the images of {graph.describe(name)}: its first axis must "
-            "stay the first"
+            f"the function tokens mixes the images of {what}: its first axis must stay the first"
         )
     digest = hashlib.sha256(np.ascontiguousarray(order).tobytes()).digest()
     b, h, w, channels = order.shape

@@ -8,9 +8,11 @@ from jaxplain.evaluation import (
     fixations,
     intervals,
     localisation,
+    masking,
     phrases,
     pointing,
     similarity,
+    stability,
 )
 
 __all__ = [
@@ -18,7 +20,9 @@ __all__ = [
     "fixations",
     "intervals",
     "localisation",
+    "masking",
     "phrases",
     "pointing",
     "similarity",
+    "stability",
 ]

@@ -7,6 +7,9 @@ import jax
 
 from jaxplain.explainers._least_squares import LeastSquares as LeastSquares
 from jaxplain.explainers._types import Composite, Images, Layers, Network, Reduce, Targets, Tokens
+from jaxplain.explainers.attention_maps import attention_rollout as attention_rollout
+from jaxplain.explainers.attention_maps import legrad as legrad
+from jaxplain.explainers.attention_maps import transformer_attribution as transformer_attribution
 from jaxplain.explainers.averaged_gradients import integrated_gradients as integrated_gradients
 from jaxplain.explainers.dense_attention import DenseAttention as DenseAttention
 from jaxplain.explainers.dense_attention import dense_attention as dense_attention
@@ -35,6 +38,7 @@ __all__ = [
     "PFVBasis",
     "PrincipalFeatures",
     "ablation_cam",
+    "attention_rollout",
     "cam",
     "contrastive_cam",
     "contrastive_deconvnet",
@@ -58,6 +62,7 @@ __all__ = [
     "input_x_gradient",
     "integrated_gradients",
     "layer_cam",
+    "legrad",
     "lrp",
     "naflow",
     "naflow_similarity",
@@ -69,6 +74,7 @@ __all__ = [
     "rise",
     "score_cam",
     "smooth_grad",
+    "transformer_attribution",
     "winner_take_all",
     "x_grad_cam",
 ]

@@ -9,12 +9,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.core import Tracer
 
 from jaxplain.core import Graph, Model, _compat, trace
+from jaxplain.core.batched import in_chunks
 from jaxplain.core.errors import warn_the_caller
-from jaxplain.core.hoist import hoist
 from jaxplain.core.numerics import class_scores, magnitude
 from jaxplain.explainers._types import Baseline, Images, Layer, Network, Reduce, Targets, Tokens
 
@@ -54,8 +53,16 @@ def run(
     names = (layer,) if isinstance(layer, str) else tuple(layer)
     if not names:
         raise ValueError("layer is an empty sequence; name at least one layer")
+    whole = static.get("reduce", "") is None or static.get("channels", False)
     for name in names:
         model.variable(name)
+        if not whole and model.graph.weights_view(name) is not None:
+            raise ValueError(
+                f"the layer {name!r} holds attention weights (B, heads, queries, keys), which are "
+                "no maps; use attention_rollout, transformer_attribution or legrad, or give "
+                "reduce=None (of gradients) or channels=True (of relevance) for what each weight "
+                "has"
+            )
     model = model.viewed(names, tokens)
     result = run_traced(
         impl, model, x, targets, arrays=arrays, layers=names, class_chunk=class_chunk, **static
@@ -209,7 +216,7 @@ def _is_here(x: jax.Array) -> bool:
 
 
 def seeds(scores: jax.Array, targets: jax.Array | None) -> tuple[jax.Array, bool]:
-    """The signals at the scores, and whether they have a leading axis of K targets.
+    """The signals at the scores, and whether there are K of each image, along the second axis.
 
     A score map's signal that does not say where is spread over space by the softmax of the class's
     scores.
@@ -227,19 +234,22 @@ def seeds(scores: jax.Array, targets: jax.Array | None) -> tuple[jax.Array, bool
         signal = targets.astype(scores.dtype)
     over_map = bool(space) and signal.ndim > 3
     several = signal.ndim == (scores.ndim + 1 if over_map else 3)
-    if several:
-        signal = jnp.moveaxis(signal, 1, 0)
     if space and not over_map:
         signal = jnp.expand_dims(
             signal, tuple(range(signal.ndim - 1, signal.ndim - 1 + len(space)))
         )
-        signal = signal * jax.nn.softmax(scores, axis=space)
+        signal = signal * _beside(jax.nn.softmax(scores, axis=space), signal)
     return signal, several
 
 
+def _beside(scores: jax.Array, signal: jax.Array) -> jax.Array:
+    """The scores with an axis for the targets, where the signal has one."""
+    return scores if signal.ndim == scores.ndim else scores[:, None]
+
+
 def explained_score(signal: jax.Array, scores: jax.Array) -> jax.Array:
-    """``sum(signal * scores)`` of every image: ``(B,)``, or ``(K, B)`` for signals of K targets."""
-    return (signal * scores).sum(tuple(range(-(scores.ndim - 1), 0)))
+    """``sum(signal * scores)`` of every image: ``(B,)``, or ``(B, K)`` for signals of K targets."""
+    return (signal * _beside(scores, signal)).sum(tuple(range(-(scores.ndim - 1), 0)))
 
 
 def over_targets(
@@ -250,14 +260,7 @@ def over_targets(
 ) -> Any:
     """``one(seed)`` for every target: results (B, ...) or, with K targets, (B, K, ...)."""
     signal, several = seeds(scores, targets)
-    if not several:
-        return one(signal)
-    results = (
-        jax.vmap(one)(signal)
-        if class_chunk is None
-        else lax.map(hoist(one, signal[0]), signal, batch_size=class_chunk)
-    )
-    return jax.tree.map(lambda r: jnp.moveaxis(r, 0, 1), results)
+    return in_chunks(one, (signal,), (1,), class_chunk) if several else one(signal)
 
 
 def check_class_chunk(class_chunk: int | None) -> None:

@@ -14,7 +14,7 @@ def require_global_pool(graph: Graph, layer: str, method: str) -> None:
 
     Scales, biases and changes of shape may stand between them. Scales before the pool must not vary
     over space: only then the gradient at the layer is the classifier's weight divided by the number
-    of positions. Tokens are space, where no other tokens stand beside them.
+    of positions. Tokens are space; others beside them must have been dropped before the pool.
     """
     source = graph.layer(layer)
     if graph.layout(source) is None:
@@ -26,6 +26,7 @@ def require_global_pool(graph: Graph, layer: str, method: str) -> None:
     space = _space(
         graph, source, method, layer, "the layer"
     )  # the axes of positions; () once pooled
+    axes = graph.places.axes
     classifiers = 0
     reached = graph.downstream(frozenset([source]))
     for op in (op for op in graph.ops if op in reached):
@@ -48,6 +49,12 @@ def require_global_pool(graph: Graph, layer: str, method: str) -> None:
                     method, layer, f"the {op.name} at {op.place} is a second layer after the pool"
                 )
         elif op.kind == "linear":
+            if any(a.spatial and a.before + a.after for v in op.inputs for a in axes[v]):
+                _refuse(
+                    method,
+                    layer,
+                    "tokens without a place in the image are pooled with those of the patches",
+                )
             space = _pool(op, space, method, layer)
     if space or not classifiers:
         _refuse(
@@ -67,12 +74,6 @@ def _space(graph: Graph, v: Any, method: str, layer: str, what: str) -> tuple[in
     axes = graph.places.axes[v]
     places = {"height", "width"}
     for axis in axes:
-        if axis.spatial and axis.kinds & places and axis.before + axis.after:
-            _refuse(
-                method,
-                layer,
-                "tokens without a place in the image stand beside those of the patches",
-            )
         if (axis.kinds & places and not axis.kinds <= places) or "unknown" in axis.kinds:
             _refuse(
                 method, layer, f"{what}, which mixes positions with others, comes before the pool"
@@ -81,12 +82,13 @@ def _space(graph: Graph, v: Any, method: str, layer: str, what: str) -> tuple[in
 
 
 def _keeps_all(graph: Graph, op: Operation) -> bool:
-    """Whether a change of shape keeps every position, once."""
+    """Whether a change of shape keeps every position, once; it may drop other tokens."""
     old, new = graph.layout(op.inputs[0]), graph.layout(op.output)
     if old is None or new is None:
         return False
     same = (old.height, old.width, old.channels) == (new.height, new.width, new.channels)
-    return same and op.inputs[0].aval.size == op.output.aval.size
+    sizes = op.inputs[0].aval.size, op.output.aval.size
+    return same and (sizes[0] == sizes[1] or (new.prefix < old.prefix and sizes[0] > sizes[1]))
 
 
 def _pool(op: Operation, space: tuple[int, ...], method: str, layer: str) -> tuple[int, ...]:

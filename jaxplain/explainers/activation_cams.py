@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxplain import core
+from jaxplain.core.batched import in_chunks
 from jaxplain.core.numerics import magnitude, positive, safe_divide
 from jaxplain.explainers._common import (
     check_option,
@@ -41,10 +42,9 @@ __all__ = ["ablation_cam", "eigen_cam", "score_cam"]
 
 
 def _channel_map(weights: jax.Array, a: jax.Array, relu: bool, several: bool) -> jax.Array:
-    """``sum_c w_c A_c``, (B, h, w) for weights (C, B), or (B, K, h, w) for several: (C, K, B)."""
-    w = jnp.moveaxis(weights, 0, -1)[..., None, None, :].astype(a.dtype)
-    maps = (w * a).sum(-1)
-    maps = jnp.moveaxis(maps, 0, 1) if several else maps
+    """``sum_c w_c A_c``, (B, h, w) for weights (B, C), or (B, K, h, w) for several: (B, C, K)."""
+    w = jnp.moveaxis(weights, 1, -1)[..., None, None, :].astype(a.dtype)
+    maps = (w * (a[:, None] if several else a)).sum(-1)
     return positive(maps) if relu else maps
 
 
@@ -63,12 +63,11 @@ def _score_cam(
 
     maps = {}
     for name in layers:
-        channels = jnp.moveaxis(acts[name], -1, 0)
-        w = lax.map(masked_score, channels, batch_size=min(batch_size, len(channels)))
+        w = in_chunks(masked_score, (acts[name],), (3,), batch_size)
         if weighting == "softmax":
-            w = jax.nn.softmax(w, axis=0)
+            w = jax.nn.softmax(w, axis=1)
         else:
-            w = w - explained_score(signal, model.forward(jnp.zeros_like(x))[0])
+            w = w - explained_score(signal, model.forward(jnp.zeros_like(x))[0])[:, None]
         maps[name] = _channel_map(w, acts[name], relu, several)
     return maps
 
@@ -187,9 +186,9 @@ def _ablation_cam(model, x, targets, *, layers, class_chunk, relative, relu, bat
 
             return whole - explained_score(signal, above(without))
 
-        w = lax.map(drop, channels, batch_size=min(batch_size, len(channels)))
+        w = in_chunks(drop, (channels,), (0,), batch_size)
         if relative:
-            w = safe_divide(w, whole)
+            w = safe_divide(w, whole[:, None])
         maps[name] = _channel_map(w, a, relu, several)
     return maps
 

@@ -39,6 +39,7 @@ class Method:
         blurred: its map at the image is sparse: the pointing game blurs it, as its paper does.
         opens: which operations its backward rules must see through, so that it refuses what hides
             them: ``"all"`` of them, ``"relus"``, or None for none, as the plain gradient.
+        attention: defined for networks with attention alone.
         per_class: one map for each class; else maps that no class changes.
         rows: drawn by ``jaxplain explain`` in rows of its own, not in those of the classes.
         needs: an argument, besides network, images and targets, that it cannot do without.
@@ -58,6 +59,7 @@ class Method:
     random: bool = False
     blurred: bool = False
     opens: Literal["all", "relus"] | None = None
+    attention: bool = False
     per_class: bool = True
     rows: bool = False
     needs: str | None = None
@@ -379,6 +381,32 @@ CATALOGUE: Mapping[str, Method] = {
         blurred=True,
         opens="all",
         shown=5,
+    ),
+    "attention-rollout": Method(
+        "Attention rollout",
+        "attention_maps.attention_rollout",
+        "heat",
+        about="attention rollout: what a transformer's class token is made of",
+        paper="[Abnar and Zuidema 2020](https://arxiv.org/abs/2005.00928)",
+        aliases=("rollout",),
+        attention=True,
+    ),
+    "transformer-attribution": Method(
+        "Transformer attribution",
+        "attention_maps.transformer_attribution",
+        "heat",
+        about="attention weights times their gradients, through all blocks",
+        paper="[Chefer et al. 2021](https://arxiv.org/abs/2103.15679)",
+        aliases=("chefer", "transformer-explainability"),
+        attention=True,
+    ),
+    "legrad": Method(
+        "LeGrad",
+        "attention_maps.legrad",
+        "heat",
+        about="LeGrad: gradients at the attention weights of every block",
+        paper="[Bousselham et al. 2025](https://arxiv.org/abs/2404.03214)",
+        attention=True,
     ),
     "occlusion": Method(
         "Occlusion",

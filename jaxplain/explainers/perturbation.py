@@ -14,6 +14,7 @@ import numpy as np
 from jax import lax
 
 from jaxplain.core import _compat
+from jaxplain.core.batched import in_chunks
 from jaxplain.explainers._common import check_baseline, explained_score, positive_int, run, seeds
 from jaxplain.explainers._types import Baseline, Images, Network, Size, Targets
 
@@ -41,7 +42,7 @@ def _windows(size: int, window: int, stride: int) -> np.ndarray:
 
 def _occlusion(model, x, targets, baseline, *, layers, class_chunk, window, stride, batch_size):
     scores, _ = model.forward(x)
-    signal, several = seeds(scores, targets)
+    signal, _ = seeds(scores, targets)
     whole = explained_score(signal, scores)
     covered = [_windows(*v) for v in zip(x.shape[1:3], window, stride, strict=True)]
     rows, columns = (jnp.asarray(v, _wide(x.dtype)) for v in covered)
@@ -54,11 +55,12 @@ def _occlusion(model, x, targets, baseline, *, layers, class_chunk, window, stri
 
     grid = (len(rows), len(columns))
     positions = tuple(v.ravel() for v in np.indices(grid))
-    drops = lax.map(drop, positions, batch_size=min(batch_size, math.prod(grid)))
-    drops = drops.reshape(*grid, *drops.shape[1:]).astype(rows.dtype)
-    total = jnp.einsum("ij...,iy,jx->...yx", drops, rows, columns, precision=lax.Precision.HIGHEST)
-    maps = (total / (rows.sum(0)[:, None] * columns.sum(0))).astype(x.dtype)
-    return {"input": jnp.moveaxis(maps, 0, 1) if several else maps}
+    drops = in_chunks(drop, (positions,), (0,), batch_size)
+    drops = drops.reshape(len(x), *grid, *drops.shape[2:]).astype(rows.dtype)
+    total = jnp.einsum(
+        "bij...,iy,jx->b...yx", drops, rows, columns, precision=lax.Precision.HIGHEST
+    )
+    return {"input": (total / (rows.sum(0)[:, None] * columns.sum(0))).astype(x.dtype)}
 
 
 def occlusion(
@@ -179,27 +181,25 @@ def _rise(
     batch_size,
 ):
     scores, _ = model.forward(x)
-    signal, several = seeds(scores, targets)
+    signal, _ = seeds(scores, targets)
     start = jnp.broadcast_to(baseline, x.shape).astype(x.dtype)
     size = x.shape[1:3]
     drawn = draw_masks(key, samples, size, grid, probability)
 
-    def masked_score(cells_and_shift):
-        cells, shift = cells_and_shift
+    def masked_score(cells, shift):
         mask = make_mask(cells, shift, size)[..., None].astype(x.dtype)
         return explained_score(signal, model.forward(start + mask * (x - start))[0])
 
-    found = lax.map(masked_score, drawn, batch_size=min(batch_size, samples)).astype(_wide(x.dtype))
-    mean = found.mean(0) if centre else jnp.zeros_like(found[0])
+    found = in_chunks(masked_score, drawn, (0, 0), batch_size).astype(_wide(x.dtype))
+    mean = found.mean(1) if centre else jnp.zeros_like(found[:, 0])
 
     def add(total, values):  # making a mask again costs less than keeping all of them
         cells, shift, value = values
         return total + (value - mean)[..., None, None] * make_mask(cells, shift, size), None
 
-    zero = _compat.zeros_like_varying((*found.shape[1:], *size), found.dtype, found)
-    total, _ = lax.scan(add, zero, (*drawn, found))
-    maps = (total / (samples * probability)).astype(x.dtype)
-    return {"input": jnp.moveaxis(maps, 0, 1) if several else maps}
+    zero = _compat.zeros_like_varying((*mean.shape, *size), found.dtype, found)
+    total, _ = lax.scan(add, zero, (*drawn, jnp.moveaxis(found, 1, 0)))
+    return {"input": (total / (samples * probability)).astype(x.dtype)}
 
 
 def rise(

@@ -15,18 +15,26 @@ composite                      first layer        convolutions          dense la
 ``epsilon_alpha2_beta1_flat``  Flat               AlphaBeta, 2 and 1    Epsilon
 ``epsilon_gamma_box``          ZBox               Gamma, 0.25           Epsilon
 ``excitation_backprop``        as the rest        ZPlus                 ZPlus
+``attn_lrp``                   as the rest        Epsilon, or Gamma     Epsilon, or Gamma
+``cp_lrp``                     as the rest        Epsilon, or Gamma     Epsilon, or Gamma
 =============================  =====================  ====================  ===================
 
 In all of them a batch norm is folded into the convolution before it, activations, local response
 norms and other elementwise operations pass the relevance, additions and average pools share it in
-proportion (`Norm`), products share it equally, and max pools take the plain gradient. Only in
-``excitation_backprop`` do activations take the plain gradient, which differs where the activation
-is neither 0 nor the identity (leaky ReLU, ReLU6).
+proportion (`Norm`), products give all to the feature and none to the gate, and max pools take the
+plain gradient. Only in ``excitation_backprop`` do activations take the plain gradient, which
+differs where the activation is neither 0 nor the identity (leaky ReLU, ReLU6).
+
+``attn_lrp`` and ``cp_lrp`` are for networks with attention, and the others have no rule for it:
+the rules of `jaxplain.rules.times_input`, with ``eps=0`` and, where ``gamma`` is given, `Gamma` on
+convolutions and dense layers. In ``attn_lrp`` products share equally and softmax takes its own
+gradient; in ``cp_lrp`` attention weights and gates are constants.
 
 `register_composite` adds your own to them.
 
 Composites are those of Kohlbrenner et al., *Towards best practice in explaining neural network
-decisions with LRP*, IJCNN 2020, and Anders et al., *Software for dataset-wide XAI*, 2021.
+decisions with LRP*, IJCNN 2020, and Anders et al., *Software for dataset-wide XAI*, 2021; AttnLRP
+is of Achtibat et al., ICML 2024, CP-LRP of Ali et al., ICML 2022.
 """
 
 from __future__ import annotations
@@ -42,15 +50,26 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from jaxplain import core
+from jaxplain.core.elementwise import HOMOGENEOUS
+from jaxplain.core.rules import gradient_rule
 from jaxplain.rules.lrp import AlphaBeta, Epsilon, Flat, Gamma, Norm, WSquare, ZBox, ZPlus
 from jaxplain.rules.lrp_structure import Affine, Normalisation, Product
+from jaxplain.rules.times_input import (
+    EpsilonGradient,
+    GammaGradient,
+    HeldStatistics,
+    Secant,
+    SharedProduct,
+)
 
 __all__ = [
     "COMPOSITES",
     "composite",
+    "default_composite",
     "has_box",
     "lrp_rules",
     "register_composite",
+    "resolved",
     "with_box",
 ]
 
@@ -124,8 +143,8 @@ def _z_plus(*, bias: bool = True, eps: float = 1e-6) -> core.RuleSet:
     return lrp_rules(ZPlus(bias=bias, eps=eps), eps=eps)
 
 
-def _gamma(*, bias: bool = True, eps: float = 1e-6) -> core.RuleSet:
-    return lrp_rules(Gamma(gamma=0.25, bias=bias, eps=eps), eps=eps)
+def _gamma(*, bias: bool = True, eps: float = 1e-6, gamma: float = 0.25) -> core.RuleSet:
+    return lrp_rules(Gamma(gamma=gamma, bias=bias, eps=eps), eps=eps)
 
 
 def _alpha2_beta1(*, bias: bool = True, eps: float = 1e-6) -> core.RuleSet:
@@ -142,6 +161,28 @@ def _flat(*, eps: float = 1e-6) -> core.RuleSet:
 
 def _excitation_backprop(*, bias: bool = True, eps: float = 1e-6) -> core.RuleSet:
     return lrp_rules(ZPlus(bias=bias, eps=eps), activation=None, eps=eps)
+
+
+def _attention(products: Literal["values", "uniform"]) -> Builder:
+    def build(*, bias: bool = True, eps: float = 0.0, gamma: float | None = None) -> core.RuleSet:
+        linear: core.Rule = gradient_rule
+        if gamma:
+            linear = GammaGradient(gamma=gamma, eps=eps, bias=bias)
+        elif eps or not bias:
+            linear = EpsilonGradient(eps=eps, bias=bias)
+        table: dict[str, core.Rule] = {
+            "linear": gradient_rule,
+            "conv": linear,
+            "dense": linear,
+            "activation": Secant(),
+            # Their secant is their gradient.
+            **dict.fromkeys(sorted(HOMOGENEOUS), gradient_rule),
+            "normalise": HeldStatistics(),
+            "gate": SharedProduct(products=products),
+        }
+        return core.RuleSet(table, requires=("linear", "gate", "normalise"), times_input=True)
+
+    return build
 
 
 def _epsilon_dense(convolutions: Builder, first: Callable[..., core.Rule] | None = None) -> Builder:
@@ -168,6 +209,8 @@ _BUILDERS: dict[str, Builder] = {
     "epsilon_alpha2_beta1_flat": _epsilon_dense(_alpha2_beta1, Flat),
     "epsilon_gamma_box": _epsilon_dense(_gamma, ZBox),
     "excitation_backprop": _excitation_backprop,
+    "attn_lrp": _attention("uniform"),
+    "cp_lrp": _attention("values"),
 }
 
 COMPOSITES: Mapping[str, Builder] = MappingProxyType(_BUILDERS)
@@ -213,6 +256,7 @@ def composite(
     *,
     bias: bool | None = None,
     eps: float | None = None,
+    gamma: float | None = None,
     box: tuple | None = None,
 ) -> core.RuleSet:
     """The rule set of a named composite; the module's table says what each holds.
@@ -222,7 +266,10 @@ def composite(
             ``jaxplain.composites``, or ``"module:builder"``; see `register_composite`.
         bias: False leaves biases out of every denominator, so that relevance is conserved up to
             ``eps``; None is the composite's default, True in ours.
-        eps: the stabiliser of all rules; None is the composite's default, 1e-6 in ours.
+        eps: the stabiliser of all rules; None is the composite's default: 0 in ``attn_lrp`` and
+            ``cp_lrp``, 1e-6 in the others of ours.
+        gamma: how much more positive contributions count on convolutions and dense layers, for
+            ``gamma`` (0.25 by default), ``attn_lrp`` and ``cp_lrp`` (LRP-epsilon by default).
         box: ``(low, high)``, for a composite that holds a `ZBox`, see `with_box`. None leaves the
             box open, for `jaxplain.lrp` to set.
 
@@ -244,11 +291,52 @@ def composite(
         given["bias"] = bool(bias)
     if eps is not None:
         given["eps"] = float(eps)
+    if gamma is not None:
+        given["gamma"] = float(gamma)
     for option in given:
         if option not in known:
             raise ValueError(f"composite {name!r} has no option {option!r}; leave it out.")
     rules = _built(name, builder, tuple(given.items()))
     return rules if box is None else with_box(rules, box, name)
+
+
+def default_composite(graph: core.Graph) -> str:
+    """The composite that `jaxplain.lrp` takes where none is named.
+
+    Args:
+        graph: of the traced network (``jaxplain.trace(...).graph``).
+
+    Returns:
+        ``"attn_lrp"`` for a network with attention: matrices of activations that are multiplied, or
+        activations by a softmax of others. ``"epsilon_plus"`` for every other.
+    """
+
+    def weighs(v: Any) -> bool:
+        op = graph.producer.get(v)
+        while op is not None and op.kind == "structural" and len(op.inputs) == 1:
+            op = graph.producer.get(op.inputs[0])
+        return op is not None and op.name == "softmax"
+
+    attends = any(
+        op.kind == "gate" and (op.name == "matmul" or any(map(weighs, op.inputs)))
+        for op in graph.ops
+    )
+    return "attn_lrp" if attends else "epsilon_plus"
+
+
+def resolved(rules: str | core.RuleSet | None, graph: core.Graph) -> core.RuleSet:
+    """The rule set that a composite's name, a rule set or None stands for in a network.
+
+    Raises:
+        TypeError, ValueError: it is none of these, or there is no such composite.
+    """
+    if rules is None:
+        rules = default_composite(graph)
+    if isinstance(rules, str):
+        return composite(rules)
+    if isinstance(rules, core.RuleSet):
+        return rules
+    raise TypeError(f"composite must be a name or a RuleSet, not {type(rules).__name__}.")
 
 
 def has_box(rules: core.RuleSet) -> bool:
@@ -360,4 +448,4 @@ def _built(name: str, builder: Builder, options: tuple[tuple[str, Any], ...]) ->
         raise TypeError(
             f"composite {name!r}: the builder must return a RuleSet, not {type(rules).__name__}."
         )
-    return rules
+    return rules.replace(name=name)

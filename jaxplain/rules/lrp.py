@@ -88,6 +88,35 @@ def _share_plain(
     return op.a * op.transpose(w, share)
 
 
+def gamma_signals(
+    op: BoundOp, relevance: jax.Array, gamma: float, bias: jax.Array | None, eps: float
+) -> tuple[jax.Array, jax.Array | None]:
+    """Two signals ``s, t`` so that the relevance of `Gamma` is ``a s + |a| t``; t may be None.
+
+    One more map and one more transpose than `Epsilon` has: the positive contributions follow from
+    ``a w`` and from ``a w+`` where ``a >= 0``, else from ``|a| |w|``, their sum without signs.
+    """
+    w, z = op.weight, op.total(bias=False)
+    if op.nonnegative:
+        wp = positive(w)
+        excited = op.map(op.a, wp)
+        inhibited = z - excited
+    else:
+        size = op.map(jnp.abs(op.a), jnp.abs(w))
+        excited, inhibited = (z + size) / 2, (z - size) / 2
+    if bias is not None:
+        excited, inhibited = excited + positive(bias), inhibited + negative(bias)
+        z = z + bias
+    zero = jnp.zeros_like(relevance)
+    up = stable_divide(jnp.where(z > 0, relevance, zero), z + gamma * excited, eps)
+    down = stable_divide(jnp.where(z < 0, relevance, zero), z + gamma * inhibited, eps)
+    if op.nonnegative:
+        part = op.transpose(w, up + (1 + gamma) * down)
+        return part + gamma * op.transpose(wp, up - down), None
+    part = op.transpose(w, (1 + gamma / 2) * (up + down))
+    return part, op.transpose(jnp.abs(w), gamma / 2 * (up - down))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Epsilon(_Linear):
     """LRP-epsilon: ``a w R / s(a w + b)`` (Bach et al. 2015, Eq. 58).
@@ -103,7 +132,8 @@ class Epsilon(_Linear):
     bias: bool = True
 
     def __call__(self, op: BoundOp, g: jax.Array) -> tuple[jax.Array, ...]:
-        return (_share_plain(op, g, op.weight, op.bias if self.bias else None, self.eps),)
+        share = stable_divide(g, op.total(self.bias), self.eps)
+        return (op.a * op.transpose(op.weight, share),)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -194,18 +224,13 @@ class Gamma(_Linear):
         require_form(self.form)
 
     def __call__(self, op: BoundOp, g: jax.Array) -> tuple[jax.Array, ...]:
-        w, b = op.weight, op.bias if self.bias else None
-        up, down = w + self.gamma * positive(w), w + self.gamma * negative(w)
+        b = op.bias if self.bias else None
         if self.form == "plain":
+            up = op.weight + self.gamma * positive(op.weight)
             return (_share_plain(op, g, up, b, self.eps),)
-        z = _plus_bias(op.map(op.a, w), b)
-        b_up = None if b is None else b + self.gamma * positive(b)
-        b_down = None if b is None else b + self.gamma * negative(b)
-        zero = jnp.zeros_like(g)
-        return (
-            _share(op, jnp.where(z > 0, g, zero), up, down, b_up, self.eps)
-            + _share(op, jnp.where(z < 0, g, zero), down, up, b_down, self.eps),
-        )
+        on_value, on_size = gamma_signals(op, g, self.gamma, b, self.eps)
+        relevance = op.a * on_value
+        return (relevance if on_size is None else relevance + jnp.abs(op.a) * on_size,)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ def attention_rows(
     cumulative: Mapping[str, np.ndarray],
     *,
     human: np.ndarray | None = None,
+    cmap: str | None = None,
 ) -> dict[str, dict[str, np.ndarray]]:
     """A row of the layers' own maps and a row of the cumulative ones, last layer first.
 
@@ -25,6 +26,7 @@ def attention_rows(
         layers: layer name -> map (h, w) of one image, first layer first: `DenseAttention.layers`.
         cumulative: the same for `DenseAttention.cumulative`.
         human: a human fixation map (H', W'), drawn at the end as in the paper.
+        cmap: a colour map of matplotlib in place of the style's.
 
     Returns:
         Rows for `jaxplain.viz.panel`.
@@ -41,17 +43,22 @@ def attention_rows(
         raise ValueError("layers and cumulative must be maps of the same layers, at least one.")
     number = {name: i for i, name in enumerate(layers, 1)}
     names = list(layers)[::-1]
-    last = {} if human is None else {"human": overlay(image, human)}
-    rows = {"each layer": {f"{number[n]}: {n}": overlay(image, layers[n]) for n in names} | last}
+    last = {} if human is None else {"human": overlay(image, human, cmap=cmap)}
+    rows = {
+        "each layer": {f"{number[n]}: {n}": overlay(image, layers[n], cmap=cmap) for n in names}
+        | last
+    }
     if len(names) > 1:
         joined = {n: "".join(str(number[m]) for m in names[: i + 1]) for i, n in enumerate(names)}
         rows["combined"] = {
-            f"layers {joined[n]}": overlay(image, cumulative[n]) for n in names[1:]
+            f"layers {joined[n]}": overlay(image, cumulative[n], cmap=cmap) for n in names[1:]
         } | last
     return rows
 
 
-def flow_row(image: np.ndarray, maps: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def flow_row(
+    image: np.ndarray, maps: Mapping[str, np.ndarray], *, cmap: str | None = None
+) -> dict[str, np.ndarray]:
     """NAFlow's strip: the maps of the layers over the image, last layer first (Liao et al. 2024).
 
     What is above a map's 99th percentile is drawn as that: single peaks would hide the rest.
@@ -60,6 +67,7 @@ def flow_row(image: np.ndarray, maps: Mapping[str, np.ndarray]) -> dict[str, np.
         image: (H, W, 3), uint8, or float in [0, 1].
         maps: layer name -> map (h, w) of one image, first layer first: what `jaxplain.naflow`
             returns for several layers.
+        cmap: a colour map of matplotlib in place of the style's.
 
     Returns:
         A row for `jaxplain.viz.panel`.
@@ -69,6 +77,6 @@ def flow_row(image: np.ndarray, maps: Mapping[str, np.ndarray]) -> dict[str, np.
     ['layer2', 'layer1']
     """
     return {
-        name: overlay(image, np.minimum(maps[name], np.percentile(maps[name], 99)))
+        name: overlay(image, np.minimum(maps[name], np.percentile(maps[name], 99)), cmap=cmap)
         for name in reversed(list(maps))
     }

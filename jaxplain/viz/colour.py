@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import matplotlib
 import numpy as np
+from matplotlib.colors import Colormap
 
 from jaxplain import postprocess
+from jaxplain.core.errors import suggest
 
-#: Style -> (preset of `jaxplain.postprocess` that scales the map, matplotlib colour map).
+#: Style -> (preset of `jaxplain.postprocess` that scales the map, matplotlib colour map). The
+#: colour maps are even to the eye, and can be told apart whatever one's colour vision.
 STYLES = {
-    "heat": ("panel", "turbo"),  # how much: the positive part, 0 to its maximum
+    "heat": ("panel", "plasma"),  # how much: the positive part, 0 to its maximum
     "signed": ("panel_signed", "RdBu_r"),  # red speaks for, blue against, white is zero
     "gray": ("panel_signed", "gray"),  # pixel-wise strength: black is zero, white the strongest
 }
 
 
 def colourise(
-    heat_map: np.ndarray, style: str = "heat", shape: tuple[int, int] | None = None
+    heat_map: np.ndarray,
+    style: str = "heat",
+    shape: tuple[int, int] | None = None,
+    *,
+    cmap: str | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scales a map by its style's preset and looks its colours up.
 
-    - `"heat"`: positive part divided by its maximum; from dark blue (0) to dark red (1).
+    - `"heat"`: positive part divided by its maximum; from dark blue (0) to yellow (1).
     - `"signed"`: slightly blurred, divided by the 99th percentile of its size; blue below zero,
       red above.
     - `"gray"`: size of the value, slightly blurred, divided by its 99th percentile; black to
@@ -31,13 +38,14 @@ def colourise(
         heat_map: float array (h, w), or (h, w, 3) for `"gray"`.
         style: one of `STYLES`.
         shape: (H, W) to which the map is resized; its own by default.
+        cmap: a colour map of matplotlib in place of the style's.
 
     Returns:
         Colours (H, W, 3) in [0, 1], float32; and the scaled values they stand for, in [-1, 1]:
         (H, W), or (H, W, 3) for a coloured map.
 
     Raises:
-        ValueError: unknown style, wrong shape, or a map that is not finite.
+        ValueError: unknown style or colour map, wrong shape, or a map that is not finite.
 
     >>> colours, values = colourise(np.array([[0.0, 2.0], [4.0, -1.0]], np.float32), "heat")
     >>> values.tolist()
@@ -67,5 +75,16 @@ def colourise(
     heat_map = np.abs(heat_map) if style == "gray" else heat_map
     values = np.asarray(postprocess.apply(preset, heat_map, shape))
     positions = 0.5 + 0.5 * values if style == "signed" else values
-    colours = matplotlib.colormaps[name](positions)[..., :3]
+    colours = colour_map(cmap or name)(positions)[..., :3]
     return colours.astype(np.float32), values
+
+
+def colour_map(name: str) -> Colormap:
+    """A colour map of matplotlib.
+
+    Raises:
+        ValueError: there is none of this name; the nearest are suggested.
+    """
+    if name not in matplotlib.colormaps:
+        raise ValueError(f"unknown colour map {name!r}{suggest(name, matplotlib.colormaps)}")
+    return matplotlib.colormaps[name]

@@ -8,7 +8,12 @@ from jaxplain.viz.colour import colourise
 
 
 def overlay(
-    image: np.ndarray, heat_map: np.ndarray, style: str = "heat", *, strength: float = 0.75
+    image: np.ndarray,
+    heat_map: np.ndarray,
+    style: str = "heat",
+    *,
+    strength: float = 0.75,
+    cmap: str | None = None,
 ) -> np.ndarray:
     """Draws a map over an image; the image shows through where the map is near zero.
 
@@ -23,6 +28,7 @@ def overlay(
         style: `"heat"`, `"signed"` or `"gray"`.
         strength: largest share of the colour, in [0, 1], for `"heat"`; `"signed"` takes the full
             colour.
+        cmap: a colour map of matplotlib in place of the style's.
 
     Returns:
         The picture, (H, W, 3) float32 in [0, 1].
@@ -38,7 +44,7 @@ def overlay(
     image = as_float_image(image)
     if not 0 <= strength <= 1:
         raise ValueError(f"strength must be in [0, 1]; got {strength}.")
-    colours, values = colourise(heat_map, style, image.shape[:2])
+    colours, values = colourise(heat_map, style, image.shape[:2], cmap=cmap)
     if style == "gray":
         return colours
     share = np.abs(values)[..., None] ** 0.6

@@ -6,17 +6,25 @@ import io
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from jaxplain.viz.colour import STYLES, colour_map
 from jaxplain.viz.overlays import as_float_image
 
-#: Inches between pictures, and above each for its title.
-_GAP, _TITLE = 0.08, 0.3
+#: Inches between pictures, above a line for its titles, beside it for its label, and for the bars
+#: that say what colours mean.
+_GAP, _TITLE, _LABEL, _BAR = 0.08, 0.3, 0.4, 0.42
+#: What stands at the two ends of a style's colour bar.
+_ENDS = {
+    "heat": ("nothing", "most"),
+    "signed": ("against the class", "for the class"),
+    "gray": ("nothing", "most, of either sign"),
+}
 
 
 def panel(
@@ -25,11 +33,13 @@ def panel(
     *,
     max_columns: int = 7,
     cell: float = 1.75,
+    colour_bars: Sequence[tuple[str, str | None]] = (),
 ) -> Figure:
     """Lays out the image and rows of pictures, such as one row per class and one column per method.
 
-    Each row starts with the image, labelled with the row's name, and goes on with its pictures,
-    each under its own name. Rows of more than `max_columns` pictures are wrapped.
+    Each row starts with the image, with the row's name beside it, and goes on with its pictures.
+    Their names stand over them, once where the next row has the same. Rows of more than
+    `max_columns` pictures are wrapped.
 
     Args:
         image: (H, W, 3), uint8, or float in [0, 1]; or one for each row, by the row's label.
@@ -37,9 +47,12 @@ def panel(
             for example from `jaxplain.viz.overlay`.
         max_columns: most pictures in one line, >= 1.
         cell: width of a picture in inches.
+        colour_bars: the styles whose colours are explained below, each with its colour map, or None
+            for the style's own.
 
     Returns:
-        A matplotlib `Figure` that belongs to no pyplot state; write it with `jaxplain.viz.save`.
+        A matplotlib `Figure` of 200 dots to the inch that belongs to no pyplot state; write it with
+        `jaxplain.viz.save`.
 
     Raises:
         ValueError: no row, a row without pictures, or an array that is not an image.
@@ -60,37 +73,70 @@ def panel(
     # A wrapped row is filled evenly: 8 pictures become 4 + 4, not 7 + 1.
     longest = max(len(pictures) for pictures in rows.values())
     columns = math.ceil(longest / math.ceil(longest / max_columns))
-    lines = []  # (label or None, [(title, picture)], height of a picture, its lower edge)
-    bottom = 0.0
+    lines = []  # (label or None, [(title, picture)], are titles shown, height, lower edge)
+    bottom, above = 0.0, []
     for label, pictures in rows.items():
         items = list(pictures.items())
         height = cell * images[label].shape[0] / images[label].shape[1]
         for start in range(0, len(items), columns):
-            bottom += height + _TITLE
             part = items[start : start + columns]
-            lines.append((label if start == 0 else None, part, height, bottom))
-    size = ((columns + 1) * (cell + _GAP) + _GAP, bottom + _GAP)
-    figure = Figure(figsize=size)
+            titles = [title for title, _ in part]
+            new = titles != above
+            bottom += height + (_TITLE if new else _GAP)
+            lines.append((label if start == 0 else None, part, new, height, bottom))
+            above = titles
+    width = _LABEL + (columns + 1) * (cell + _GAP) + _GAP
+    size = (width, bottom + _GAP + (_BAR if colour_bars else 0))
+    figure = Figure(figsize=size, dpi=200)
     FigureCanvasAgg(figure)
 
-    def draw(line: int, column: int, picture: np.ndarray, title: str, weight="normal") -> None:
-        left = _GAP + column * (cell + _GAP)
-        _, _, height, bottom = lines[line]
+    def draw(line: int, column: int, picture: np.ndarray, title: str) -> None:
+        left = _LABEL + _GAP + column * (cell + _GAP)
+        *_, height, bottom = lines[line]
         axes = figure.add_axes(
             (left / size[0], 1 - bottom / size[1], cell / size[0], height / size[1])
         )
         axes.imshow(picture, aspect="auto", interpolation="antialiased")
-        letters = 14 if weight == "normal" else 12  # per inch, about
-        text, points = _fitted(title, letters * cell)
-        axes.set_title(text, fontsize=points, fontweight=weight, pad=4)
+        if title:
+            text, points = _fitted(title, _LETTERS * cell)
+            axes.set_title(text, fontsize=points, pad=4)
         axes.set_axis_off()
 
-    for i, (label, items, _, _) in enumerate(lines):
+    for i, (label, items, new, height, bottom) in enumerate(lines):
         if label is not None:
-            draw(i, 0, images[label], label, "bold")
+            text, points = _fitted(label, 0.9 * _LETTERS * height)
+            middle = 1 - (bottom - height / 2) / size[1]
+            figure.text(
+                *((_GAP + _LABEL / 2) / size[0], middle, text),
+                **{"rotation": 90, "ha": "center", "va": "center", "ma": "center"},
+                **{"fontsize": points, "fontweight": "bold"},
+            )
+            draw(i, 0, images[label], "")
         for j, (title, picture) in enumerate(items, 1):
-            draw(i, j, as_float_image(picture), title)
+            draw(i, j, as_float_image(picture), title if new else "")
+    _draw_bars(figure, colour_bars)
     return figure
+
+
+#: Letters to an inch in the usual size of 9 points, about.
+_LETTERS = 14
+
+
+def _draw_bars(figure: Figure, styles: Sequence[tuple[str, str | None]]) -> None:
+    """Side by side at the foot of the figure, what the colours of each style mean."""
+    width, height = figure.get_size_inches()
+    room = (width - _LABEL) / max(len(styles), 1)
+    for i, (style, cmap) in enumerate(styles):
+        long = min(1.75, 0.4 * room)
+        left = _LABEL + i * room + (room - long) / 2
+        axes = figure.add_axes((left / width, 0.16 / height, long / width, 0.1 / height))
+        colours = colour_map(cmap or STYLES[style][1])
+        axes.imshow(np.linspace(0, 1, 256)[None], cmap=colours, aspect="auto")
+        axes.set_axis_off()
+        low, high = _ENDS[style]
+        at = {"transform": axes.transAxes, "va": "center", "fontsize": 7}
+        axes.text(-0.03, 0.4, low, ha="right", **at)
+        axes.text(1.03, 0.4, high, ha="left", **at)
 
 
 def _fitted(title: str, room: float) -> tuple[str, float]:
@@ -113,7 +159,7 @@ def _fitted(title: str, room: float) -> tuple[str, float]:
     return ("\n".join(lines), two) if two > one else (title, one)
 
 
-def save(figure: Figure, path: str | os.PathLike, *, dpi: float = 120) -> None:
+def save(figure: Figure, path: str | os.PathLike, *, dpi: float = 200) -> None:
     """Writes a figure to `path`, whole or not at all; the suffix decides the format.
 
     The file is written beside its destination under a temporary name and then renamed.

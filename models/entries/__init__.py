@@ -5,12 +5,15 @@ from jaxplain.models.entries import (
     alexnet,
     attention_resnet,
     cifar_resnet,
+    convnext,
     efficientnet,
     few_shot,
     googlenet,
     resnet,
     squeezenet,
+    swin,
     vgg,
+    vit,
 )
 from jaxplain.models.entry import Entry
 
@@ -24,6 +27,9 @@ _FAMILIES = (
     cifar_resnet,
     few_shot,
     efficientnet,
+    vit,
+    swin,
+    convnext,
 )
 
 #: Name -> entry.
@@ -47,6 +53,10 @@ PARAMETERS: dict[str, int] = {
     "cnn_s": 102_908_520,
     "conv4net": 113_088,
     "conv64f": 113_088,
+    "convnext_tiny": 28_589_128,
+    "deit_base_distilled_patch16_224": 87_338_192,
+    "deit_small_distilled_patch16_224": 22_436_432,
+    "deit_tiny_distilled_patch16_224": 5_910_800,
     "efficientnet_lite0": 4_652_008,
     "efficientnet_lite1": 5_416_680,
     "efficientnet_lite2": 6_092_072,
@@ -66,12 +76,23 @@ PARAMETERS: dict[str, int] = {
     "squeezenet1_0": 1_248_424,
     "squeezenet1_0_caffe": 1_248_424,
     "squeezenet1_1": 1_235_496,
+    "swin_tiny_patch4_window7_224": 28_288_354,
     "vgg16": 138_357_544,
     "vgg16_bn": 138_365_992,
     "vgg16_caffe": 138_357_544,
     "vgg19": 143_667_240,
     "vgg19_bn": 143_678_248,
     "vgg19_caffe": 143_667_240,
+    "vit_base_patch14_dinov2": 86_579_712,
+    "vit_base_patch14_reg4_dinov2": 86_582_784,
+    "vit_base_patch16_224": 86_567_656,
+    "vit_base_patch16_clip_224": 86_192_640,
+    "vit_base_patch16_siglip_224": 92_884_224,
+    "vit_small_patch14_dinov2": 22_056_192,
+    "vit_small_patch14_importance": 24_285_825,
+    "vit_small_patch14_reg4_dinov2": 22_057_728,
+    "vit_small_patch16_224": 22_050_664,
+    "vit_tiny_patch16_224": 5_717_416,
 }
 
 

@@ -19,7 +19,7 @@ from small_network import SMALL, equal, foreign
 
 from jaxplain import cli, models
 from jaxplain import weights_convert as wc
-from jaxplain.models import pretrained
+from jaxplain.models import conversion
 from jaxplain.models.entries import ENTRIES, PARAMETERS, find
 from jaxplain.models.layers import BatchNorm, Conv, WindowDense
 from jaxplain.weights_convert.name_maps import (
@@ -28,6 +28,7 @@ from jaxplain.weights_convert.name_maps import (
     TORCH,
     NameMap,
     caffe_norm,
+    each_name,
     keras_numbered,
     own_names,
 )
@@ -249,14 +250,15 @@ def test_name_map_language():
 @pytest.mark.parametrize("name", sorted(ENTRIES))
 def test_every_source_names_every_parameter_once(name):
     entry = ENTRIES[name]
-    model = pretrained._build(entry, entry.outputs)
-    shapes = wc.parameter_shapes(model)
+    model = conversion.build(entry, entry.outputs)
     leaves = nnx.to_flat_state(nnx.state(model, nnx.Param))
     assert PARAMETERS[name] == sum(int(np.prod(v.get_value().shape)) for _, v in leaves)
     sources = [s.names.source for s in entry.sources]
     assert len(set(sources)) == len(sources)
     for source in entry.sources:
-        theirs = list(source.names.resolve(shapes).values())
+        form = conversion.build(entry, entry.outputs, source.names.source)
+        shapes = wc.parameter_shapes(form)
+        theirs = list(each_name(source.names.resolve(shapes).values()))
         assert len(set(theirs)) == len(theirs) >= len(shapes)
         dataclasses.replace(entry.config, **source.changes)
 
@@ -396,7 +398,7 @@ def test_nan_filled_files(cache, tmp_path, capsys, kind):
 def test_nan_filled_caffe_and_keras_files(cache, tmp_path):
     """The same for the sources that use these formats, on SqueezeNet."""
     entry = find("squeezenet1_1")
-    model = pretrained._build(entry, entry.outputs)
+    model = conversion.build(entry, entry.outputs)
     shapes = wc.parameter_shapes(model)
     for source in entry.sources[1:]:
         names = source.names
@@ -418,7 +420,7 @@ def test_nan_filled_caffe_and_keras_files(cache, tmp_path):
             }
             path = wf.write(tmp_path, "x.caffemodel", wf.caffemodel(tensors))
         with pytest.raises(wc.ConversionError) as info:
-            pretrained.convert_file(path, "squeezenet1_1", class_names=["x"] * 1000)
+            conversion.convert_file(path, "squeezenet1_1", class_names=["x"] * 1000)
         assert len(info.value.bad) == len(shapes) and not info.value.wrong_shape
     assert not cache.exists()
 

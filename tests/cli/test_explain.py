@@ -12,9 +12,10 @@ from PIL import Image
 
 import jaxplain
 from jaxplain import cli, models
-from jaxplain.cli import drawing, explain
-from jaxplain.cli.common import CliError, read_image
+from jaxplain.cli import explain
+from jaxplain.cli.common import read_image
 from jaxplain.explainers import catalogue
+from jaxplain.explanation import computing, drawing, explaining
 from jaxplain.rules import Gamma, composite
 from jaxplain.viz import panel
 
@@ -51,6 +52,7 @@ def test_the_command_line_knows_every_method_of_the_catalogue():
             assert explain._choose_methods(spelling) == ([name], False)
     assert explain._choose_methods("all") == (list(catalogue.CATALOGUE), True)
     assert set(catalogue.DEFAULT) <= set(catalogue.METHODS)
+    assert set(drawing.ROWS) == set(computing.COMPUTED)
     assert set(drawing.ROWS) == {n for n, m in catalogue.CATALOGUE.items() if m.rows}
 
 
@@ -127,7 +129,7 @@ PROBABILITIES = np.array([0.1, 0.5, 0.05, 0.3, 0.05])
     ],
 )
 def test_classes_by_name_index_and_rank(asked, chosen):
-    assert explain._choose_classes(asked, NAMES, PROBABILITIES) == chosen
+    assert explaining.choose_classes(asked, NAMES, PROBABILITIES) == chosen
 
 
 @pytest.mark.parametrize(
@@ -143,8 +145,8 @@ def test_classes_by_name_index_and_rank(asked, chosen):
     ],
 )
 def test_wrong_classes(asked, words):
-    with pytest.raises(CliError) as caught:
-        explain._choose_classes([asked], NAMES, PROBABILITIES)
+    with pytest.raises(ValueError) as caught:
+        explaining.choose_classes([asked], NAMES, PROBABILITIES)
     assert words in str(caught.value)
 
 
@@ -218,7 +220,7 @@ def test_methods_with_rows_of_their_own(capsys, small, image, monkeypatch):
     """NAFlow has one row per class, Dense Attention two and PFV one for all; CAM can be fitted."""
     rows = {}
     monkeypatch.setattr(
-        "jaxplain.viz.panel", lambda _, given: rows.update(given) or panel(_, given)
+        "jaxplain.viz.panel", lambda _, given, **more: rows.update(given) or panel(_, given, **more)
     )
     (image.parent / "more").mkdir()
     pixels = np.random.default_rng(1).integers(0, 256, (9, 32, 32, 3), dtype=np.uint8)
@@ -288,7 +290,7 @@ def test_composites_of_lrp(capsys, small, image, monkeypatch):
 def test_a_method_at_several_layers_and_each_at_its_own(small, image, monkeypatch):
     rows = {}
     monkeypatch.setattr(
-        "jaxplain.viz.panel", lambda _, given: rows.update(given) or panel(_, given)
+        "jaxplain.viz.panel", lambda _, given, **more: rows.update(given) or panel(_, given, **more)
     )
     argv = ["explain", str(image), "--class", "espresso", "--methods", "mwp,gradient,lrp"]
     argv += ["--layer", "relu:0,relu:1", "--set", "lrp.layer=input"]
@@ -304,10 +306,10 @@ def test_a_method_at_several_layers_and_each_at_its_own(small, image, monkeypatc
 
 def test_a_map_that_marks_no_place_says_so():
     flat = np.full((3, 4), 0.3, np.float32)
-    assert drawing._of_no_place(flat) == " (the same everywhere)"
-    assert drawing._of_no_place(0 * flat) == " (empty)"
+    assert drawing.of_no_place(flat) == " (the same everywhere)"
+    assert drawing.of_no_place(0 * flat) == " (empty)"
     flat[1, 2] *= 1.001
-    assert drawing._of_no_place(flat) == drawing._of_no_place(-flat) == ""
+    assert drawing.of_no_place(flat) == drawing.of_no_place(-flat) == ""
 
 
 def test_what_takes_no_layer_is_left_out_of_all(capsys, small, image, monkeypatch):
@@ -335,6 +337,36 @@ def test_all_leaves_out_what_a_network_does_not_allow(capsys, small, image, monk
     monkeypatch.setattr(explain, "CATALOGUE", few)
     assert cli.main(["explain", str(image), "--methods", "all"]) == 0
     assert "CAM left out: no global pool" in capsys.readouterr().err
+
+
+def test_maps_and_pictures_of_several_images(capsys, small, image, monkeypatch):
+    """`--save-maps` writes what `jaxplain.explain` gives; `--format`, `--dpi` and `--cmap` hold."""
+    other = image.with_name("other.png")
+    Image.fromarray(255 - read_image(image)).save(other)
+    argv = ["explain", str(image), "--methods", "grad-cam", "--class", "espresso"]
+    drawn = [*argv, "--format", "jpg", "--dpi", "100", "--cmap", "viridis", "--colour-bar"]
+    assert cli.main([*drawn, "--save-maps", "one.npz"]) == 0
+    with Image.open("explained.jpg") as small_picture:
+        assert small_picture.format == "JPEG" and small_picture.width < 450
+    one = jaxplain.Explanation.load("one.npz")
+    own = jaxplain.explain(image, Small(), ["grad-cam"], "espresso")
+    np.testing.assert_array_equal(one.maps["grad-cam"], own.maps["grad-cam"])
+    assert one.class_names == ("espresso",) and one.name == "image.png"
+    both = [*argv[:2], str(other), *argv[2:], "--output", "explained.png", "--save-maps", "both"]
+    assert cli.main(both) == 0
+    assert sorted(p.name for p in Path("both").iterdir()) == ["000_image", "001_other"]
+    again = jaxplain.Explanation.load("both/000_image")
+    np.testing.assert_array_equal(again.maps["grad-cam"], own.maps["grad-cam"])
+    assert capsys.readouterr().out.splitlines()[-1] == "wrote both"
+    for more, words in (
+        (["--save-maps", "both"], "exists already"),
+        (["--save-maps", "maps.txt"], "NAME.npz"),
+        (["--save-maps", "no/where.npz"], "does not exist"),
+        (["--format", "pdf", "--output", "a.png"], "does not agree"),
+        (["--cmap", "virdis"], "viridis"),
+        (["--dpi", "0"], "must be positive"),
+    ):
+        assert words in _error(capsys, *argv, *more)
 
 
 def test_default_run_writes_a_panel_and_says_what_it_saw(capsys):

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import jaxplain
-from jaxplain.cli import method_options
 from jaxplain.cli.common import CliError
-from jaxplain.cli.method_options import choices
+from jaxplain.cli.method_options import add_options, choices
 from jaxplain.explainers.catalogue import CATALOGUE, canonical
+from jaxplain.explanation.choice import options_of
 from jaxplain.models import ModelConfig
 from jaxplain.rules import composite
 
@@ -113,7 +113,7 @@ def test_mistakes_are_said_in_a_sentence(settings, words):
 def test_every_default_of_every_method_is_read_as_itself():
     read = 0
     for name in CATALOGUE:
-        for option, parameter in method_options._parameters(name).items():
+        for option, parameter in options_of(name).items():
             default = parameter.default
             spelt = default is None or isinstance(default, str | bool | int | float)
             if not spelt or option == "composite" or (option == "layer" and default is None):
@@ -132,13 +132,13 @@ def test_a_layer_for_all_methods_and_one_for_each():
     with pytest.raises(CliError, match="--layer a: rise takes no layer"):
         choices(["mwp", "rise"], [], "a")
     assert choices(["mwp"], [], "a, b")["mwp"].layer == ("a", "b")
-    with pytest.raises(CliError, match="pfv is explained at one layer, not at a, b"):
+    with pytest.raises(ValueError, match="pfv is explained at one layer, not at a, b"):
         choices(["pfv"], [], "a,b")
 
 
 def test_both_options_are_in_the_help():
     parser = argparse.ArgumentParser()
-    method_options.add_options(parser)
+    add_options(parser)
     given = parser.parse_args(["--set", "mwp.residual=branch", "--set", "rise.grid=3"])
     assert given.settings == ["mwp.residual=branch", "rise.grid=3"] and given.layer is None
 

@@ -1,5 +1,8 @@
 """`jaxplain explain` of several images, of a similarity, with boxes, and of all layers."""
 
+import functools
+import sys
+
 import numpy as np
 import pytest
 from flax import nnx
@@ -19,9 +22,9 @@ def shown(monkeypatch, tmp_path):
     """What the panel was given: images and rows."""
     found = {}
 
-    def keep(images, rows):
+    def keep(images, rows, **more):
         found["images"], found["rows"] = images, rows
-        return panel(images, rows)
+        return panel(images, rows, **more)
 
     monkeypatch.setattr("jaxplain.viz.panel", keep)
     (tmp_path / "work").mkdir()
@@ -91,11 +94,11 @@ def test_maps_of_a_similarity_lie_where_the_pictures_agree(tmp_path, monkeypatch
     pixels[:8], pixels[8:] = (255, 0, 0), (0, 0, 255)
     Image.fromarray(pixels).save(tmp_path / "both.png")
     maps, overlay = [], viz.overlay
-    monkeypatch.setattr(viz, "overlay", lambda *given: maps.append(given[1]) or overlay(*given))
+    monkeypatch.setattr(viz, "overlay", lambda *a, **k: maps.append(a[1]) or overlay(*a, **k))
     red = write(tmp_path / "red.png", (255, 0, 0))
     argv = ["explain", str(tmp_path / "both.png"), "--reference", red]
     assert cli.main([*argv, "--methods", "hires-cam,mwp", "--layer", "pool"]) == 0
-    hires, mwp = maps[0], maps[2]  # of the query; of the reference follow each
+    hires, mwp = maps[:2]  # of the query; those of the reference follow
     assert (hires[:4] > 0).all() and (hires[4:] < 0).all()
     np.testing.assert_allclose(mwp[:4].sum(), 1, rtol=1e-5)
     np.testing.assert_array_equal(mwp[4:], 0)
@@ -125,7 +128,13 @@ def test_the_few_shot_network_and_all_of_its_layers(tmp_path, monkeypatch, shown
 def test_pictures_share_the_colours_of_pfv(tmp_path, monkeypatch, shown):
     monkeypatch.setattr(explain, "load_model", lambda *_: Pooled())
     called, pfv = [], jaxplain.pfv
-    monkeypatch.setattr(jaxplain, "pfv", lambda fn, x, **k: called.append(x) or pfv(fn, x, **k))
+
+    @functools.wraps(pfv)  # its signature tells the command line what can be set
+    def watched(fn, x, **options):
+        called.append(x)
+        return pfv(fn, x, **options)
+
+    monkeypatch.setattr(sys.modules["jaxplain.explainers.pfv"], "pfv", watched)
     rng = np.random.default_rng(0)
     paths = []
     for folder in ("a", "b"):

@@ -55,3 +55,11 @@ def test_tuples_of_fractions_are_no_shapes():
 def test_an_empty_table():
     assert str(Table()) == "(nothing)" and Table().columns == ()
     assert Table([], ["method"]).markdown() == "| method |\n| --- |"
+
+
+def test_notebooks_get_escaped_html():
+    table = Table([("<script>", 0.5), ("b & c", None)], ["method", "error"])
+    text = table._repr_html_()
+    assert "&lt;script&gt;" in text and "b &amp; c" in text and "<script>" not in text
+    assert text.count("<tr>") == 3 and text.count('text-align: right">0.5<') == 1
+    assert Table()._repr_html_() == "<p>(nothing)</p>"

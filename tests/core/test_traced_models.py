@@ -18,7 +18,6 @@ from flax import nnx
 from tracing import X, compilations, slope
 
 import jaxplain
-from jaxplain.explainers.catalogue import CATALOGUE
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -138,7 +137,7 @@ def traced():
     return fn, jaxplain.trace(fn, x), x
 
 
-@pytest.mark.parametrize("name", list(CATALOGUE))
+@pytest.mark.parametrize("name", methods.OF_ANY_NETWORK)
 def test_every_explainer_takes_a_model(name, traced):
     fn, model, x = traced
     found, expected = (methods.explain(name, f, x, 1) for f in (model, fn))

@@ -28,7 +28,9 @@ def compiled(name, dtype):
     return jax.jit(lambda x, targets: explain(fn, x, targets))
 
 
-@pytest.mark.parametrize("name", [name for name, method in CATALOGUE.items() if method.per_class])
+@pytest.mark.parametrize(
+    "name", [name for name, method in methods.OF_ANY_NETWORK.items() if method.per_class]
+)
 def test_batches_classes_jit_and_bfloat16(name):
     x = jnp.asarray(nets.images(8), jnp.float32)
     explain = compiled(name, jnp.float32)

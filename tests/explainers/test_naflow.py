@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +13,11 @@ import pytest
 from nets import normal
 
 import jaxplain
-from jaxplain.cli import drawing, method_options
+from jaxplain.cli import method_options
 from jaxplain.core import UnknownLayerError, UnsupportedOperationError, tag, trace
 from jaxplain.explainers._preimage import preimage, stages, start
 from jaxplain.explainers.catalogue import CATALOGUE
+from jaxplain.explanation import computing
 
 EXACT = jaxplain.LeastSquares(tolerance=1e-11, iterations=2000, damping=0.0)
 CENTRE = np.eye(9)[4].reshape(3, 3, 1, 1)  # with it an identity is a 3 x 3 kernel
@@ -137,16 +139,18 @@ def test_one_default_of_damping(monkeypatch):
     assert not set(CATALOGUE["naflow"].options)
 
     taken = []
-    view = drawing.View("", np.zeros((4, 4, 3)), jnp.ones((1, 4, 4, 3)), lambda x: x, [0], ["cat"])
+    one = np.zeros(1, np.float32)
+    about = jaxplain.Explanation("", np.zeros((4, 4, 3), "u1"), "", (0,), ("cat",), one, one, ("",))
+    subject = computing.Subject(about, jnp.ones((1, 4, 4, 3)), lambda x: x)
     choice = method_options.choices(["naflow"], [])["naflow"]
 
     def naflow(*_, solver, **__):
         taken.append(solver)
         raise InterruptedError
 
-    monkeypatch.setattr(jaxplain, "naflow", naflow)
+    monkeypatch.setattr(sys.modules["jaxplain.explainers.naflow"], "naflow", naflow)
     with pytest.raises(InterruptedError):
-        drawing.ROWS["naflow"](None, [view], choice)
+        computing.COMPUTED["naflow"](None, [subject], choice)
     assert taken[0].damping == damping
 
 

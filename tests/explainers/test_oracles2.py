@@ -1,8 +1,6 @@
-"""Other packages' numbers, and the formulas', on pre-activation, ConvNeXt-like, MobileNet-like and
-mixer networks.
+"""Other packages' numbers, and the formulas', on transformers and modern convolutional networks.
 
-Networks with attention are left out, and of the others the cases of methods that are not checked
-here: `CALLS` says which are.
+`CALLS` says which cases are checked here, and by which call.
 """
 
 from __future__ import annotations
@@ -41,13 +39,7 @@ def load(name: str) -> tuple[dict, dict]:
     return arrays, json.loads(str(arrays["meta"]))
 
 
-NETWORKS = tuple(
-    sorted(
-        path.stem
-        for path in pathlib.Path(FOLDER).glob("*.npz")
-        if not load(path.stem)[1]["attention"]
-    )
-)
+NETWORKS = tuple(sorted(path.stem for path in pathlib.Path(FOLDER).glob("*.npz")))
 
 
 def _gradient(fn, x, signal, **options):
@@ -59,7 +51,11 @@ def _input_x_gradient(fn, x, signal, layer):
         return {"input": jaxplain.input_x_gradient(fn, x, signal, reduce=None)}
     maps = _gradient(fn, x, signal, layer=layer)
     acts = jaxplain.capture(fn, [v for v in layer if v != "input"])(x)[1] | {"input": x}
-    return {name: acts[name].reshape(m.shape) * m for name, m in maps.items()}  # tokens as maps
+
+    def as_map(v, m):  # tokens, the last of which are patches
+        return v if v.ndim == m.ndim else v[:, v.shape[1] - m[0, ..., 0].size :].reshape(m.shape)
+
+    return {name: as_map(acts[name], m) * m for name, m in maps.items()}
 
 
 def _excitation(**options):
@@ -82,20 +78,55 @@ def _passing(contrastive):
     return call
 
 
+def _attention(method):
+    return lambda fn, x, signal, layer: {"tokens": method(fn, x, signal)}
+
+
+def _attention_gradient(fn, x, signal, layer):
+    """The names of the attention layers are those of their outputs; ours have numbers."""
+    found = {}
+    for name in layer:
+        (number,) = re.findall(r"b(\d+)_attn", name)
+        named = f"attention:{int(number) - 1}"
+        found[name] = jaxplain.gradient(fn, x, signal, layer=named, reduce=None)
+    return found
+
+
 #: Case family -> the call that it checks: (fn, x, signal, layer=[...]) -> maps with channels.
 CALLS = {
     r"torch\.gradient(_sum)?": _gradient,
     r"torch\.input_x_gradient(_sum)?": _input_x_gradient,
     r"captum\.guided_backprop": functools.partial(jaxplain.guided_backprop, reduce=None),
     r"captum\.deconvnet": functools.partial(jaxplain.deconvnet, reduce=None),
-    r"formula\.(lrp_epsilon|cp_lrp)(_sum)?": functools.partial(
+    r"formula\.lrp_epsilon(_sum)?": functools.partial(
         jaxplain.lrp, composite=_EPSILON, channels=True
     ),
+    **{
+        rf"formula\.{name}{suffix}(_sum)?": functools.partial(
+            jaxplain.lrp, composite=composite(name, gamma=gamma), channels=True
+        )
+        for name in ("attn_lrp", "cp_lrp")
+        for suffix, gamma in (("", None), ("_gamma", 0.25))
+    },
     r"formula\.excitation_backprop(_sum)?": _excitation(residual="excitation"),
     r"formula\.excitation_backprop_magnitude": _excitation(residual="magnitude"),
     r"formula\.contrastive_excitation_backprop(_sum)?": _excitation(
         residual="excitation", contrastive=True
     ),
+    r"torch\.attention_gradient": _attention_gradient,
+    r"pgc\.grad_cam": functools.partial(jaxplain.grad_cam, relu=False),
+    r"pgc\.hires_cam": jaxplain.hires_cam,
+    r"pgc\.grad_cam_plus_plus": functools.partial(jaxplain.grad_cam_plus_plus, eps=1e-6),
+    r"pgc\.x_grad_cam": jaxplain.x_grad_cam,
+    r"pgc\.layer_cam": jaxplain.layer_cam,
+    r"pgc\.eigen_cam": functools.partial(jaxplain.eigen_cam, centre=True),
+    r"formula\.cam": jaxplain.cam,
+    r"formula\.attention_rollout": _attention(jaxplain.attention_rollout),
+    r"formula\.transformer_attribution": _attention(jaxplain.transformer_attribution),
+    r"formula\.transformer_attribution_relevance": _attention(
+        functools.partial(jaxplain.transformer_attribution, relevance=True)
+    ),
+    r"formula\.legrad": _attention(jaxplain.legrad),
     r"formula\.excitation_backprop_pass(_sum)?": _passing(False),
     r"formula\.contrastive_excitation_backprop_pass(_sum)?": _passing(True),
 }
@@ -134,7 +165,8 @@ def result(name: str, pattern: str) -> dict:
 
 
 def test_the_networks():
-    assert NETWORKS == ("convnextish", "mixer", "mobilenetish", "preact")
+    assert {"convnextish", "mixer", "mobilenetish", "preact"} <= set(NETWORKS)
+    assert {"swiglu", "swinish", "vit", "vit_gap"} <= set(NETWORKS)
     assert {call_of(n, c) for n in NETWORKS for c in load(n)[1]["cases"]} - {None} == set(CALLS)
 
 
@@ -150,6 +182,21 @@ def test_network(x64, name):
         assert nets.relative_error(acts[op], arrays[f"act/{op}"]) < 1e-6, op
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_layers(x64, name):
+    """Attention weights, the ends of the blocks, and where the CAM family looks by default."""
+    arrays, meta = load(name)
+    fn, x, _ = network(name)
+    weights = [f"attention:{i}" for i in range(len(meta["attention"]))]
+    acts = jaxplain.capture(fn, weights)(x)[1]
+    for op, layer in zip(meta["attention"], weights, strict=True):
+        assert nets.relative_error(acts[layer], arrays[f"attention/{op}"]) < 1e-6, op
+    graph = jaxplain.trace(fn, x).graph
+    assert len(graph.blocks.attention) == len(weights)
+    assert [graph.name_of(v) for v in graph.blocks.outputs] == meta["blocks"]
+    assert graph.last_spatial == meta["cam_default"]
+
+
 @pytest.mark.parametrize(("name", "case_id"), [pytest.param(*c, id="-".join(c)) for c in CASES])
 def test_case(x64, name, case_id):
     arrays, meta = load(name)
@@ -158,7 +205,11 @@ def test_case(x64, name, case_id):
     expected = arrays[f"case/{case_id}/expected"]
     if case["options"].get("reduce") == "sum":
         got = got.sum(-1)
-    got = got.reshape(expected.shape)  # ours are maps, of tokens too
+    if case["layout"] == "BND":
+        expected = expected[:, case["prefix"] :]  # ours are maps, without the class token
+    got = got.reshape(expected.shape)
+    if case.get("sign_free"):
+        got = got * np.sign((got * expected).sum((1, 2), keepdims=True))
     assert got.dtype == np.float64
     for mine, theirs in zip(got, expected, strict=True):
         error = np.abs(mine - theirs).max() / np.abs(theirs).max()
@@ -166,7 +217,14 @@ def test_case(x64, name, case_id):
 
 
 #: Method of the file -> how ours is called.
+UNSUITABLE = {
+    "cam": jaxplain.cam,
+    "attention_rollout": jaxplain.attention_rollout,
+    "transformer_attribution": jaxplain.transformer_attribution,
+    "legrad": jaxplain.legrad,
+}
 UNDEFINED = {
+    "lrp_epsilon": functools.partial(jaxplain.lrp, composite="epsilon"),
     "guided_backprop": jaxplain.guided_backprop,
     "deconvnet": jaxplain.deconvnet,
     "guided_grad_cam": jaxplain.guided_grad_cam,
@@ -187,5 +245,21 @@ def test_undefined(x64, name, method):
     fn, x, _ = network(name)
     convolution = load(name)[1]["ops"][0]["name"]
     layer = {"layer": convolution} if method == "guided_grad_cam" else {}
-    with pytest.raises(jaxplain.UnsupportedOperationError, match="ReLU|relu"):
+    with pytest.raises(jaxplain.UnsupportedOperationError, match="ReLU|relu|softmax|matmul"):
         UNDEFINED[method](fn, x, 0, **layer)
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        (name, entry["method"])
+        for name in NETWORKS
+        for entry in load(name)[1]["undefined"]
+        if entry["decided"] and entry["method"] in UNSUITABLE
+    ],
+)
+def test_unsuitable(x64, name, method):
+    fn, x, _ = network(name)
+    words = "ends in a global average pool" if method == "cam" else "needs attention layers"
+    with pytest.raises(jaxplain.core.UnsuitableNetworkError, match=words):
+        UNSUITABLE[method](fn, x, 0)

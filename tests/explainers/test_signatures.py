@@ -27,6 +27,7 @@ KEYWORDS = (
     # where
     "layer",  # of the maps: a name, several, or None
     "tokens",  # how maps lie in it, where that is not known
+    "blocks",  # which of the attention layers count
     "weight_layers",  # whose channel sums weight the result
     "last",  # where a flow through the layers starts
     # what was found before
@@ -35,6 +36,7 @@ KEYWORDS = (
     "pixels",  # the images as they look
     # how the signal goes back
     "composite",  # which rule goes on which layer
+    "relevance",  # of attention weights in their place
     "seed",  # of the relevance at the scores
     "box",  # of the pixels
     "contrastive",
@@ -58,6 +60,8 @@ KEYWORDS = (
     "order",
     "step_size",
     # how what is found is put together
+    "heads",  # how those of attention become one
+    "discard",  # the fraction of the smallest weights that does not count
     "weighting",  # how weights are made
     "align_corners",
     "relative",

@@ -22,7 +22,9 @@ HIDDEN = jnp.asarray(nets.normal(3, H * W * C, 7, scale=0.5), jnp.float32)
 TOP = jnp.asarray(nets.normal(4, 7, 4), jnp.float32)
 EVERY = jnp.arange(H * W)
 NAMES = sorted(
-    name for name in CATALOGUE if "tokens" in methods.parameters(name) and name != "fitted-cam"
+    name
+    for name in CATALOGUE
+    if {"layer", "tokens"} <= set(methods.parameters(name)) and name != "fitted-cam"
 )
 
 

@@ -11,6 +11,9 @@ import jax.numpy as jnp
 import jaxplain
 from jaxplain.explainers.catalogue import CATALOGUE
 
+#: The methods that need no attention in the network.
+OF_ANY_NETWORK = {name: method for name, method in CATALOGUE.items() if not method.attention}
+
 #: So little of what a method does many times, by the arguments that say how often.
 FEW = {"samples": 2, "steps": 2}
 

@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from jaxplain import weights_convert as wc
-from jaxplain.models import pretrained
+from jaxplain.models import conversion
 from jaxplain.models.entries import find
 
 SMALL = "conv4net"
@@ -17,7 +17,7 @@ SMALL = "conv4net"
 def foreign(name=SMALL, seed=0) -> dict[str, np.ndarray]:
     """Random tensors for a network, with the names and axes of its first source (as torch's)."""
     entry = find(name)
-    model = pretrained._build(entry, entry.outputs)
+    model = conversion.build(entry, entry.outputs)
     shapes = wc.parameter_shapes(model)
     rng = np.random.default_rng(seed)
     names = entry.sources[0].names

@@ -18,7 +18,7 @@ from flax import nnx
 from jaxplain import models
 from jaxplain import weights_convert as wc
 from jaxplain.core.extras import install
-from jaxplain.models import imagenet, pretrained
+from jaxplain.models import conversion, imagenet, pretrained
 from jaxplain.models.entries import ENTRIES
 
 LITE0 = "efficientnet_lite0"
@@ -166,7 +166,7 @@ def test_a_description_of_an_older_release_looks_where_the_registry_says():
     """It named a layer for each method, and one for the contrast, which nothing reads any more."""
     config = ENTRIES[LITE0].config
     old = {"layers": {"cam": "elsewhere"}, "contrast_layer": "avgpool"}
-    assert pretrained._read_config(config.to_json() | old) == config
+    assert conversion.read_config(config.to_json() | old) == config
 
 
 def test_missing_package_says_which_extra(monkeypatch, tmp_path):

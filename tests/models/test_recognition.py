@@ -7,7 +7,7 @@ import small_network
 import jaxplain
 from jaxplain import models
 from jaxplain import weights_convert as wc
-from jaxplain.models import recognition
+from jaxplain.models import conversion, recognition
 from jaxplain.models.entries import find
 from jaxplain.weights_convert.convert import _their_shape
 
@@ -16,15 +16,22 @@ def foreign(name, source=0):
     """Tensors of ones for a network, as one of its sources names them; they take no memory."""
     entry = find(name)
     names = entry.sources[source].names
-    shapes = wc.parameter_shapes(recognition._abstract(name, entry.outputs))
-    return {
-        theirs: np.broadcast_to(np.float32(1), _their_shape(shapes[ours], names.layout))
-        for ours, theirs in names.resolve(shapes).items()
-    }
+    shapes = wc.parameter_shapes(recognition._abstract(name, names.source, entry.outputs))
+    tensors = {}
+    for ours, theirs in names.resolve(shapes).items():
+        parts = [theirs] if isinstance(theirs, str) else theirs
+        first, *rest = _their_shape(shapes[ours], names.layout)
+        for part in parts:
+            shape = (first // len(parts), *rest)
+            tensors[part] = np.broadcast_to(np.float32(1), shape)
+    return tensors
 
 
 SMALL = ("squeezenet1_0", "squeezenet1_1", "resnet18", "resnet18_npid", "cifar_resnet20")
 SMALL += ("cifar_resnet32", "conv4net", "conv64f", "efficientnet_lite0", "efficientnet_lite1")
+SMALL += ("vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "vit_small_patch14_dinov2")
+SMALL += ("vit_small_patch14_reg4_dinov2", "vit_small_patch14_importance", "convnext_tiny")
+SMALL += ("swin_tiny_patch4_window7_224", "vit_base_patch16_clip_224")
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -69,7 +76,7 @@ def test_a_file_alone(tmp_path):
 
 def test_what_jaxplain_wrote_says_it_itself(tmp_path):
     np.savez(tmp_path / "weights.npz", **small_network.foreign())
-    converted = models.pretrained.convert_file(tmp_path / "weights.npz", None)
+    converted = conversion.convert_file(tmp_path / "weights.npz", None)
     path = tmp_path / "own.safetensors"
     wc.export(path, converted.weights, converted.description)
     assert models.from_pretrained(path).config == converted.config

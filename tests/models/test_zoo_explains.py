@@ -15,7 +15,7 @@ from small_network import filled
 import jaxplain
 from jaxplain import core
 from jaxplain import weights_convert as wc
-from jaxplain.core import UnsupportedOperationError
+from jaxplain.core import UnsuitableNetworkError, UnsupportedOperationError
 from jaxplain.core.model import Model
 from jaxplain.core.rules import BoundOp, DiagonalOp
 from jaxplain.explainers.catalogue import CATALOGUE, explainer
@@ -95,11 +95,16 @@ def test_excitation_backprop_covers(name):
     def run(s, x):  # traced with weights of shapes only
         network = nnx.merge(graph, s)
         table.extend(jaxplain.coverage(network, x, excitation_rules()))
-        maps = jaxplain.excitation_backprop(network, x, 1, layer=layer, contrastive=True)
+        target = min(1, ENTRIES[name].outputs - 1)
+        maps = jaxplain.excitation_backprop(network, x, target, layer=layer, contrastive=True)
         return maps, jaxplain.capture(network, [layer])(x)[1][layer]
 
     maps, activation = jax.eval_shape(run, state, image)
-    assert maps.shape == activation.shape[:3] and maps.shape[1] > 1
+    if activation.ndim == 4:
+        assert maps.shape == activation.shape[:3] and maps.shape[1] > 1
+    else:  # tokens, with others before those of the patches
+        assert maps.shape[0] == 1 and maps.shape[1] == maps.shape[2] > 1
+        assert activation.shape[1] - 5 <= maps.shape[1] ** 2 <= activation.shape[1]
     unhandled = [row for row in table if row.kind in RULED and row.rule == "plain gradient"]
     assert not unhandled and not [row for row in table if row.kind == "opaque"]
     assert len(table) > 20
@@ -118,6 +123,14 @@ def test_every_method(name):
     graph, state = nnx.split(abstract(name))
     image = jax.ShapeDtypeStruct((1, config.input_size, config.input_size, 3), jnp.float32)
 
+    attention: list = []
+    jax.eval_shape(
+        lambda s, x: attention.extend(
+            jaxplain.trace(nnx.merge(graph, s), x).graph.blocks.attention
+        ),
+        state,
+        image,
+    )
     for key, method in CATALOGUE.items():
 
         def run(s, x, key=key):
@@ -130,6 +143,10 @@ def test_every_method(name):
                 more = {"fit": methods.fit(last, channels, classes)}
             return explainer(key, config, **more)(network, x, 1)
 
+        if method.attention and not attention:
+            with pytest.raises(UnsuitableNetworkError, match="the network has no attention"):
+                jax.eval_shape(run, state, image)
+            continue
         call = key, name
         if call in REFUSED:
             with pytest.raises((ValueError, UnsupportedOperationError), match=REFUSED[call]):

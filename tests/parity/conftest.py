@@ -1,4 +1,4 @@
-"""Settings of the parity tests, which compare networks with those of torchvision, timm and Keras.
+"""Settings of the parity tests, which compare networks with those of others.
 
 They need the packages of requirements.txt, an environment of their own; where torch is missing they
 are not collected. Nothing else in the project imports torch.
@@ -6,14 +6,19 @@ are not collected. Nothing else in the project imports torch.
 
 import importlib.util
 
-if any(importlib.util.find_spec(p) is None for p in ("torch", "torchvision", "timm")):
+_NEEDED = ("torch", "torchvision", "timm", "transformers", "lxt")
+
+if any(importlib.util.find_spec(p) is None for p in _NEEDED):
     collect_ignore_glob = ["test_*.py"]
 else:
     from torch import library
 
-    # The CPU build of torch lacks torchvision's compiled operators, but its import names these.
-    for _operator in ("nms", "qnms"):
-        library.define(
-            f"torchvision::{_operator}",
-            "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-        )
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError:
+        # The CPU build of torch lacks torchvision's compiled operators, but its import names these.
+        for _operator in ("nms", "qnms"):
+            library.define(
+                f"torchvision::{_operator}",
+                "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+            )

@@ -168,7 +168,7 @@ def test_command_and_what_it_writes(tmp_path, monkeypatch, capsys):
     }
     for source in sources.values():
         source.class_names = (*CLASSES, "a class without images")
-    monkeypatch.setattr(models, "from_pretrained", lambda name, network=None, net=network: net)
+    monkeypatch.setattr(models, "from_pretrained", lambda name, net=network, **_: net)
     monkeypatch.setattr(data, "open_source", lambda name, split, data_dir: sources[split])
     asked = [
         "finetune",

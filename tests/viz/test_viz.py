@@ -17,8 +17,8 @@ def _colour(name, position):
 def test_heat_shows_the_positive_part_up_to_its_maximum():
     colours, values = viz.colourise(np.array([[-3.0, 0.0], [2.0, 4.0]]), "heat")
     np.testing.assert_array_equal(values, [[0, 0], [0.5, 1]])
-    np.testing.assert_allclose(colours[1, 1], _colour("turbo", 1.0))
-    np.testing.assert_allclose(colours[0, 0], _colour("turbo", 0.0))
+    np.testing.assert_allclose(colours[1, 1], _colour("plasma", 1.0))
+    np.testing.assert_allclose(colours[0, 0], _colour("plasma", 0.0))
 
 
 def test_signed_has_zero_in_the_middle_and_red_for():
@@ -75,6 +75,7 @@ def test_overlay_colours_where_the_map_is():
     ("call", "error", "words"),
     [
         (lambda: viz.overlay(IMAGE, np.ones((2, 2)), "hot"), ValueError, "heat"),
+        (lambda: viz.overlay(IMAGE, np.ones((2, 2)), cmap="virdis"), ValueError, "viridis"),
         (lambda: viz.overlay(IMAGE[..., 0], np.ones((2, 2))), ValueError, "(H, W, 3)"),
         (lambda: viz.overlay(IMAGE.astype(int), np.ones((2, 2))), TypeError, "uint8"),
         (lambda: viz.overlay(IMAGE * 1.0, np.ones((2, 2))), ValueError, "[0, 1]"),
@@ -96,10 +97,17 @@ def test_panel_labels_and_wraps_rows():
     pictures = {f"method {i}": IMAGE for i in range(5)}
     figure = viz.panel(IMAGE, {"cat": pictures, "cup": {"only": IMAGE}}, max_columns=4)
     titles = [axes.get_title() for axes in figure.axes]
-    assert titles == ["cat", *pictures, "cup", "only"]
+    assert titles == ["", *pictures, "", "only"]
+    assert [text.get_text() for text in figure.texts] == ["cat", "cup"]
     boxes = np.array([axes.get_position().bounds for axes in figure.axes]).round(6)
     assert len(np.unique(boxes[:, 0])) == 4  # the image, and 5 pictures in lines of 3 and 2
     assert len(np.unique(boxes[:, 1])) == 3
+    again = viz.panel(IMAGE, {"cat": pictures, "cup": pictures}, colour_bars=[("heat", "viridis")])
+    titles = [axes.get_title() for axes in again.axes]
+    assert titles == ["", *pictures, "", *[""] * 5, ""]  # said once for both rows
+    bar = again.axes[-1]
+    assert bar.images[0].cmap.name == "viridis"
+    assert [text.get_text() for text in bar.texts] == ["nothing", "most"]
     width, height = boxes[0, 2:] * figure.get_size_inches()
     assert width / height == pytest.approx(16 / 12, rel=1e-4)
 

@@ -9,8 +9,18 @@ from jaxplain.weights_convert.name_maps._format import (
     TORCH,
     NameMap,
     caffe_norm,
+    each_name,
     keras_numbered,
     own_names,
 )
 
-__all__ = ["CAFFE", "KERAS", "TORCH", "NameMap", "caffe_norm", "keras_numbered", "own_names"]
+__all__ = [
+    "CAFFE",
+    "KERAS",
+    "TORCH",
+    "NameMap",
+    "caffe_norm",
+    "each_name",
+    "keras_numbered",
+    "own_names",
+]

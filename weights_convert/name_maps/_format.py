@@ -18,12 +18,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeAlias
 
 #: What is said of a source once: its names of parameters, their separator and axis order.
 TORCH: Mapping[str, Any] = dict(
-    leaves={"kernel": "weight", "bias": "bias"},
+    leaves={"kernel": "weight", "scale": "weight", "bias": "bias"},
     norm_leaves={
         "scale": "weight",
         "bias": "bias",
@@ -54,6 +54,8 @@ _KERAS_NUMBERS = {
     "moving_mean": "vars/2",
     "moving_variance": "vars/3",
 }
+#: The name of a tensor of theirs, or of several that are one of ours.
+Theirs: TypeAlias = str | tuple[str, ...]
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 _VALUE = re.compile(r"\{(\w+)(?:\+(\d+)|:(letter))?\}")
 
@@ -69,8 +71,9 @@ class NameMap:
             ``{x:letter}`` for the letter of that number (0 is a). A pattern without placeholders
             comes before one with, and an earlier one before a later one. Instead of their module a
             mapping can be given, from our leaf to the full name of their tensor, for modules whose
-            tensors do not lie together; it may hold two leaves that we have not: ``factor``, by
-            which mean and variance are to be divided (the third blob of Caffe's BatchNorm), and
+            tensors do not lie together, or to several names, whose tensors ours joins along the
+            outputs (queries, keys and values). It may hold two leaves that we have not: ``factor``,
+            by which mean and variance are to be divided (the third blob of Caffe's BatchNorm), and
             ``shift``, a bias added before normalisation, which is taken off the mean.
         leaves: our last component -> theirs; ``norm_leaves`` likewise, in batch normalisation
             (modules that have a ``mean``).
@@ -87,7 +90,7 @@ class NameMap:
     """
 
     source: str
-    modules: Mapping[str, str | Mapping[str, str]]
+    modules: Mapping[str, str | Mapping[str, Theirs]]
     leaves: Mapping[str, str]
     norm_leaves: Mapping[str, str]
     separator: str = "."
@@ -98,8 +101,10 @@ class NameMap:
     counters: tuple[str, ...] = ()
     numbered: str | None = None
 
-    def resolve(self, parameters: Iterable[str]) -> dict[str, str]:
+    def resolve(self, parameters: Iterable[str]) -> dict[str, Theirs]:
         """Our parameter name -> theirs, for each of ``parameters``, and for factors and shifts.
+
+        Of a parameter that joins several tensors of theirs it is a tuple of names.
 
         Raises:
             KeyError: the map says nothing of a parameter (an error in the map).
@@ -122,10 +127,15 @@ class NameMap:
                 theirs = {leaf: f"{theirs}{self.separator}{leaves[leaf]}"}
             for ours in (leaf, "factor", "shift"):
                 if ours == leaf or ours in theirs:
-                    resolved[f"{module}.{ours}"] = _fill(theirs[ours], values)
+                    names = theirs[ours]
+                    resolved[f"{module}.{ours}"] = (
+                        _fill(names, values)
+                        if isinstance(names, str)
+                        else tuple(_fill(name, values) for name in names)
+                    )
         return resolved
 
-    def _find(self, module: str, numbers) -> tuple[str | Mapping[str, str], dict[str, str]]:
+    def _find(self, module: str, numbers) -> tuple[str | Mapping[str, Theirs], dict[str, str]]:
         if module in self.modules:
             return self.modules[module], {}
         for pattern, theirs in self.modules.items():
@@ -191,6 +201,18 @@ def keras_numbered(names: NameMap) -> NameMap:
         leaves={leaf: number(name) for leaf, name in names.leaves.items()},
         norm_leaves={leaf: number(name) for leaf, name in names.norm_leaves.items()},
     )
+
+
+def each_name(resolved: Iterable[Theirs]) -> Iterator[str]:
+    """The names of ``NameMap.resolve``'s values one by one.
+
+    Example:
+        >>> from jaxplain.weights_convert.name_maps import each_name
+        >>> list(each_name(["a", ("b", "c")]))
+        ['a', 'b', 'c']
+    """
+    for theirs in resolved:
+        yield from (theirs,) if isinstance(theirs, str) else theirs
 
 
 def own_names(parameters: Iterable[str]) -> NameMap:

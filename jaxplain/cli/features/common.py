@@ -8,8 +8,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxplain.cli import drawing, method_options
-from jaxplain.cli.common import CliError, local_path, read_image, step, suggest
+from jaxplain.cli import method_options
+from jaxplain.cli.common import CliError, local_path, read_image, step
+from jaxplain.core.errors import suggest
+from jaxplain.explanation.choice import Choice
+from jaxplain.explanation.explaining import names_of_files
 
 if TYPE_CHECKING:
     import jax
@@ -32,14 +35,14 @@ def add_picture(parser: argparse.ArgumentParser, default: str) -> None:
     )
 
 
-def own_choice(arguments: argparse.Namespace) -> method_options.Choice:
+def own_choice(arguments: argparse.Namespace) -> Choice:
     choice = method_options.choices(["pfv"], arguments.settings, arguments.layer)["pfv"]
     if choice.options.get("components", 3) != 3:
         raise CliError("--set pfv.components: colours are three components")
     return choice
 
 
-def visualiser(network: Any, choice: method_options.Choice) -> Callable[[jax.Array], Any]:
+def visualiser(network: Any, choice: Choice) -> Callable[[jax.Array], Any]:
     import jaxplain
 
     given = choice.arguments(None)
@@ -51,7 +54,7 @@ def read(paths: Sequence[Path]) -> dict[str, np.ndarray]:
     from jaxplain.data.images import image_files
 
     files = [f for path in paths for f in (image_files(path) if path.is_dir() else [path])]
-    called = drawing.names(dict.fromkeys(files))
+    called = names_of_files(dict.fromkeys(files))
     return {name: read_image(path) for path, name in called.items()}
 
 

@@ -6,9 +6,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from jaxplain.cli import drawing, options
+from jaxplain.cli import options
 from jaxplain.cli.common import CliError, extra, load_model, local_path, step
 from jaxplain.cli.features import common
+from jaxplain.explanation import drawing
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
     }
     if len(groups["failed"]) > 1:
         raise CliError(f"{arguments.failed} is a folder; name the one image that failed")
-    network: Any = load_model(arguments.model, arguments.network)
+    network: Any = load_model(arguments)
     photos = [photo for group in groups.values() for photo in group.values()]
     x = common.inputs(network, photos)
     counts = [len(group) for group in groups.values()]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from jaxplain.cli import datasets, drawing, options
+from jaxplain.cli import datasets, options
 from jaxplain.cli.common import CliError, check_output, extra, load_model, step
 from jaxplain.cli.features import common
-from jaxplain.cli.method_options import Choice
 from jaxplain.cli.progress import Bar
+from jaxplain.explanation import drawing
+from jaxplain.explanation.choice import Choice
 
 if TYPE_CHECKING:
     import jax
@@ -40,7 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
     with extra("viz"):
         from jaxplain import viz
     photos = common.read(arguments.images) if arguments.data is None else _drawn(arguments)
-    network: Any = load_model(arguments.model, arguments.network)
+    network: Any = load_model(arguments)
     x = common.inputs(network, photos.values())
     shown = [drawing.thumbnail(photo) for photo in photos.values()]
     with step(f"principal features of {len(x)} images"):

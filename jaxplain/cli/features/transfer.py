@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> None:
     if not every:
         raise CliError(f"{sources[0].name} has no classes")
     chosen = common.class_numbers(arguments.classes, every)
-    network: Any = load_model(arguments.model, arguments.network)
+    network: Any = load_model(arguments)
     with Bar("images") as progress:
         pixels, labels = zip(
             *(_of_one_class(source, chosen, network, arguments, progress) for source in sources),

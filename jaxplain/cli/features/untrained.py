@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from jaxplain.cli import drawing
 from jaxplain.cli.common import check_output, extra, load_model
 from jaxplain.cli.features import common
 from jaxplain.cli.progress import Bar
+from jaxplain.explanation import drawing
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> None:
     from jaxplain.evaluation.studies.features import untrained_similarity
 
     photos = common.read(arguments.images)
-    network: Any = load_model(arguments.model, arguments.network)
+    network: Any = load_model(arguments)
     x = common.inputs(network, photos.values())
     visualise = common.visualiser(network, choice)
     random = common.visualiser(models.untrained(network, arguments.seed), choice)

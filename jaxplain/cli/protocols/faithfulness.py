@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from jaxplain.cli import datasets
+from jaxplain.cli.common import load_model
 from jaxplain.cli.options import add_number
 from jaxplain.cli.progress import Bar
 from jaxplain.cli.protocols.common import Protocol
@@ -18,7 +19,7 @@ def _run(arguments: argparse.Namespace, progress: Bar) -> Report[Any]:
     from jaxplain.evaluation.studies import faithfulness as study
 
     source, indices = datasets.open_data(arguments)
-    network = datasets.load_network(arguments)
+    network = load_model(arguments)
     config = network.config
     x, failures = datasets.read_images(source, indices, config, arguments)
     methods = datasets.prepared(arguments, network)

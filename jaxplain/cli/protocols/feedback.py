@@ -8,11 +8,12 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxplain.cli.common import local_path, suggest
+from jaxplain.cli.common import local_path
 from jaxplain.cli.options import add_number
 from jaxplain.cli.progress import Bar
 from jaxplain.cli.protocols.common import Protocol
 from jaxplain.cli.protocols.localisation import prepared
+from jaxplain.core.errors import suggest
 from jaxplain.explainers.segmentation import SEGMENTATIONS
 
 if TYPE_CHECKING:

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from jaxplain.cli import datasets
-from jaxplain.cli.method_options import layer_of_fit
+from jaxplain.cli.common import load_model
 from jaxplain.cli.progress import Bar
 from jaxplain.cli.protocols.common import Protocol
+from jaxplain.explanation.choice import layer_of_fit
 
 if TYPE_CHECKING:
     from jaxplain.evaluation.studies.report import Report
@@ -26,7 +27,7 @@ def _run(arguments: argparse.Namespace, progress: Bar) -> Report[Any]:
     source, indices = datasets.open_data(arguments, images=arguments.images)
     if arguments.fit_images is not None and _FITTED not in arguments.methods:
         raise ValueError(f"--fit-images has no effect without the method {_FITTED}")
-    network = datasets.load_network(arguments)
+    network = load_model(arguments)
     x, truth, points, failures = load(source, indices, network.config, arguments.workers)
     fit, images = _fit(network, arguments, x) if _FITTED in arguments.methods else (None, 0)
     prepared = datasets.prepared(arguments, network, fit=fit)

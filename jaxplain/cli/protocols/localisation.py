@@ -7,6 +7,7 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from jaxplain.cli import datasets
+from jaxplain.cli.common import load_model
 from jaxplain.cli.options import add_held_out
 from jaxplain.cli.progress import Bar
 from jaxplain.cli.protocols.common import Protocol
@@ -23,7 +24,7 @@ def prepared(
     from jaxplain.evaluation.studies.questions import Questions
 
     source, indices = datasets.open_data(arguments)
-    network = datasets.load_network(arguments)
+    network = load_model(arguments)
     config = network.config
     asked = Questions(
         source,

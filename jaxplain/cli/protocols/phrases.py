@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxplain.cli import datasets
-from jaxplain.cli.common import local_path
+from jaxplain.cli.common import load_model, local_path
 from jaxplain.cli.options import add_aspect, add_held_out
 from jaxplain.cli.progress import Bar
 from jaxplain.cli.protocols.common import Protocol
@@ -37,7 +37,7 @@ def _run(arguments: argparse.Namespace, progress: Bar) -> Report[Any]:
     }
     source, indices = datasets.open_data(arguments, images=arguments.images)
     table = None if arguments.words is None else _table(arguments.words)
-    network = datasets.load_network(arguments, fully_convolutional=True)
+    network = load_model(arguments, fully_convolutional=True)
     config = network.config
     words = Words(config.class_names, table)
     methods = datasets.prepared(arguments, network, fully_convolutional=True)
@@ -50,7 +50,7 @@ def _run(arguments: argparse.Namespace, progress: Bar) -> Report[Any]:
         chosen_on = {"held_out": held_out_images(len(indices), held_out)}
     report = study.phrase_study(
         source,
-        datasets.Aspect(arguments, config),
+        datasets.view(arguments, network),
         lambda pixels: data.normalise(pixels, config),
         words,
         methods,

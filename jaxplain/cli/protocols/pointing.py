@@ -7,6 +7,7 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from jaxplain.cli import datasets
+from jaxplain.cli.common import load_model
 from jaxplain.cli.options import add_aspect
 from jaxplain.cli.progress import Bar
 from jaxplain.cli.protocols.common import Protocol
@@ -25,7 +26,7 @@ def _run(arguments: argparse.Namespace, progress: Bar) -> Report[Any]:
     source, indices = datasets.open_data(arguments)
     # Dense layers slide over the whole image, and the score map spreads the signal (section
     # 6.1.1).
-    network = datasets.load_network(arguments, fully_convolutional=True)
+    network = load_model(arguments, fully_convolutional=True)
     config = network.config
     prepared = datasets.prepared(arguments, network, fully_convolutional=True)
     methods = {
@@ -34,7 +35,7 @@ def _run(arguments: argparse.Namespace, progress: Bar) -> Report[Any]:
     }
     report = study.pointing_game(
         source,
-        datasets.Aspect(arguments, config),
+        datasets.view(arguments, network),
         lambda pixels: data.normalise(pixels, config),
         datasets.cues(source, config),
         methods,

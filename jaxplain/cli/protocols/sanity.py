@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from jaxplain.cli import datasets
+from jaxplain.cli.common import CliError, load_model
 from jaxplain.cli.progress import Bar
 from jaxplain.cli.protocols.common import Protocol
 from jaxplain.explainers.catalogue import METHODS
@@ -18,12 +19,18 @@ if TYPE_CHECKING:
 
 def _run(arguments: argparse.Namespace, progress: Bar) -> Report[Any]:
     import jax
+    from flax import nnx
 
     from jaxplain.evaluation.studies import sanity as study
 
     source, indices = datasets.open_data(arguments)
-    network = datasets.load_network(arguments)
-    x, failures = datasets.read_images(source, indices, network.config, arguments)
+    network: Any = load_model(arguments)
+    config = network.config
+    if not isinstance(network, nnx.Module):
+        raise CliError(
+            f"sanity randomises the layers of Flax NNX networks, and {config.name} is none"
+        )
+    x, failures = datasets.read_images(source, indices, config, arguments)
     prepared = datasets.prepared(arguments, network)
     methods = {
         title: functools.partial(_evidence, method.explain, METHODS[method.choice.name].style)
@@ -40,7 +47,7 @@ def _run(arguments: argparse.Namespace, progress: Bar) -> Report[Any]:
         batch_size=arguments.batch_size,
         progress=progress,
     )
-    about = f"{network.config.name} on {source.name}"
+    about = f"{config.name} on {source.name}"
     return report.about(about, failures).without(prepared.left_out)
 
 

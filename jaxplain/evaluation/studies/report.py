@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import json
 import math
 import os
@@ -93,6 +94,14 @@ class Report(Generic[Results]):
         return "\n\n".join([*parts, "\n".join(self.notes)] if self.notes else parts)
 
     __str__ = markdown
+
+    def _repr_html_(self) -> str:
+        """The report in a notebook: its title, tables and notes."""
+        parts = [f"<h4>{html.escape(self.title)}</h4>"]
+        for heading, table in self.tables:
+            parts += [f"<p>{html.escape(heading)}</p>"] if heading else []
+            parts.append(table._repr_html_())
+        return "".join([*parts, *(f"<p>{html.escape(note)}</p>" for note in self.notes)])
 
     def to_json(self) -> dict[str, Any]:
         """Everything as JSON values; null where there is no number."""

@@ -23,6 +23,9 @@ def test_a_report_is_written_with_what_the_caller_adds(tmp_path):
     assert named.figure() is named
     table = "| method | score |\n| --- | ---: |\n| CAM | 0.5 |"
     assert str(named) == f"First\n\n{table}\n\n{table}\n\nOne.\nTwo."
+    shown = report.about("<net>")._repr_html_()
+    assert shown.startswith("<h4>Game: &lt;net&gt;</h4><p>First</p><table>")
+    assert shown.endswith("<p>One.</p><p>Two.</p>")
     named.write(tmp_path / "new", "game", {"options": {"output": Path("x")}})
     assert (tmp_path / "new/game.md").read_text() == f"# Game: net on data\n\n{named}\n"
     assert json.loads((tmp_path / "new/game.json").read_text()) == {

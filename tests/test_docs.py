@@ -1,0 +1,158 @@
+"""The site: every block of Python runs, every method has its page, every link leads somewhere."""
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import weight_files as wf
+from flax import nnx
+from PIL import Image
+
+import jaxplain
+from jaxplain.explainers.catalogue import CATALOGUE
+from jaxplain.models.entries import ENTRIES
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md"))
+_BLOCK = re.compile(r"^```python\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
+WITH_CODE = [page for page in PAGES if _BLOCK.search((DOCS / page).read_text("utf-8"))]
+
+
+#: What every method's page says.
+HEADINGS = ("Cost, in forward passes", "When to use it", "When not to", "Elsewhere")
+
+
+def _text(page: str) -> str:
+    return (DOCS / page).read_text("utf-8")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """What the pages speak of: a photograph, and a checkpoint of torch with three classes."""
+    monkeypatch.chdir(tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save("photo.jpg")
+    entry = ENTRIES["cifar_resnet20"]
+    network = entry.build(3, rngs=nnx.Rngs(0))
+    leaves = nnx.to_flat_state(nnx.state(network))
+    own = {".".join(map(str, path)): np.asarray(leaf.get_value()) for path, leaf in leaves}
+    theirs = {}
+    names = entry.sources[0].names
+    for ours, name in names.resolve(jaxplain.weights_convert.parameter_shapes(network)).items():
+        array = own[ours]
+        theirs[name] = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
+    wf.write(tmp_path, "mine.pth", wf.torch(theirs))
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", WITH_CODE)
+def test_code_runs(page, folder, quick_compile):
+    """The blocks of a page one after another, as a reader types them."""
+    text = _text(page)
+    if "tensorboardX" in text:
+        pytest.importorskip("tensorboardX")
+    names: dict = {"__name__": page}
+    for number, block in enumerate(_BLOCK.findall(text), 1):
+        exec(compile(block, f"{page}, block {number}", "exec"), names)
+    if page == "how-to/training.md":
+        _image_in_the_event_file(folder / "logs", names["found"].overlay())
+
+
+def _image_in_the_event_file(logs: Path, shown: np.ndarray) -> None:
+    """TensorBoard's file holds the overlay: read back record by record, pixels and all."""
+    import io
+    import struct
+
+    from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportMissingImports]
+
+    (file,) = logs.glob("events*")
+    content, at, images = file.read_bytes(), 0, []
+    while at < len(content):  # length, its checksum, the event, its checksum
+        (length,) = struct.unpack_from("<Q", content, at)
+        event = Event.FromString(content[at + 12 : at + 12 + length])
+        images += [v for v in event.summary.value if v.HasField("image")]
+        at += 16 + length
+    (image,) = images
+    assert image.tag == "grad-cam"
+    with Image.open(io.BytesIO(image.image.encoded_image_string)) as picture:
+        np.testing.assert_array_equal(np.asarray(picture.convert("RGB")), shown)
+
+
+def test_an_exported_explainer_runs_in_a_fresh_process_to_the_same_bits(folder):
+    import subprocess
+
+    names: dict = {}
+    for block in _BLOCK.findall(_text("how-to/export.md")):
+        exec(compile(block, "export.md", "exec"), names)
+    np.save("x.npy", names["x"])
+    np.save("targets.npy", names["targets"])
+    code = (
+        "import sys, numpy as np\nfrom jax import export\n"
+        "again = export.deserialize(bytearray(open('explainer.bin', 'rb').read()))\n"
+        "np.save('maps.npy', again.call(np.load('x.npy'), np.load('targets.npy')))\n"
+        "assert 'jaxplain' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    np.testing.assert_array_equal(np.load("maps.npy"), names["maps"])
+
+
+def test_every_method_has_one_page():
+    named: list[str] = []
+    for page in PAGES:
+        if found := re.search(r"\A---\nmethods: \[(.*)\]\n---\n", _text(page)):
+            names = [name.strip(" '") for name in found[1].split(",")]
+            function = {CATALOGUE[name].function for name in names}
+            assert {page} == {f"methods/{f.replace('_', '-')}.md" for f in function}, page
+            for heading in (
+                "Cost, in forward passes",
+                "When to use it",
+                "When not to",
+                "Elsewhere",
+            ):
+                assert f"\n## {heading}\n" in _text(page), (page, heading)
+            named += names
+    assert sorted(named) == sorted(CATALOGUE), "CONTRIBUTING.md says how a method gets its page"
+
+
+def test_links_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!http|#)([^)#\s]+)", _text(page)):
+            here = (DOCS / page).parent / target
+            shown = ROOT / target  # the site has examples/ in it
+            assert here.is_file() or shown.is_file(), (page, target)
+
+
+def test_commands_on_the_site_exist():
+    from jaxplain.cli.main import _parser
+
+    checked = 0
+    for page in PAGES:
+        if page == "papers.md":  # which a test of its own reads
+            continue
+        for block in re.findall(r"^```sh\n(.*?)^```$", _text(page), re.DOTALL | re.MULTILINE):
+            for line in block.replace("\\\n", " ").splitlines():
+                if found := re.search(r"(?:^|/|srun )jaxplain (\w.*)$", line):
+                    _parser().parse_args(found[1].split())
+                    checked += 1
+    assert checked >= 5
+
+
+def test_the_picture_of_the_rooms_is_drawn_from_the_imports():
+    spec = importlib.util.spec_from_file_location("docs_hooks", DOCS / "hooks.py")
+    assert spec is not None and spec.loader is not None
+    hooks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hooks)
+    assert "rules" in hooks.imports()["explainers"] and hooks.imports()["core"] == set()
+    picture = hooks.rooms_picture()
+    assert all(f">{room}</text>" in picture for room in ("core", "cli", "explanation"))
+    assert picture.count("<path") > 40
+    page = hooks.method_page(["mwp", "c-mwp"], _text("methods/excitation-backprop.md"))
+    assert (
+        page.startswith("# MWP, c-MWP\n")
+        and "::: jaxplain.explainers.excitation.excitation_backprop" in page
+    )
+    assert "[`grad_cam`](grad-cam.md)" in hooks.methods_table()
