@@ -219,7 +219,7 @@ class BoundOp:
 
     def _own_channels(self, values: Any) -> Any:
         """Of values by channel those of the part that this is."""
-        if self._part is None or not jnp.ndim(values):
+        if self._part is None or values is None or not jnp.ndim(values):
             return values
         axes = self._channel_axes
         shape = [self.operation.output.aval.shape[i] for i in axes]
