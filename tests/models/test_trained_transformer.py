@@ -10,6 +10,8 @@ import pytest
 import jaxplain
 from jaxplain import models
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 PLACE = (70, 110)
 # Each explains the logit of one place, at its default layer but for the CAM, which is at tokens.
 METHODS = {
@@ -56,9 +58,9 @@ def test_half_precision_in_spite_of_outliers(name, networks, photograph):
 def test_single_precision_in_spite_of_outliers(networks, photograph, x64):
     network, _ = networks
     x = models.preprocess(photograph, network.config)
-    _, acts = jaxplain.capture(network, ["blocks.11"])(x)
-    size = np.abs(np.asarray(acts["blocks.11"][0])).max(0)  # of each channel
-    assert size.max() > 20 * np.median(size)  # the outliers
+    _, acts = jaxplain.capture(network, ["blocks.9"])(x)
+    size = np.abs(np.asarray(acts["blocks.9"]))
+    assert size.max() > 50 * np.median(size)  # the outliers
     exact = METHODS["attn_lrp"](at(network), jnp.asarray(np.asarray(x, np.float64)))
     assert exact.dtype == jnp.float64
     assert correlation(METHODS["attn_lrp"](at(network), x), exact) > 0.999
