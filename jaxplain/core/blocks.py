@@ -15,7 +15,6 @@ from jaxplain.core.reach import needed_for
 
 if TYPE_CHECKING:
     from jaxplain.core.graph import Graph
-    from jaxplain.core.operations import Operation
 
 
 class Blocks:

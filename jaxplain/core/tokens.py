@@ -1,4 +1,4 @@
-"""Which tokens the scores read: a class token, a distillation token beside it, a mean of patches."""
+"""Which tokens the scores read: a class token, a distillation token too, a mean of patches."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _EACH = ("normalise", "scale", "bias", "activation", "add", "gate")
 
 
 class Reads(NamedTuple):
-    """The numbers of tokens that the scores read one by one, and of those that they read together."""
+    """The numbers of tokens that the scores read one by one, and of those read together."""
 
     single: frozenset[int]
     pooled: frozenset[int]
@@ -55,9 +55,7 @@ def _same_rank(v: Any, out: Any) -> bool:
     return len(v.aval.shape) == len(out.aval.shape)
 
 
-def _step(
-    graph: Graph, eqns: tuple, v: Any, place: tuple, single: set, pooled: set
-) -> dict | None:
+def _step(graph: Graph, eqns: tuple, v: Any, place: tuple, single: set, pooled: set) -> dict | None:
     """Where tokens lie in what an operation makes of them; None where that cannot be told."""
     if len(eqns) != 1:
         return None
@@ -93,7 +91,9 @@ def _picked(graph: Graph, eqn: Any, v: Any, axis: int, ids: np.ndarray) -> Any:
     name, params, shape = eqn.primitive.name, eqn.params, v.aval.shape
     if name == "slice":
         steps = params["strides"] or (1,) * len(shape)
-        return axis, ids[params["start_indices"][axis] : params["limit_indices"][axis] : steps[axis]]
+        return axis, ids[
+            params["start_indices"][axis] : params["limit_indices"][axis] : steps[axis]
+        ]
     if name == "split" and len(eqn.outvars) == 1:
         return axis, ids
     number = _number(graph, eqn.invars[1 + axis]) if name == "dynamic_slice" else None

@@ -115,8 +115,7 @@ def _rearranged(what: str, shape: tuple, batch: int, function: Callable) -> Rear
     images = np.arange(batch).reshape(batch, 1)
     if shape[0] == batch and (order.reshape(batch, -1) // (size // batch) != images).any():
         raise ValueError(
-            f"the function tokens mixes the images of {what}: its first axis must "
-            "stay the first"
+            f"the function tokens mixes the images of {what}: its first axis must stay the first"
         )
     digest = hashlib.sha256(np.ascontiguousarray(order).tobytes()).digest()
     b, h, w, channels = order.shape

@@ -113,9 +113,7 @@ def _check(graph: Graph, method: str, i: int, layer: Attention, found: list[Atte
     images, _, queries, keys = _shape(layer)
     ends = layer is found[-1] and queries == 1 < keys
     if queries != keys and not ends:
-        _refuse(
-            method, f"{graph.describe(name)} looks from {queries} tokens to {keys} others"
-        )
+        _refuse(method, f"{graph.describe(name)} looks from {queries} tokens to {keys} others")
     first = _shape(found[0])[3]
     if keys != first:
         _refuse(

@@ -133,7 +133,11 @@ def test_unknown_layer_elsewhere(fn, x):
         ("lrp", {"composite": "epsilon_gamma_box"}),
         ("lrp", {"seed": "logit"}),
         *((name, {"reduce": "mean"}) for name in CATALOGUE if "reduce" in parameters(name)),
-        *((name, {"class_chunk": 0}) for name in OF_ANY_NETWORK if "class_chunk" in parameters(name)),
+        *(
+            (name, {"class_chunk": 0})
+            for name in OF_ANY_NETWORK
+            if "class_chunk" in parameters(name)
+        ),
         *((name, {"batch_size": 0}) for name in CATALOGUE if "batch_size" in parameters(name)),
         *((name, {"layer": ()}) for name in CATALOGUE if takes_several_layers(name)),
     ],

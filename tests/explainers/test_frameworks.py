@@ -293,7 +293,9 @@ MORE = {
 }
 #: Keras has constants in float32, and a difference of scores is smaller than they are.
 LESS_EXACT = {("occlusion", name): 1e-5 for name in ("keras", "keras channels first")}
-CALLS = [(name, options) for name in methods.OF_ANY_NETWORK for options in ({}, *MORE.get(name, ()))]
+CALLS = [
+    (name, options) for name in methods.OF_ANY_NETWORK for options in ({}, *MORE.get(name, ()))
+]
 
 
 @pytest.fixture(scope="module")

@@ -123,6 +123,9 @@ CALLS = {
     r"formula\.cam": jaxplain.cam,
     r"formula\.attention_rollout": _attention(jaxplain.attention_rollout),
     r"formula\.transformer_attribution": _attention(jaxplain.transformer_attribution),
+    r"formula\.transformer_attribution_relevance": _attention(
+        functools.partial(jaxplain.transformer_attribution, relevance=True)
+    ),
     r"formula\.legrad": _attention(jaxplain.legrad),
     r"formula\.excitation_backprop_pass(_sum)?": _passing(False),
     r"formula\.contrastive_excitation_backprop_pass(_sum)?": _passing(True),
