@@ -35,6 +35,13 @@ def _ask(rule: Rule, op: Operation) -> None:
         )
 
 
+def _is_fused(eqn: Any) -> bool:
+    """Whether an equation is, or calls, a kernel that holds no graph of its own."""
+    if eqn.primitive.name.startswith(("dot_product_attention", "pallas_call", "custom_partition")):
+        return True
+    return any(_is_fused(e) for jaxpr in _compat.inner_jaxprs(eqn) for e in jaxpr.eqns)
+
+
 def _is_ours(rule: Rule) -> bool:
     made = rule if hasattr(rule, "__name__") else type(rule)
     return str(made.__module__).startswith(f"{__package__.partition('.')[0]}.")
@@ -441,10 +448,14 @@ class Graph:
             "while": "unroll the loop in Python or write it as a lax.scan of fixed length",
             "cond": "choose the branch in Python, or with a predicate that is known at trace time",
             "scan": "shorten the scan: only scans of up to 256 steps are unrolled",
+            "fused": (
+                "a fused kernel has no operations to explain: call "
+                'jax.nn.dot_product_attention with implementation="xla", or write it in jax.numpy'
+            ),
             "custom_vjp_call": "write it without custom_vjp",
             "custom_jvp_call": "write it without custom_jvp",
         }.get(
-            op.equations[-1].primitive.name,
+            "fused" if _is_fused(op.equations[-1]) else op.equations[-1].primitive.name,
             "write it with operations that have a rule, or pass a rule for 'opaque'",
         )
         raise UnsupportedOperationError(

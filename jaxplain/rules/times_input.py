@@ -54,7 +54,11 @@ class HeldStatistics:
 
     def __call__(self, op: BoundOp, g: jax.Array) -> tuple[jax.Array, ...]:
         if op.name == "softmax":
-            return op.vjp(g)
+            # A row that is masked whole may be NaN, and be left out only afterwards.
+            lost = jnp.isnan(op.output)
+            signals = op.vjp(jnp.where(lost, 0, g))
+            same = op.a.shape == op.output.shape
+            return tuple(jnp.where(lost, 0, s) for s in signals) if same else signals
 
         def forward(*inputs: jax.Array) -> jax.Array:
             return op.operation.with_statistics_held(inputs, op.constants)
