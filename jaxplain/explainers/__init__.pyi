@@ -6,7 +6,16 @@ from typing import Literal, overload
 import jax
 
 from jaxplain.explainers._least_squares import LeastSquares as LeastSquares
-from jaxplain.explainers._types import Composite, Images, Layers, Network, Reduce, Targets, Tokens
+from jaxplain.explainers._types import (
+    ClassChunk,
+    Composite,
+    Images,
+    Layers,
+    Network,
+    Reduce,
+    Targets,
+    Tokens,
+)
 from jaxplain.explainers.averaged_gradients import integrated_gradients as integrated_gradients
 from jaxplain.explainers.dense_attention import DenseAttention as DenseAttention
 from jaxplain.explainers.dense_attention import dense_attention as dense_attention
@@ -105,7 +114,7 @@ def cam(
     *,
     layer: str | None = None,
     relu: bool = False,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> jax.Array: ...
 @overload
 def cam(
@@ -115,7 +124,7 @@ def cam(
     *,
     layer: Sequence[str],
     relu: bool = False,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> dict[str, jax.Array]: ...
 @overload
 def contrastive_cam(
@@ -125,7 +134,7 @@ def contrastive_cam(
     *,
     layer: str | None = None,
     classifier: str = "last_linear",
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> jax.Array: ...
 @overload
 def contrastive_cam(
@@ -135,7 +144,7 @@ def contrastive_cam(
     *,
     layer: Sequence[str],
     classifier: str = "last_linear",
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> dict[str, jax.Array]: ...
 @overload
 def contrastive_deconvnet(
@@ -148,7 +157,7 @@ def contrastive_deconvnet(
     form: Literal["zeiler", "springenberg"] = "springenberg",
     classifier: str = "last_linear",
     reduce: Literal["max_abs", "sum", "l2"] = "max_abs",
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> jax.Array: ...
 @overload
 def contrastive_deconvnet(
@@ -161,7 +170,7 @@ def contrastive_deconvnet(
     form: Literal["zeiler", "springenberg"] = "springenberg",
     classifier: str = "last_linear",
     reduce: Literal["max_abs", "sum", "l2"] = "max_abs",
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> dict[str, jax.Array]: ...
 @overload
 def contrastive_gradient(
@@ -173,7 +182,7 @@ def contrastive_gradient(
     tokens: Tokens = None,
     classifier: str = "last_linear",
     reduce: Literal["max_abs", "sum", "l2"] = "max_abs",
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> jax.Array: ...
 @overload
 def contrastive_gradient(
@@ -185,7 +194,7 @@ def contrastive_gradient(
     tokens: Tokens = None,
     classifier: str = "last_linear",
     reduce: Literal["max_abs", "sum", "l2"] = "max_abs",
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> dict[str, jax.Array]: ...
 @overload
 def deconvnet(
@@ -197,7 +206,7 @@ def deconvnet(
     tokens: Tokens = None,
     form: Literal["zeiler", "springenberg"] = "zeiler",
     reduce: Reduce = "max_abs",
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> jax.Array: ...
 @overload
 def deconvnet(
@@ -209,7 +218,7 @@ def deconvnet(
     tokens: Tokens = None,
     form: Literal["zeiler", "springenberg"] = "zeiler",
     reduce: Reduce = "max_abs",
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> dict[str, jax.Array]: ...
 @overload
 def eigen_cam(
@@ -247,7 +256,7 @@ def excitation_backprop(
     normalise: Literal["full", "post", "none"] = "full",
     classifier: str = "last_linear",
     channels: bool = False,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> jax.Array: ...
 @overload
 def excitation_backprop(
@@ -265,7 +274,7 @@ def excitation_backprop(
     normalise: Literal["full", "post", "none"] = "full",
     classifier: str = "last_linear",
     channels: bool = False,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> dict[str, jax.Array]: ...
 @overload
 def feedback(
@@ -279,7 +288,7 @@ def feedback(
     step_size: float = 1.0,
     reduce: Reduce = "max_abs",
     details: Literal[False] = False,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> jax.Array: ...
 @overload
 def feedback(
@@ -293,7 +302,7 @@ def feedback(
     step_size: float = 1.0,
     reduce: Reduce = "max_abs",
     details: Literal[True],
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> Feedback: ...
 @overload
 def grad_cam(
@@ -304,7 +313,7 @@ def grad_cam(
     layer: str | None = None,
     tokens: Tokens = None,
     relu: bool = True,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> jax.Array: ...
 @overload
 def grad_cam(
@@ -315,7 +324,7 @@ def grad_cam(
     layer: Sequence[str],
     tokens: Tokens = None,
     relu: bool = True,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> dict[str, jax.Array]: ...
 @overload
 def grad_cam_plus_plus(
@@ -327,7 +336,7 @@ def grad_cam_plus_plus(
     tokens: Tokens = None,
     eps: float = 0.0,
     relu: bool = False,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> jax.Array: ...
 @overload
 def grad_cam_plus_plus(
@@ -339,7 +348,7 @@ def grad_cam_plus_plus(
     tokens: Tokens = None,
     eps: float = 0.0,
     relu: bool = False,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> dict[str, jax.Array]: ...
 @overload
 def gradient(
@@ -350,7 +359,7 @@ def gradient(
     layer: str | None = "input",
     tokens: Tokens = None,
     reduce: Reduce = "max_abs",
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> jax.Array: ...
 @overload
 def gradient(
@@ -361,7 +370,7 @@ def gradient(
     layer: Sequence[str],
     tokens: Tokens = None,
     reduce: Reduce = "max_abs",
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> dict[str, jax.Array]: ...
 @overload
 def guided_backprop(
@@ -372,7 +381,7 @@ def guided_backprop(
     layer: str | None = "input",
     tokens: Tokens = None,
     reduce: Reduce = "max_abs",
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> jax.Array: ...
 @overload
 def guided_backprop(
@@ -383,7 +392,7 @@ def guided_backprop(
     layer: Sequence[str],
     tokens: Tokens = None,
     reduce: Reduce = "max_abs",
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> dict[str, jax.Array]: ...
 @overload
 def guided_grad_cam(
@@ -395,7 +404,7 @@ def guided_grad_cam(
     tokens: Tokens = None,
     resize: Literal["bilinear", "nearest"] = "bilinear",
     reduce: Reduce = "max_abs",
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> jax.Array: ...
 @overload
 def guided_grad_cam(
@@ -407,7 +416,7 @@ def guided_grad_cam(
     tokens: Tokens = None,
     resize: Literal["bilinear", "nearest"] = "bilinear",
     reduce: Reduce = "max_abs",
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> dict[str, jax.Array]: ...
 @overload
 def hires_cam(
@@ -418,7 +427,7 @@ def hires_cam(
     layer: str | None = None,
     tokens: Tokens = None,
     relu: bool = False,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> jax.Array: ...
 @overload
 def hires_cam(
@@ -429,7 +438,7 @@ def hires_cam(
     layer: Sequence[str],
     tokens: Tokens = None,
     relu: bool = False,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> dict[str, jax.Array]: ...
 @overload
 def input_x_gradient(
@@ -440,7 +449,7 @@ def input_x_gradient(
     layer: str | None = "input",
     tokens: Tokens = None,
     reduce: Reduce = "sum",
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> jax.Array: ...
 @overload
 def input_x_gradient(
@@ -451,7 +460,7 @@ def input_x_gradient(
     layer: Sequence[str],
     tokens: Tokens = None,
     reduce: Reduce = "sum",
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> dict[str, jax.Array]: ...
 @overload
 def layer_cam(
@@ -462,7 +471,7 @@ def layer_cam(
     layer: str | None = None,
     tokens: Tokens = None,
     relu: bool = False,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> jax.Array: ...
 @overload
 def layer_cam(
@@ -473,7 +482,7 @@ def layer_cam(
     layer: Sequence[str],
     tokens: Tokens = None,
     relu: bool = False,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> dict[str, jax.Array]: ...
 @overload
 def lrp(
@@ -487,7 +496,7 @@ def lrp(
     seed: Literal["score", "one"] = "score",
     box: tuple | None = None,
     channels: bool = False,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> jax.Array: ...
 @overload
 def lrp(
@@ -501,7 +510,7 @@ def lrp(
     seed: Literal["score", "one"] = "score",
     box: tuple | None = None,
     channels: bool = False,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> dict[str, jax.Array]: ...
 @overload
 def naflow(
@@ -513,7 +522,7 @@ def naflow(
     last: str | None = None,
     solver: LeastSquares = ...,
     details: Literal[False] = False,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> jax.Array: ...
 @overload
 def naflow(
@@ -525,7 +534,7 @@ def naflow(
     last: str | None = None,
     solver: LeastSquares = ...,
     details: Literal[False] = False,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> dict[str, jax.Array]: ...
 @overload
 def naflow(
@@ -537,7 +546,7 @@ def naflow(
     last: str | None = None,
     solver: LeastSquares = ...,
     details: Literal[True],
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> Flow: ...
 @overload
 def naflow_similarity(
@@ -586,7 +595,7 @@ def relevance_cam(
     composite: Composite | None = None,
     contrastive: bool = True,
     relu: bool = False,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> jax.Array: ...
 @overload
 def relevance_cam(
@@ -599,7 +608,7 @@ def relevance_cam(
     composite: Composite | None = None,
     contrastive: bool = True,
     relu: bool = False,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> dict[str, jax.Array]: ...
 @overload
 def score_cam(
@@ -639,7 +648,7 @@ def smooth_grad(
     samples: int = 25,
     noise: float = 0.15,
     reduce: Reduce = "max_abs",
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> jax.Array: ...
 @overload
 def smooth_grad(
@@ -653,7 +662,7 @@ def smooth_grad(
     samples: int = 25,
     noise: float = 0.15,
     reduce: Reduce = "max_abs",
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> dict[str, jax.Array]: ...
 @overload
 def winner_take_all(
@@ -663,7 +672,7 @@ def winner_take_all(
     *,
     layer: str | None = None,
     tokens: Tokens = None,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> jax.Array: ...
 @overload
 def winner_take_all(
@@ -673,7 +682,7 @@ def winner_take_all(
     *,
     layer: Sequence[str],
     tokens: Tokens = None,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> dict[str, jax.Array]: ...
 @overload
 def x_grad_cam(
@@ -685,7 +694,7 @@ def x_grad_cam(
     tokens: Tokens = None,
     eps: float = 1e-07,
     relu: bool = False,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> jax.Array: ...
 @overload
 def x_grad_cam(
@@ -697,5 +706,5 @@ def x_grad_cam(
     tokens: Tokens = None,
     eps: float = 1e-07,
     relu: bool = False,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> dict[str, jax.Array]: ...

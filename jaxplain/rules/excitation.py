@@ -85,6 +85,9 @@ class Excitation:
         return True
 
     def _share(self, op: BoundOp, g: jax.Array, w: jax.Array) -> jax.Array:
+        # The parts of the weights are made when the signal is here: made before, as a compiler may
+        # do with what needs no signal, those of all layers would be in memory at once.
+        w, g = jax.lax.optimization_barrier((w, g))
         a, nonnegative = op.a, op.nonnegative
         if self.lower_bound and not nonnegative:
             a, nonnegative = a - jnp.asarray(op.low, a.dtype), True
