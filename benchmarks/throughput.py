@@ -2,8 +2,11 @@
 
 `python -m benchmarks.throughput WEIGHTS FOLDER` explains the images of a folder with c-MWP on BVLC
 GoogLeNet, ``--repeat`` times over, and prints the share of the wall time during which a compiled
-program ran. The second line is stricter: the time that the same batches take when nothing is read
-or written beside them, over the wall time.
+program ran. The next line is stricter: the time that the same batches take when nothing is read
+or written beside them, over the wall time. Then come the loop that one would write oneself (read,
+resize, explain, save, one batch after the other), and with ``--ray`` the same run on a cluster of
+Ray on this machine. Squares of one size are explained, so that the loop can be as simple as that;
+``--multiple 16`` keeps the aspect, and leaves out the loop.
 """
 
 from __future__ import annotations
@@ -43,7 +46,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="of images")
     parser.add_argument("--repeat", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--multiple", type=int, default=16)
+    parser.add_argument("--multiple", type=int, help="keep the aspect, in steps of so many pixels")
+    parser.add_argument("--ray", action="store_true")
     arguments = parser.parse_args()
     network = models.from_pretrained(
         arguments.weights, network="bvlc_googlenet", fully_convolutional=True
@@ -54,7 +58,9 @@ def main() -> None:
     explain = functools.partial(jaxplain.excitation_backprop, layer=layer, contrastive=True)
 
     def prepare(record: data.Record) -> np.ndarray:
-        shape = data.aspect_shape(record.size, 224, arguments.multiple)
+        shape = (224, 224)
+        if arguments.multiple:
+            shape = data.aspect_shape(record.size, 224, arguments.multiple)
         return data.resize_image(record.image, shape, config.interpolation)
 
     def to_input(pixels: jax.Array) -> jax.Array:
@@ -76,12 +82,14 @@ def main() -> None:
             to_input=to_input,
             batch_size=arguments.batch_size,
         )
+        size = sum(file.stat().st_size for file in Path(folder, "maps").iterdir())
         working = run.seconds - run.compile_seconds
         print(
             f"{run.records} images in {run.seconds:.1f} s, of which {run.compile_seconds:.1f} s "
             f"compiled {run.programs} programs; {run.records / working:.2f} images a second\n"
             f"a compiled program ran for {100 * run.compute_seconds / working:.1f} % of the "
-            f"other {working:.1f} s, load {os.getloadavg()[0]:.1f}"
+            f"other {working:.1f} s, load {os.getloadavg()[0]:.1f}; {size / run.records:.0f} bytes "
+            "a map"
         )
         size = arguments.batch_size
         batches = [b.pixels for b in data.batches(data.load(source, prepare), size, [])]
@@ -89,10 +97,56 @@ def main() -> None:
             network, {"c-MWP": explain}, to_input, None, None, size, jax.local_devices()
         )
         alone = compute_alone(programs, batches)
-    print(
-        f"the same batches alone: {alone:.1f} s, {100 * alone / working:.1f} %, load "
-        f"{os.getloadavg()[0]:.1f}"
-    )
+        print(
+            f"the same batches alone: {alone:.1f} s, {100 * alone / working:.1f} %, load "
+            f"{os.getloadavg()[0]:.1f}"
+        )
+        if not arguments.multiple:
+            seconds = plain_loop(
+                lambda pixels: explain(network, to_input(pixels), None),
+                source,
+                prepare,
+                size,
+                Path(folder),
+            )
+            print(
+                f"the plain loop: {seconds:.1f} s, {len(source) / seconds:.2f} images a second, "
+                f"the engine takes {100 * working / seconds:.0f} % of its time, load "
+                f"{os.getloadavg()[0]:.1f}"
+            )
+        if arguments.ray:
+            import ray
+
+            ray.init(num_cpus=1, log_to_driver=False)
+            again = jaxplain.explain_dataset(
+                network,
+                source,
+                f"{folder}/ray",
+                {"c-MWP": explain},
+                prepare=prepare,
+                to_input=to_input,
+                batch_size=size,
+                on="ray",
+            )
+            own = again.seconds - again.compile_seconds
+            print(
+                f"on Ray: {again.seconds:.1f} s, {own:.1f} s without compiling, "
+                f"{100 * own / working:.0f} % of the time here, load {os.getloadavg()[0]:.1f}"
+            )
+
+
+def plain_loop(explain, source, prepare, size: int, folder: Path) -> float:
+    """Seconds of the loop without an engine; compiled beforehand."""
+    explain = jax.jit(explain)
+    jax.block_until_ready(explain(np.zeros((size, 224, 224, 3), np.uint8)))
+    start = time.perf_counter()
+    for begin in range(0, len(source), size):
+        indices = range(begin, min(begin + size, len(source)))
+        pixels = [prepare(source[i]) for i in indices]
+        pixels += [pixels[-1]] * (size - len(pixels))
+        maps = np.asarray(explain(np.stack(pixels)))
+        np.save(folder / f"{begin}.npy", maps[: len(indices)])
+    return time.perf_counter() - start
 
 
 def compute_alone(programs: Programs, batches: list[np.ndarray]) -> float:

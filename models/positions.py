@@ -64,13 +64,13 @@ def resized(positions: jax.Array, grid: tuple[int, int], antialias: bool = False
     if grid == (side, side):
         return positions
     rows, columns = (jnp.asarray(bicubic_weights(side, n, antialias)) for n in grid)
-    exact = jnp.promote_types(positions.dtype, jnp.float32)
-    square = positions.reshape(side, side, -1).astype(exact)
+    square = positions.reshape(side, side, -1)
+    kind = positions.dtype
     new = jnp.einsum(
         "hi,wj,ijc->hwc",
-        rows.astype(exact),
-        columns.astype(exact),
+        rows.astype(kind),
+        columns.astype(kind),
         square,
         precision=jax.lax.Precision.HIGHEST,
     )
-    return new.reshape(1, grid[0] * grid[1], -1).astype(positions.dtype)
+    return new.reshape(1, grid[0] * grid[1], -1)

@@ -104,7 +104,8 @@ class Embeddings(nnx.Module):
             )
         x = tag(self.patch(x), "patches")
         batch, height, width, channels = x.shape
-        positions, first = self.positions[...], form.placed
+        exact = jnp.promote_types(x.dtype, jnp.float32)
+        positions, first = self.positions[...].astype(exact), form.placed
         here = resized(positions[:, first:], (height, width), form.antialias)
         x = x.reshape(batch, height * width, channels) + here.astype(x.dtype)
         if not first:

@@ -78,6 +78,17 @@ def find_in_this_folder() -> None:
         sys.path.insert(0, os.getcwd())
 
 
+def local_path(text: str) -> Path:
+    """The path of an option; an address would become a folder called ``gs:``."""
+    from jaxplain.data.places import is_address
+
+    if is_address(text):
+        raise CliError(
+            f"{text} is an address; addresses are for --data and --output of explain-dataset"
+        )
+    return Path(text)
+
+
 def read_image(path: Path) -> np.ndarray:
     """The image that the user named, see `jaxplain.data.read_image`."""
     from jaxplain import data

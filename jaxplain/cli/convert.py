@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxplain.cli import options
-from jaxplain.cli.common import CliError, classes_of
+from jaxplain.cli.common import CliError, classes_of, local_path
 
 
 def add_commands(commands: Any) -> None:
@@ -22,13 +22,13 @@ def add_commands(commands: Any) -> None:
     convert.add_argument(
         "file",
         metavar="FILE",
-        type=Path,
+        type=local_path,
         help="weights: .pth, .pt, .th, .tar, .safetensors, .caffemodel, .h5, .keras or .npz",
     )
     convert.add_argument(
         "--output",
         metavar="DIR",
-        type=Path,
+        type=local_path,
         help="new folder to write (with --to safetensors: file, by default ARCH.safetensors); "
         "default: the cache, where the network's name finds it",
     )

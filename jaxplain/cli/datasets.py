@@ -6,10 +6,12 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxplain.cli.common import load_model
 from jaxplain.cli.method_options import choices
+from jaxplain.data.places import is_address
 from jaxplain.explainers.catalogue import CATALOGUE, METHODS
 from jaxplain.explanation.choice import Choice, names_of_methods
 
@@ -29,8 +31,10 @@ def check(arguments: argparse.Namespace, extra: tuple[str, ...] = ()) -> None:
     arguments.choices = choices(arguments.methods, arguments.settings, arguments.layer)
     for choice in arguments.choices.values():
         _ = choice.one_layer  # says so if there are several
-    if arguments.output is not None and arguments.output.exists() and not arguments.output.is_dir():
-        raise ValueError(f"the output {arguments.output} is not a folder")
+    if arguments.output is not None and not is_address(arguments.output):
+        output = Path(arguments.output)
+        if output.exists() and not output.is_dir():
+            raise ValueError(f"the output {output} is not a folder")
 
 
 def show_failures(failures: Iterable[tuple[str, str]], what: str = "could not be read") -> None:

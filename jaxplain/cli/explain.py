@@ -16,6 +16,7 @@ from jaxplain.cli.common import (
     check_output,
     extra,
     load_model,
+    local_path,
     read_image,
     step,
 )
@@ -74,7 +75,7 @@ def add_commands(commands: Any) -> None:
         "--reference",
         dest="references",
         action="append",
-        type=Path,
+        type=local_path,
         metavar="PICTURE",
         help="explain the cosine similarity of the image's embedding to this picture's, and the "
         "other way round; may be repeated: the most similar one is the prediction, so that five, "
@@ -90,13 +91,13 @@ def add_commands(commands: Any) -> None:
     explain.add_argument(
         "--fit",
         metavar="FOLDER",
-        type=Path,
+        type=local_path,
         help="photographs on which fitted-cam learns its weights, the more the better",
     )
     explain.add_argument(
         "--output",
         metavar="FILE",
-        type=Path,
+        type=local_path,
         help=f"picture to write; its suffix tells the format; default: {DEFAULT_OUTPUT}",
     )
     explain.add_argument(
@@ -116,7 +117,7 @@ def add_commands(commands: Any) -> None:
     explain.add_argument(
         "--save-maps",
         metavar="FOLDER|FILE.npz",
-        type=Path,
+        type=local_path,
         help="also write the maps as they are: a new folder with arrays, overlays and a manifest, "
         "or one file; of several images a folder each",
     )

@@ -43,7 +43,7 @@ def add_commands(commands: Any) -> None:
     options.add_aspect(parser, 224, multiple=16)
     options.add_batch_size(parser, 8, "images at once, on all devices together")
     options.add_number(
-        parser, "--shard-size", 256, "images in a file, the most that an interruption can lose"
+        parser, "--shard-size", 1024, "images in a file, the most that an interruption can lose"
     )
     options.add_limit(parser)
     options.add_workers(parser)
@@ -53,14 +53,48 @@ def add_commands(commands: Any) -> None:
         help="this is one of several processes (jax.distributed.initialize finds the others from "
         "the cluster's environment); each explains its share",
     )
-    options.add_output(parser, "write the maps there", required=True)
+    parser.add_argument(
+        "--on",
+        metavar="ray|ray://HOST:PORT",
+        help="a cluster of Ray whose workers explain the images",
+    )
+    parser.add_argument(
+        "--shards",
+        type=_range,
+        metavar="A:B",
+        help="only the files A to B - 1 of the output, for the tasks of an array",
+    )
+    parser.add_argument(
+        "--same-devices",
+        action="store_true",
+        help="refuse to go on with other devices or versions than the maps were begun with",
+    )
+    parser.add_argument(
+        "--output",
+        required=True,
+        metavar="FOLDER|ADDRESS",
+        help="write the maps there: a folder, or an address such as gs://bucket/maps (fsspec)",
+    )
     parser.set_defaults(command=_explain)
+
+
+def _range(text: str) -> tuple[int, int]:
+    begin, colon, end = text.partition(":")
+    if not (colon and begin.isdecimal() and end.isdecimal()):
+        raise argparse.ArgumentTypeError(f"must be like 0:100, not {text!r}")
+    return int(begin), int(end)
 
 
 def _explain(arguments: argparse.Namespace) -> None:
     datasets.check(arguments)
     if arguments.distributed:
+        if arguments.on is not None:
+            raise CliError("--distributed and --on: name one of them")
         _join()
+    if arguments.on is not None:
+        import jax
+
+        jax.config.update("jax_platforms", "cpu")  # the devices are for the workers
     with Bar("images") as progress:
         summary = _run(arguments, progress)
     datasets.show_failures(summary.failures, "left out")
@@ -71,6 +105,9 @@ def _explain(arguments: argparse.Namespace) -> None:
         f"in {summary.seconds:.0f} s: {summary.compile_seconds:.0f} s to compile "
         f"{summary.programs} programs, the device at work for "
         f"{100 * summary.compute_seconds / working:.0f} % of the rest"
+        if arguments.on is None
+        else f"{arguments.output}: maps of {summary.records} images, {summary.explained} of them "
+        f"now in {summary.seconds:.0f} s"
     )
 
 
@@ -78,6 +115,8 @@ def _join() -> None:
     """Joins the other processes of the cluster."""
     import jax
 
+    # Which would catch SIGTERM, and do nothing.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize()
     except (ValueError, RuntimeError) as error:
@@ -109,6 +148,9 @@ def _run(arguments: argparse.Namespace, progress: Bar) -> RunSummary:
         shard_size=arguments.shard_size,
         indices=indices,
         workers=arguments.workers,
+        shards=arguments.shards,
+        same_devices=arguments.same_devices,
+        on=arguments.on,
         about={
             "model": config.name,
             "split": arguments.split,

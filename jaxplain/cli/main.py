@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no UTF-8
     try:
         try:
-            with ends_in_time((signal.SIGINT,)):
+            with ends_in_time((signal.SIGINT, signal.SIGTERM)):
                 arguments = _parser().parse_args(argv)
                 whole |= hasattr(arguments, "traceback")
                 with progress.messages():

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from jaxplain.cli.common import CliError
+from jaxplain.cli.common import CliError, local_path
 
 
 class _Positive(argparse.Action):
@@ -154,4 +153,4 @@ def add_aspect(parser: argparse.ArgumentParser, short: int, multiple: int = 1) -
 
 def add_output(parser: argparse.ArgumentParser, text: str, **more: Any) -> None:
     """``--output``, a folder."""
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help=text, **more)
+    parser.add_argument("--output", type=local_path, metavar="FOLDER", help=text, **more)

@@ -228,8 +228,8 @@ def _is_over_tokens(graph: Graph, softmax: Operation, axis: int) -> bool:
         return known
     eqn = scores.equations[-1]
     for contracted, v in zip(eqn.params["dimension_numbers"][0], eqn.invars, strict=True):
-        own = () if isinstance(v, _compat.Literal) else graph.places.axes.get(v, ())
-        if any(own[d].spatial for d in contracted if d < len(own)):
+        own = None if isinstance(v, _compat.Literal) else graph.places.axes.get(v)
+        if own is not None and any(own[d].spatial for d in contracted):
             return False
     return known or scores.kind == "gate"
 
@@ -294,7 +294,8 @@ def _described(
     query = asked[0] if len(asked) == 1 else None
     images = graph.inputs[0].aval.shape[0] if graph.inputs[0].aval.ndim == 4 else 1
     view = None if query is None else _view(axes, query, key, images)
-    place = None if query is None else _free(eqn, eqn.invars[side], _through(rest, query))
+    place = None if query is None else _through(rest, query)
+    place = None if place is None else _free(eqn, eqn.invars[side], place)
     queries = Axis() if query is None else axes[query]
     return Attention(weights, product, view, queries, axes[key], place, _images=images)
 
@@ -326,10 +327,10 @@ def _view(axes: Axes, query: int, key: int, images: int) -> WeightsView | None:
         return None
     groups = [[i for i, k in enumerate(kinds) if k == kind] for kind in ("batch", "window")]
     groups += [[i for i, k in enumerate(kinds) if k == kind] for kind in ("head", "query", "key")]
-    size = [math.prod(sizes[i] for i in own) for own in groups]
-    if size[0] != images:
+    batch, windows, heads, queries, keys = (math.prod(sizes[i] for i in own) for own in groups)
+    if batch != images:
         return None
-    shape = (size[0] * size[1], *size[2:])
+    shape = batch * windows, heads, queries, keys
     return WeightsView(shape, tuple(sizes), tuple(i for own in groups for i in own))
 
 

@@ -182,6 +182,18 @@ def weight_axis(op: Any) -> int:
     return next((i for i in free if v.aval.shape[i] > 1), free[0])
 
 
+def fan_in(op: Any) -> int:
+    """How many inputs each output of a linear operation has; 1 of one without weights."""
+    if not op.has_kernel:
+        return 1
+    eqn = op.equations[0]
+    if op.name == "conv" or eqn.primitive.name != "dot_general":
+        shape = eqn.invars[1].aval.shape
+        return math.prod(shape) // shape[eqn.params["dimension_numbers"].rhs_spec[0]]
+    axes = eqn.params["dimension_numbers"][0][0]
+    return math.prod(eqn.invars[0].aval.shape[i] for i in axes)
+
+
 #: More moves than this, there and back, are not followed.
 _LONGEST_DETOUR = 8
 

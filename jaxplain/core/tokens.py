@@ -1,4 +1,4 @@
-"""Which tokens the scores read: a class token, a distillation token beside it, a mean of patches."""
+"""Which tokens the scores read: a class token, a distillation token too, a mean of patches."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _EACH = ("normalise", "scale", "bias", "activation", "add", "gate")
 
 
 class Reads(NamedTuple):
-    """The numbers of tokens that the scores read one by one, and of those that they read together."""
+    """The numbers of tokens that the scores read one by one, and of those read together."""
 
     single: frozenset[int]
     pooled: frozenset[int]

@@ -31,6 +31,7 @@ from jaxplain.data.record import (
     boxes_from_sizes,
     boxes_to_masks,
 )
+from jaxplain.data.tar_source import TarFiles
 from jaxplain.data.tfds_source import TFDS, TFDS_NAMES
 from jaxplain.data.voc import VOC, VOC_CLASSES
 
@@ -59,6 +60,7 @@ __all__ = [
     "Phrase",
     "Record",
     "Source",
+    "TarFiles",
     "UnreadableImageError",
     "UnreadableRecordError",
     "as_source",

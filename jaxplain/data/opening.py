@@ -13,6 +13,7 @@ from jaxplain.data.flickr30k import Flickr30kEntities
 from jaxplain.data.image_folder import ImageFolder
 from jaxplain.data.imagenet import ImageNet
 from jaxplain.data.images import has_image_name
+from jaxplain.data.places import is_address
 from jaxplain.data.record import Source
 from jaxplain.data.tfds_source import TFDS, TFDS_NAMES
 from jaxplain.data.voc import VOC
@@ -43,6 +44,7 @@ def open_source(
     - ``VOCdevkit`` or ``VOCdevkit/VOC2007``; a folder with ``annotations/instances_*.json`` (COCO);
       ``CUB_200_2011``; a folder with ``Data/CLS-LOC`` (ImageNet) or with images, or folders of
       images, named ``n01440764...``; else a folder with images (``ImageFolder``);
+    - an address such as ``gs://bucket/images``: a folder with images;
     - with ``images``: Flickr30k Entities (``Annotations`` and ``Sentences``), else a folder of
       fixations.
 
@@ -68,6 +70,10 @@ def open_source(
     text = os.fspath(data)
     if text.partition(":")[0] in TFDS_NAMES and images is None:
         return TFDS(text, split or _TFDS_SPLITS[text.partition(":")[0]], data_dir)
+    if is_address(text):
+        if images is not None or split is not None:
+            raise ValueError(f"{text}: of an address, only a folder of images is read.")
+        return ImageFolder(text)
     folder = Path(text).expanduser()
     if not folder.is_dir():
         raise FileNotFoundError(

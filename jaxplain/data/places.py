@@ -185,6 +185,14 @@ class RemoteFolder:
     def read(self, name: str) -> bytes:
         return self._files.cat_file(f"{self._path}/{name}")
 
+    def open(self, name: str) -> Any:
+        """A file for reading, of which blocks are fetched when they are wanted."""
+        return self._files.open(f"{self._path}/{name}", "rb")
+
+    def read_range(self, name: str, begin: int, size: int) -> bytes:
+        """Some of the bytes of a file."""
+        return self._files.cat_file(f"{self._path}/{name}", start=begin, end=begin + size)
+
     def below(self) -> dict[str, str]:
         """The files in it and in the folders below: name -> size, and time or checksum."""
         self._files.invalidate_cache()

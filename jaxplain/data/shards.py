@@ -131,7 +131,7 @@ def read_footer(path: Path, *, check: bool = False) -> dict[str, Any]:
             count = reader.num_records()
             (last,) = reader.read([count - 1]) if count else (b"",)
             footer = json.loads(last)
-            if footer["format"] != FORMAT or len(footer["ids"]) != count - 1:
+            if not _is_footer(footer, count - 1):
                 raise ValueError("its last record is no footer")
             if check:
                 digest = hashlib.sha256()
@@ -142,9 +142,31 @@ def read_footer(path: Path, *, check: bool = False) -> dict[str, Any]:
                     raise ValueError("its checksum is another")
         finally:
             reader.close()
-    except (RuntimeError, IndexError, ValueError, KeyError, TypeError, OSError) as error:
+    # What array-record, JSON and a footer of another form come to.
+    except (
+        RuntimeError,
+        IndexError,
+        ValueError,
+        KeyError,
+        TypeError,
+        OSError,
+        RecursionError,
+    ) as error:
         raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
     return footer
+
+
+def _is_footer(footer: Any, count: int) -> bool:
+    """Whether it has the form of a footer behind so many explanations."""
+    return (
+        footer["format"] == FORMAT
+        and len(footer["ids"]) == len(footer["indices"]) == count
+        and all(isinstance(key, str) for key in footer["ids"])
+        and all(type(index) is int for index in footer["indices"])
+        and all(list(map(type, failure)) == [int, str, str] for failure in footer["failures"])
+        and isinstance(footer["made_by"], dict)
+        and isinstance(footer["settings"], str)
+    )
 
 
 def finished(folder: Folder, name: str) -> dict[str, Any] | None:
@@ -174,7 +196,12 @@ def read_settings(folder: Folder) -> dict[str, Any] | None:
     unknown = f"{SETTINGS} in {folder} is not of maps that this version knows."
     try:
         found = json.loads(text)
-        if found["format"] != FORMAT or not isinstance(found["settings"], dict):
+        settings = found["settings"]
+        numbers = [settings[key] for key in ("records", "shard_size")]
+        numbered = all(type(number) is int and number >= 0 for number in numbers)
+        if found["format"] != FORMAT or not numbered or not numbers[1]:
+            raise ValueError(unknown)
+        if not isinstance(found["begun"], dict):
             raise ValueError(unknown)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(unknown) from error

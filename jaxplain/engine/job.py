@@ -15,7 +15,7 @@ import jaxplain
 from jaxplain import data
 from jaxplain.data.places import Folder, folder_at
 from jaxplain.data.shards import digest_of, read_settings, write_settings
-from jaxplain.engine.plan import Goal, Ranges, digest, stamps
+from jaxplain.engine.plan import Goal, Ranges, chosen_records, describe_records, digest, stamps
 from jaxplain.engine.programs import Programs
 
 #: How many records are tried to find one that can be read: it stands for the preparation of all.
@@ -87,11 +87,7 @@ class Opened:
         self.goal = Goal(job.targets)
         self.source = data.as_source(job.source)
         count = len(self.source)
-        chosen = np.arange(count) if job.indices is None else np.asarray(job.indices, np.int64)
-        if len(np.unique(chosen)) < len(chosen):
-            raise ValueError("indices must not name a record twice.")
-        if chosen.size and not (chosen.min() >= 0 and chosen.max() < count):
-            raise ValueError(f"indices must lie in 0 to {count - 1}, the records of the source.")
+        chosen = chosen_records(job.indices, count)
         self.ranges = Ranges(chosen, job.shard_size)
         self.folder: Folder = folder_at(job.output)
         self.programs = Programs(
@@ -113,7 +109,7 @@ class Opened:
                     "source": self.source.name,
                     "records of the source": count,
                     "records": len(chosen),
-                    "indices": digest(chosen.astype("<i8")),
+                    "indices": describe_records(chosen),
                     "targets": self.goal.describe(),
                     "batch_size": job.batch_size,
                     "shard_size": job.shard_size,

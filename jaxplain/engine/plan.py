@@ -80,12 +80,40 @@ class Goal:
 class Ranges:
     """The records of each shard: a fixed stretch of those that were chosen."""
 
-    def __init__(self, chosen: np.ndarray, shard_size: int):
+    def __init__(self, chosen: range | np.ndarray, shard_size: int):
         self.chosen, self.shard_size = chosen, shard_size
         self.count = -(-len(chosen) // shard_size)
 
     def __getitem__(self, shard: int) -> np.ndarray:
-        return self.chosen[shard * self.shard_size : (shard + 1) * self.shard_size]
+        return np.asarray(self.chosen[shard * self.shard_size : (shard + 1) * self.shard_size])
+
+
+def chosen_records(indices: Any, count: int) -> range | np.ndarray:
+    """Which records are explained, in this order; a range takes no memory.
+
+    Raises:
+        ValueError: a record is named twice, or there is none of the number.
+    """
+    if indices is None:
+        return range(count)
+    chosen = indices if isinstance(indices, range) else np.asarray(indices, np.int64)
+    if not len(chosen):
+        return range(0)
+    if isinstance(chosen, np.ndarray) and len(np.unique(chosen)) < len(chosen):
+        raise ValueError("indices must not name a record twice.")
+    ends = (chosen[0], chosen[-1]) if isinstance(chosen, range) else (chosen.min(), chosen.max())
+    if min(ends) < 0 or max(ends) >= count:
+        raise ValueError(f"indices must lie in 0 to {count - 1}, the records of the source.")
+    return chosen
+
+
+def describe_records(chosen: range | np.ndarray) -> str:
+    """What stands in the settings for the records that were chosen."""
+    if isinstance(chosen, np.ndarray) and (np.diff(chosen) == 1).all():
+        chosen = range(int(chosen[0]), int(chosen[-1]) + 1)
+    if isinstance(chosen, range):
+        return f"{chosen.start}:{chosen.stop}:{chosen.step}"
+    return digest(chosen.astype("<i8"))
 
 
 def rests(counts: Sequence[int], batch_size: int, shard_size: int) -> list[int]:
@@ -113,7 +141,7 @@ def rests(counts: Sequence[int], batch_size: int, shard_size: int) -> list[int]:
     return sizes
 
 
-def stamps(source: Any, chosen: np.ndarray) -> str | None:
+def stamps(source: Any, chosen: range | np.ndarray) -> str | None:
     """Stands for the records that a source has: their ids, of files also size and time.
 
     None for a source that does not tell the ids of records that are not read.

@@ -26,6 +26,7 @@ def require_global_pool(graph: Graph, layer: str, method: str) -> None:
     space = _space(
         graph, source, method, layer, "the layer"
     )  # the axes of positions; () once pooled
+    axes = graph.places.axes
     classifiers = 0
     reached = graph.downstream(frozenset([source]))
     for op in (op for op in graph.ops if op in reached):
@@ -48,7 +49,7 @@ def require_global_pool(graph: Graph, layer: str, method: str) -> None:
                     method, layer, f"the {op.name} at {op.place} is a second layer after the pool"
                 )
         elif op.kind == "linear":
-            if any(a.spatial and a.before + a.after for a in graph.places.axes[op.inputs[0]]):
+            if any(a.spatial and a.before + a.after for v in op.inputs for a in axes[v]):
                 _refuse(
                     method,
                     layer,

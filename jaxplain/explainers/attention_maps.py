@@ -33,6 +33,7 @@ from jaxplain.core.numerics import positive
 from jaxplain.explainers import _attention_flow as attention
 from jaxplain.explainers._common import check_option
 from jaxplain.explainers._types import Images, Network, Targets, Tokens
+from jaxplain.rules import composites
 
 __all__ = ["attention_rollout", "legrad", "transformer_attribution"]
 
@@ -80,7 +81,7 @@ def attention_rollout(
     heads: Literal["mean", "max", "min"] = "mean",
     discard: float = 0.0,
 ) -> jax.Array:
-    """Attention rollout (Abnar and Zuidema 2020): the product over blocks of ``(mean_h A + I) / 2``.
+    """Attention rollout (Abnar and Zuidema 2020): product over blocks of ``(mean_h A + I) / 2``.
 
     What the read token (see `jaxplain.explainers.attention_maps`) is made of, if every block mixed
     tokens by half its attention weights and half what was there. The rows of each matrix are made
@@ -122,8 +123,9 @@ def attention_rollout(
         ...     t = x.reshape(1, 2, 1)
         ...     a = jax.nn.softmax(0 * t @ t.swapaxes(1, 2) + bias)
         ...     return (t + a @ t)[:, 0]
-        >>> jaxplain.attention_rollout(fn, jnp.ones((1, 1, 2, 1))).round(3)
-        Array([[[0.667, 0.333]]], dtype=float32)
+        >>> maps = jaxplain.attention_rollout(fn, jnp.ones((1, 1, 2, 1)))
+        >>> [round(float(v), 3) for v in maps.ravel()]
+        [0.667, 0.333]
     """
     check_option("heads", heads, tuple(_HEADS))
     if not 0 <= discard < 1:
@@ -141,20 +143,22 @@ def attention_rollout(
     )
 
 
-def _attribution(model, found, x):
+def _attribution(model, found, x, *, rules):
     layers = found.layers
     values = {i: layer.weights for i, layer in enumerate(layers)}
     scores, acts, pull = model.pull_values(x, values)
+    relevance = None if rules is None else model.pull_values(x, values, rules)[2]
     identity = jnp.eye(found.tokens)
 
     def rows(seed):
         signals = pull(seed)
+        shares = acts if relevance is None else relevance(seed * scores)
         matrix, last = jnp.broadcast_to(identity, (len(x), *identity.shape)), None
         for i, layer in enumerate(layers):
-            weights, signal = attention.whole(
-                attention.canonical(layer, acts[i]), attention.canonical(layer, signals[i])
+            _, share, signal = attention.whole(
+                *(attention.canonical(layer, own[i]) for own in (acts, shares, signals))
             )
-            mixed = positive(signal * weights).mean(1)
+            mixed = positive(signal * share).mean(1)
             if layer is found.pooling:
                 last = mixed
             else:
@@ -171,12 +175,15 @@ def transformer_attribution(
     *,
     tokens: Tokens = None,
     blocks: Sequence[int] | None = None,
+    relevance: bool = False,
     class_chunk: int | None = None,
 ) -> jax.Array:
     """Chefer et al. 2021: ``R <- R + mean_h relu(dS/dA * A) R``, block by block from ``R = I``.
 
     Attention weights count as far as the score depends on them (Eqs. 5 and 6 of the ICCV paper, for
-    self-attention). The map is the row of the token that the scores read, see
+    self-attention); with ``relevance=True`` the relevance of A takes the place of A, as in the CVPR
+    paper (Eq. 13), here that of the ``"attn_lrp"`` rules of `lrp`, which began with the score. The
+    map is the row of the token that the scores read, see
     `jaxplain.explainers.attention_maps`.
 
     Args:
@@ -187,6 +194,7 @@ def transformer_attribution(
             ``(B, K, H', W', N)``.
         tokens, blocks: as in `attention_rollout`. With small patches early blocks drown the late
             ones; ``blocks`` leaves them out.
+        relevance: take the relevance of the attention weights in place of the weights.
         class_chunk: how many of K classes to take at once, to bound memory; None takes all.
 
     Returns:
@@ -195,9 +203,11 @@ def transformer_attribution(
 
     Raises:
         TypeError, UnsuitableNetworkError, ValueError: as in `attention_rollout`.
+        UnsupportedOperationError: with ``relevance=True``, an operation has no rule.
 
     Reference: Chefer et al., *Generic attention-model explainability for interpreting bi-modal and
-    encoder-decoder transformers*, ICCV 2021.
+    encoder-decoder transformers*, ICCV 2021, and *Transformer interpretability beyond attention
+    visualization*, CVPR 2021.
 
     Example:
         The score reads the first pixel, whose attention adds the second one, of value 3:
@@ -211,7 +221,15 @@ def transformer_attribution(
         Array([[[1.5, 1.5]]], dtype=float32)
     """
     return attention.run(
-        _attribution, "transformer_attribution", fn, x, targets, tokens, blocks, class_chunk
+        _attribution,
+        "transformer_attribution",
+        fn,
+        x,
+        targets,
+        tokens,
+        blocks,
+        class_chunk,
+        rules=composites.composite("attn_lrp") if relevance else None,
     )
 
 
@@ -245,10 +263,10 @@ def _legrad(model, found, x):
         pulls.append((layer, *jax.vjp(score_of(layer, start, end), zeros)))
 
     def rows(seed):
-        total = 0
+        total = jnp.zeros(())
         for layer, own, vjp in pulls:
             (signal,) = vjp(_compat.vary_like(seed.astype(own.dtype), own))
-            total += positive(attention.canonical(layer, signal)).mean((1, 2))
+            total = total + positive(attention.canonical(layer, signal)).mean((1, 2))
         return total.astype(layers[0].weights.aval.dtype)
 
     return scores, rows

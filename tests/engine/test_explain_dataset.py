@@ -1,109 +1,25 @@
 """The batch engine: kills, failures, full disks, changed arguments, targets, compilations."""
 
 import errno
-import filecmp
 import functools
-import json
 import os
-import re
 import resource
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from pictures import HEAD, Pictures, channel, network, run, same
 from PIL import Image
 
 import jaxplain
 from jaxplain import cli, data, models
 from jaxplain.data import places
-from jaxplain.engine.plan import rests
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
-SCRIPT = Path(__file__).parents[1] / "helpers/killed_runs.py"
-
-
-@pytest.mark.parametrize(("devices", "processes"), [(1, 1), (8, 1), (1, 2)])
-def test_killed_runs_write_what_an_uninterrupted_one_does(tmp_path, devices, processes):
-    count = f"--xla_force_host_platform_device_count={devices}"
-    flags = re.sub(r"--xla_force_host_platform_device_count=\d+", count, os.environ["XLA_FLAGS"])
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-    command = [sys.executable, str(SCRIPT), str(tmp_path), "--processes", str(processes)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("killed with") == 10
-    same(tmp_path / "whole", tmp_path / "killed")
-    maps = data.open_maps(tmp_path / "killed")
-    assert [maker["devices"] for maker in maps.made_by] == [f"{devices} cpu"] and maps.complete
-    assert maps.ids == tuple(f"image {i}" for i in range(200) if i not in (17, 101))
-    assert maps.failures == (("image 17", "it is broken"), ("image 101", "it is broken"))
-    assert [m.index for m in maps] == [i for i in range(200) if i not in (17, 101)]
-
-
-def same(one, other):
-    names = sorted(p.name for p in one.iterdir())
-    assert names == sorted(p.name for p in other.iterdir()) and len(names) > 1
-    assert filecmp.cmpfiles(one, other, names, shallow=False) == (names, [], [])
-
-
 # -- in this process, on its eight devices ---------------------------------------------------------
-
-SHAPES = ((4, 6), (6, 4))
-HEAD = np.random.default_rng(5).normal(size=(3, 5)).astype(np.float32)
-
-
-class Pictures:
-    """Records with labels 0 to 3, up to three a record; some have none."""
-
-    name, class_names = "pictures", ("a", "b", "c", "d")
-
-    def __init__(self, count=40, broken=()):
-        self.count, self.broken = count, broken
-
-    def __len__(self):
-        return self.count
-
-    def __iter__(self):
-        return (self[i] for i in range(self.count))
-
-    def __getitem__(self, index):
-        if index in self.broken:
-            raise data.UnreadableRecordError(f"p{index}", "it is broken")
-        rng = np.random.default_rng(index)
-        image = rng.integers(0, 256, (*SHAPES[int(rng.integers(2))], 3), dtype=np.uint8)
-        return data.Record.make(image, f"p{index}", rng.integers(0, 4, index % 5))
-
-
-def network(x, scale=1.0):
-    return scale * (jnp.tanh(x).mean((1, 2)) @ HEAD)
-
-
-def pixels_of(record):
-    return record.image
-
-
-def channel(fn, x, targets):
-    """Maps (B, h, w) or (B, K, h, w) that depend on the input and the target alone."""
-    weights = jnp.asarray(HEAD).T[targets] if targets.dtype == jnp.int32 else targets @ HEAD.T
-    return jnp.einsum("bhwc,b...c->b...hw", x, weights)
-
-
-def run(folder, source=None, fn=network, methods=None, **options):
-    options = {
-        "prepare": pixels_of,
-        "to_input": lambda p: p / jnp.float32(255),
-        "batch_size": 8,
-        "shard_size": 16,
-        **options,
-    }
-    return jaxplain.explain_dataset(
-        fn, source or Pictures(), folder, methods or {"channel": channel}, **options
-    )
 
 
 def expected(record, targets):
@@ -210,126 +126,6 @@ def test_other_arguments_are_an_error(tmp_path_factory, changed, words):
     with pytest.raises(ValueError, match=words):
         run(folder, **changed)
     assert {p: p.stat().st_mtime_ns for p in folder.iterdir()} == before
-
-
-def test_other_devices_and_versions_go_on_unless_the_same_are_insisted_on(tmp_path):
-    run(tmp_path, shards=(0, 1))
-    file = tmp_path / "settings.json"
-    about = json.loads(file.read_text())
-    about["begun"] |= {"devices": "4 TPU v5", "jax": "0.1"}
-    about["program"] = "as another version has it"
-    file.write_text(json.dumps(about))
-    with pytest.raises(ValueError, match='made with devices = "4 TPU v5", not "8 cpu"'):
-        run(tmp_path, same_devices=True)
-    assert run(tmp_path).records == 40
-    for content in ("{}", "[" * 100_000, "no JSON"):
-        file.write_text(content)
-        with pytest.raises(ValueError, match="settings.json in .* is not of maps"):
-            data.open_maps(tmp_path)
-
-
-def flip(file):
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 255
-    file.write_bytes(content)
-
-
-@pytest.mark.parametrize(
-    "harm",
-    [
-        Path.unlink,
-        flip,
-        lambda f: os.truncate(f, f.stat().st_size // 2),
-        lambda f: f.write_text(""),
-    ],
-)
-def test_a_shard_that_is_missing_or_damaged_is_made_again(tmp_path, harm):
-    run(tmp_path / "whole")
-    run(tmp_path / "harmed")
-    harm(sorted((tmp_path / "harmed").glob("*.array_record"))[1])
-    summary = run(tmp_path / "harmed")
-    assert (summary.records, summary.explained) == (40, 16)
-    same(tmp_path / "whole", tmp_path / "harmed")
-
-
-def test_a_shard_of_another_run_is_an_error(tmp_path):
-    run(tmp_path / "one")
-    run(tmp_path / "other", targets=[1])
-    name = "maps-000001-of-000003.array_record"
-    (tmp_path / "one" / name).write_bytes((tmp_path / "other" / name).read_bytes())
-    with pytest.raises(ValueError, match=f"{name} in .* was made with other settings"):
-        run(tmp_path / "one")
-    with pytest.raises(ValueError, match=f"{name} in .* was made with other settings"):
-        data.open_maps(tmp_path / "one")
-
-
-def test_shards_of_an_array_of_tasks_make_one_run(tmp_path):
-    run(tmp_path / "whole")
-    for shards in ((2, 5), (0, 1), (1, 2)):
-        assert not (tmp_path / "parts").exists() or not data.open_maps(tmp_path / "parts").complete
-        run(tmp_path / "parts", shards=shards)
-    same(tmp_path / "whole", tmp_path / "parts")
-    for wrong, words in (((3, 4), "do not exist: the run has 3"), ((2, 2), "must be")):
-        with pytest.raises(ValueError, match=words):
-            run(tmp_path / "parts", shards=wrong)
-
-
-def test_a_run_into_memory(tmp_path):
-    """As into a bucket: fsspec has a file system that stands for one."""
-    fsspec = pytest.importorskip("fsspec")
-    place = "memory://bucket/maps"
-    try:
-        run(place, shards=(0, 2))
-        run(place)
-        run(tmp_path)
-        assert {p.rpartition("/")[2] for p in fsspec.filesystem("memory").find("/bucket/maps")} == {
-            p.name for p in tmp_path.iterdir()
-        }
-        here, there = data.open_maps(tmp_path), data.open_maps(place)
-        assert there.complete and there.ids == here.ids and there.settings == here.settings
-        for one, other in zip(here, there, strict=True):
-            np.testing.assert_array_equal(one.maps["channel"], other.maps["channel"])
-        there.close()
-        with pytest.raises(ImportError, match="bucket/maps needs another package: .*s3fs"):
-            run("s3://bucket/maps")
-        with pytest.raises(ValueError, match="is of an unknown kind: .*zzz"):
-            run("zzz://bucket/maps")
-    finally:
-        fsspec.filesystem("memory").rm("/bucket", recursive=True)
-
-
-@pytest.mark.parametrize("change", ["added", "removed", "replaced", "altered"])
-def test_a_folder_that_has_changed_is_refused(tmp_path, change):
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    pixels = np.random.default_rng(0).integers(0, 256, (20, 4, 6, 3), dtype=np.uint8)
-    for i in range(18):
-        Image.fromarray(pixels[i]).save(photos / f"{i:02d}.png")
-    run(tmp_path / "maps", data.ImageFolder(photos), shards=(0, 1))
-    if change in ("added", "replaced"):
-        Image.fromarray(pixels[18]).save(photos / "18.png")
-    if change in ("removed", "replaced"):
-        (photos / "05.png").unlink()
-    if change == "altered":
-        os.utime(photos / "17.png", ns=(1, 1))
-    words = "records of the source = 18" if change in ("added", "removed") else "other images in"
-    with pytest.raises(ValueError, match=words):
-        run(tmp_path / "maps", data.ImageFolder(photos))
-
-
-def test_little_of_the_work_is_padding():
-    """Twenty shapes of different frequency, in shards of the default size, and large ones."""
-    rng = np.random.default_rng(0)
-    for batch_size, shard_size in ((8, 1024), (64, 4096)):
-        rows = records = 0
-        for _ in range(20):
-            kinds = rng.choice(20, shard_size, p=0.75 ** np.arange(20) / sum(0.75 ** np.arange(20)))
-            counts = [int(n) % batch_size for n in np.bincount(kinds) if n % batch_size]
-            sizes = rests(counts, batch_size, shard_size)
-            rows += sum(-n % size for n, size in zip(counts, sizes, strict=True))
-            records += shard_size
-        assert rows < 0.03 * records, batch_size
-    assert rests([5], 8, 1024) == [8] and rests([], 8, 1024) == [] and rests([1], 1, 8) == [1]
 
 
 @pytest.mark.parametrize(

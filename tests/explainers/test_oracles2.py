@@ -78,19 +78,6 @@ def _passing(contrastive):
     return call
 
 
-def _cams(method, **options):
-    """A method of the CAM family at its layers; the default layer's by no name at all."""
-
-    def call(fn, x, signal, layer):
-        maps = method(fn, x, signal, layer=layer, **options)
-        default = jaxplain.trace(fn, x).graph.last_spatial
-        if default in maps and method is not jaxplain.cam:
-            maps[default] = method(fn, x, signal, **options)
-        return maps
-
-    return call
-
-
 def _attention(method):
     return lambda fn, x, signal, layer: {"tokens": method(fn, x, signal)}
 
@@ -127,15 +114,18 @@ CALLS = {
         residual="excitation", contrastive=True
     ),
     r"torch\.attention_gradient": _attention_gradient,
-    r"pgc\.grad_cam": _cams(jaxplain.grad_cam, relu=False),
-    r"pgc\.hires_cam": _cams(jaxplain.hires_cam),
-    r"pgc\.grad_cam_plus_plus": _cams(jaxplain.grad_cam_plus_plus, eps=1e-6),
-    r"pgc\.x_grad_cam": _cams(jaxplain.x_grad_cam),
-    r"pgc\.layer_cam": _cams(jaxplain.layer_cam),
-    r"pgc\.eigen_cam": _cams(jaxplain.eigen_cam, centre=True),
-    r"formula\.cam": _cams(jaxplain.cam),
+    r"pgc\.grad_cam": functools.partial(jaxplain.grad_cam, relu=False),
+    r"pgc\.hires_cam": jaxplain.hires_cam,
+    r"pgc\.grad_cam_plus_plus": functools.partial(jaxplain.grad_cam_plus_plus, eps=1e-6),
+    r"pgc\.x_grad_cam": jaxplain.x_grad_cam,
+    r"pgc\.layer_cam": jaxplain.layer_cam,
+    r"pgc\.eigen_cam": functools.partial(jaxplain.eigen_cam, centre=True),
+    r"formula\.cam": jaxplain.cam,
     r"formula\.attention_rollout": _attention(jaxplain.attention_rollout),
     r"formula\.transformer_attribution": _attention(jaxplain.transformer_attribution),
+    r"formula\.transformer_attribution_relevance": _attention(
+        functools.partial(jaxplain.transformer_attribution, relevance=True)
+    ),
     r"formula\.legrad": _attention(jaxplain.legrad),
     r"formula\.excitation_backprop_pass(_sum)?": _passing(False),
     r"formula\.contrastive_excitation_backprop_pass(_sum)?": _passing(True),
@@ -192,6 +182,21 @@ def test_network(x64, name):
         assert nets.relative_error(acts[op], arrays[f"act/{op}"]) < 1e-6, op
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_layers(x64, name):
+    """Attention weights, the ends of the blocks, and where the CAM family looks by default."""
+    arrays, meta = load(name)
+    fn, x, _ = network(name)
+    weights = [f"attention:{i}" for i in range(len(meta["attention"]))]
+    acts = jaxplain.capture(fn, weights)(x)[1]
+    for op, layer in zip(meta["attention"], weights, strict=True):
+        assert nets.relative_error(acts[layer], arrays[f"attention/{op}"]) < 1e-6, op
+    graph = jaxplain.trace(fn, x).graph
+    assert len(graph.blocks.attention) == len(weights)
+    assert [graph.name_of(v) for v in graph.blocks.outputs] == meta["blocks"]
+    assert graph.last_spatial == meta["cam_default"]
+
+
 @pytest.mark.parametrize(("name", "case_id"), [pytest.param(*c, id="-".join(c)) for c in CASES])
 def test_case(x64, name, case_id):
     arrays, meta = load(name)
@@ -203,6 +208,8 @@ def test_case(x64, name, case_id):
     if case["layout"] == "BND":
         expected = expected[:, case["prefix"] :]  # ours are maps, without the class token
     got = got.reshape(expected.shape)
+    if case.get("sign_free"):
+        got = got * np.sign((got * expected).sum((1, 2), keepdims=True))
     assert got.dtype == np.float64
     for mine, theirs in zip(got, expected, strict=True):
         error = np.abs(mine - theirs).max() / np.abs(theirs).max()
@@ -210,6 +217,12 @@ def test_case(x64, name, case_id):
 
 
 #: Method of the file -> how ours is called.
+UNSUITABLE = {
+    "cam": jaxplain.cam,
+    "attention_rollout": jaxplain.attention_rollout,
+    "transformer_attribution": jaxplain.transformer_attribution,
+    "legrad": jaxplain.legrad,
+}
 UNDEFINED = {
     "lrp_epsilon": functools.partial(jaxplain.lrp, composite="epsilon"),
     "guided_backprop": jaxplain.guided_backprop,
@@ -234,3 +247,19 @@ def test_undefined(x64, name, method):
     layer = {"layer": convolution} if method == "guided_grad_cam" else {}
     with pytest.raises(jaxplain.UnsupportedOperationError, match="ReLU|relu|softmax|matmul"):
         UNDEFINED[method](fn, x, 0, **layer)
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        (name, entry["method"])
+        for name in NETWORKS
+        for entry in load(name)[1]["undefined"]
+        if entry["decided"] and entry["method"] in UNSUITABLE
+    ],
+)
+def test_unsuitable(x64, name, method):
+    fn, x, _ = network(name)
+    words = "ends in a global average pool" if method == "cam" else "needs attention layers"
+    with pytest.raises(jaxplain.core.UnsuitableNetworkError, match=words):
+        UNSUITABLE[method](fn, x, 0)

@@ -36,6 +36,7 @@ KEYWORDS = (
     "pixels",  # the images as they look
     # how the signal goes back
     "composite",  # which rule goes on which layer
+    "relevance",  # of attention weights in their place
     "seed",  # of the relevance at the scores
     "box",  # of the pixels
     "contrastive",

@@ -95,11 +95,16 @@ def test_excitation_backprop_covers(name):
     def run(s, x):  # traced with weights of shapes only
         network = nnx.merge(graph, s)
         table.extend(jaxplain.coverage(network, x, excitation_rules()))
-        maps = jaxplain.excitation_backprop(network, x, 1, layer=layer, contrastive=True)
+        target = min(1, ENTRIES[name].outputs - 1)
+        maps = jaxplain.excitation_backprop(network, x, target, layer=layer, contrastive=True)
         return maps, jaxplain.capture(network, [layer])(x)[1][layer]
 
     maps, activation = jax.eval_shape(run, state, image)
-    assert maps.shape == activation.shape[:3] and maps.shape[1] > 1
+    if activation.ndim == 4:
+        assert maps.shape == activation.shape[:3] and maps.shape[1] > 1
+    else:  # tokens, with others before those of the patches
+        assert maps.shape[0] == 1 and maps.shape[1] == maps.shape[2] > 1
+        assert activation.shape[1] - 5 <= maps.shape[1] ** 2 <= activation.shape[1]
     unhandled = [row for row in table if row.kind in RULED and row.rule == "plain gradient"]
     assert not unhandled and not [row for row in table if row.kind == "opaque"]
     assert len(table) > 20

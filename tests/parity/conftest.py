@@ -1,4 +1,4 @@
-"""Settings of the parity tests, which compare networks with those of torchvision, timm and Keras.
+"""Settings of the parity tests, which compare networks with those of others.
 
 They need the packages of requirements.txt, an environment of their own; where torch is missing they
 are not collected. Nothing else in the project imports torch.
@@ -6,7 +6,9 @@ are not collected. Nothing else in the project imports torch.
 
 import importlib.util
 
-if any(importlib.util.find_spec(p) is None for p in ("torch", "torchvision", "timm")):
+_NEEDED = ("torch", "torchvision", "timm", "transformers", "lxt")
+
+if any(importlib.util.find_spec(p) is None for p in _NEEDED):
     collect_ignore_glob = ["test_*.py"]
 else:
     from torch import library
@@ -20,5 +22,3 @@ else:
                 f"torchvision::{_operator}",
                 "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
             )
-if importlib.util.find_spec("transformers") is None:
-    collect_ignore_glob = [*globals().get("collect_ignore_glob", ()), "test_transformers.py"]

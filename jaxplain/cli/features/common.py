@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxplain.cli import method_options
-from jaxplain.cli.common import CliError, read_image, step
+from jaxplain.cli.common import CliError, local_path, read_image, step
 from jaxplain.core.errors import suggest
 from jaxplain.explanation.choice import Choice
 from jaxplain.explanation.explaining import names_of_files
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 
 def add_images(parser: argparse.ArgumentParser, nargs: str, text: str) -> None:
-    parser.add_argument("images", nargs=nargs, type=Path, metavar="IMAGE|FOLDER", help=text)
+    parser.add_argument("images", nargs=nargs, type=local_path, metavar="IMAGE|FOLDER", help=text)
 
 
 def add_picture(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument(
         "--output",
-        type=Path,
+        type=local_path,
         default=Path(default),
         metavar="FILE",
         help="picture to write; default: %(default)s",

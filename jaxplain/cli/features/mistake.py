@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from jaxplain.cli import options
-from jaxplain.cli.common import CliError, extra, load_model, step
+from jaxplain.cli.common import CliError, extra, load_model, local_path, step
 from jaxplain.cli.features import common
 from jaxplain.explanation import drawing
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("failed", metavar="FAILED", type=Path, help="the misclassified image")
+    parser.add_argument("failed", metavar="FAILED", type=local_path, help="the misclassified image")
     for flag, text in (("--true", "its class"), ("--mistaken", "the class it was taken for")):
         parser.add_argument(
             flag,
             nargs="+",
             required=True,
-            type=Path,
+            type=local_path,
             metavar="IMAGE",
             help=f"correctly classified images of {text}, or a folder; the paper takes three",
         )

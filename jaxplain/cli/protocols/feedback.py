@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jaxplain.cli.common import local_path
 from jaxplain.cli.options import add_number
 from jaxplain.cli.progress import Bar
 from jaxplain.cli.protocols.common import Protocol
@@ -77,7 +78,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--boxes",
-        type=Path,
+        type=local_path,
         metavar="FILE",
         help="boxes that a network trained for it predicts, for a row 'Supervised': CSV with one "
         "line per box: image (its file's name without the ending), class (name or WordNet id), "

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxplain.cli import datasets
-from jaxplain.cli.common import load_model
+from jaxplain.cli.common import load_model, local_path
 from jaxplain.cli.options import add_aspect, add_held_out
 from jaxplain.cli.progress import Bar
 from jaxplain.cli.protocols.common import Protocol
@@ -98,7 +98,7 @@ def _options(parser: argparse.ArgumentParser) -> None:
     add("--images", required=True, metavar="FOLDER", help="the images of Flickr30k")
     add(
         "--words",
-        type=Path,
+        type=local_path,
         metavar="FILE",
         help='JSON of what words mean, as {"man": ["groom", 981]}; other words mean the classes '
         "that are named so",
