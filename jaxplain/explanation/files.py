@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from jaxplain.core import Table
+from jaxplain.core.writing import write_atomically
 from jaxplain.explanation.result import Explanation, MethodMaps
 
 _ARRAYS, _MANIFEST = "maps.npz", "manifest.json"
@@ -32,8 +33,6 @@ def save(explanation: Explanation, path: str | os.PathLike[str], dpi: float) -> 
     """See `Explanation.save`."""
     path = Path(path)
     if path.suffix == ".npz":
-        from jaxplain.viz.panels import write_atomically
-
         write_atomically(path, _npz(explanation))
     elif path.suffix:
         from jaxplain import viz
