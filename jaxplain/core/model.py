@@ -130,6 +130,7 @@ class Model:
         added: dict,
         given: dict,
         edits: dict,
+        *,
         ends: Sequence[Any] | None,
     ) -> list:
         run = _Run(graph, rules, added, given, edits, outputs if ends is None else ends)
