@@ -282,9 +282,7 @@ def equinox_vit(p: dict) -> Any:
         return eqx.tree_at(lambda m: (m.weight, m.bias), layer, new)
 
     def attention(own):
-        use = dict.fromkeys(
-            (f"use_{n}_bias" for n in ("query", "key", "value", "output")), True
-        )
+        use = dict.fromkeys((f"use_{n}_bias" for n in ("query", "key", "value", "output")), True)
         layer = eqx.nn.MultiheadAttention(HEADS, DIM, key=key, **use)
         return eqx.tree_at(
             lambda m: (m.query_proj, m.key_proj, m.value_proj, m.output_proj),
