@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from jaxplain.core import _compat
-from jaxplain.core.axes import SPACE, Axes, Axis, Factor
+from jaxplain.core.axes import HIDDEN, SPACE, Axes, Axis, Factor
 from jaxplain.core.primitives import of_class
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _attention(graph: Graph, product: Operation) -> Attention | None:
 def _softmax_behind(graph: Graph, atom: Any) -> tuple[Operation, list[Operation]] | None:
     """The softmax that a factor comes from, and the operations on the way, its first one first."""
     way: list[Operation] = []
-    while not isinstance(atom, _compat.Literal):
+    while not _literal(atom):
         op = graph.producer.get(atom)
         if op is None:
             return None
@@ -205,9 +205,12 @@ def _summed_axis(eqns: Sequence[Any], output: Any) -> int | None:
 def _carried(eqns: Sequence[Any], v: Any, axis: int, output: Any) -> int | None:
     """Where an axis of ``v`` lies in the output of equations that move it or keep its shape."""
     places = {v: axis}
+    for eqn in reversed(eqns):  # half precision is summed in float32
+        if eqn.primitive.name == "convert_element_type" and eqn.outvars[0] in places:
+            places[eqn.invars[0]] = axis
     for eqn in eqns:
         for u in eqn.invars:
-            if isinstance(u, _compat.Literal) or u not in places:
+            if _literal(u) or u not in places:
                 continue
             found = follow(eqn, u, places[u])
             if found is not None and eqn.outvars[0] not in places:
@@ -228,7 +231,7 @@ def _is_over_tokens(graph: Graph, softmax: Operation, axis: int) -> bool:
         return known
     eqn = scores.equations[-1]
     for contracted, v in zip(eqn.params["dimension_numbers"][0], eqn.invars, strict=True):
-        own = None if isinstance(v, _compat.Literal) else graph.places.axes.get(v)
+        own = None if _literal(v) else graph.places.axes.get(v)
         if own is not None and any(own[d].spatial for d in contracted):
             return False
     return known or scores.kind == "gate"
@@ -331,7 +334,7 @@ def _view(axes: Axes, query: int, key: int, images: int) -> WeightsView | None:
         elif axis.before or axis.after:
             return None
         else:
-            parts = [(_part(f, axis.size, images), f.size) for f in axis.factors]
+            parts = [(_part(f), f.size) for f in axis.factors]
         kinds += [kind for kind, _ in parts]
         sizes += [n for _, n in parts]
     if "?" in kinds:
@@ -345,7 +348,7 @@ def _view(axes: Axes, query: int, key: int, images: int) -> WeightsView | None:
     return WeightsView(shape, tuple(sizes), tuple(i for own in groups for i in own))
 
 
-def _part(f: Factor, whole: int, images: int) -> str:
+def _part(f: Factor) -> str:
     if f.kind in SPACE:
         return "window"
     return {"batch": "batch", "channel": "head"}.get(f.kind, "?")
@@ -357,11 +360,16 @@ def mixes_places(graph: Graph, op: Operation) -> bool:
     name = eqn.primitive.name
     if graph.places.mixes(op):
         return True
+    if name == "dot_general":  # over an axis of which it is not known what it is
+        contracted = eqn.params["dimension_numbers"][0]
+        found = [None if _literal(v) else graph.places.axes.get(v) for v in eqn.invars]
+        return any(
+            axes is not None and any(axes[d].kinds & HIDDEN for d in own)
+            for axes, own in zip(found, contracted, strict=True)
+        )
     if op.kind == "normalise" or op.name == "softmax":
         return False
-    axes = (
-        None if isinstance(eqn.invars[0], _compat.Literal) else graph.places.axes.get(eqn.invars[0])
-    )
+    axes = None if _literal(eqn.invars[0]) else graph.places.axes.get(eqn.invars[0])
     if axes is None:
         return False
     if name == "conv_general_dilated":
@@ -372,3 +380,7 @@ def mixes_places(graph: Graph, op: Operation) -> bool:
     if of_class(name, "sum", "extreme") and "axes" in eqn.params:
         return any(axes[d].spatial and axes[d].kinds & {*SPACE} for d in eqn.params["axes"])
     return False
+
+
+def _literal(atom: Any) -> bool:
+    return isinstance(atom, _compat.Literal)
