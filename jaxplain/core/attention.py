@@ -114,18 +114,29 @@ def _softmax_behind(graph: Graph, atom: Any) -> tuple[Operation, list[Operation]
             return None
         if op.name == "softmax":
             return op, way[::-1]
-        carries = op.kind in ("structural", "scale", "linear") and len(op.inputs) == 1
-        if not carries or len(op.equations) > 1 or (op.kind == "linear" and op.name != "dense"):
+        value = _carried_value(op)
+        if value is None:
             return None
         way.append(op)
-        (atom,) = op.inputs
+        atom = value
     return None
+
+
+def _carried_value(op: Operation) -> Any:
+    """The value that an operation moves, masks, scales, or mixes the heads of; None for others."""
+    if op.equations[-1].primitive.name == "select_n":  # where(isnan(a), 0, a) asks a itself
+        floats = [v for v in op.inputs if v.aval.dtype.kind in "fV"]
+        return floats[0] if len(floats) == 1 else None
+    carries = op.kind in ("structural", "scale", "linear") and len(op.inputs) == 1
+    if not carries or len(op.equations) > 1 or (op.kind == "linear" and op.name != "dense"):
+        return None
+    return op.inputs[0]
 
 
 def _through(way: Sequence[Operation], axis: int | None) -> int | None:
     """Where an axis of a value lies behind operations; None where it is merged, mixed or gone."""
     for op in way:
-        axis = None if axis is None else follow(op.equations[-1], op.inputs[0], axis)
+        axis = None if axis is None else follow(op.equations[-1], _carried_value(op), axis)
     return axis
 
 
@@ -205,9 +216,10 @@ def _summed_axis(eqns: Sequence[Any], output: Any) -> int | None:
 def _carried(eqns: Sequence[Any], v: Any, axis: int, output: Any) -> int | None:
     """Where an axis of ``v`` lies in the output of equations that move it or keep its shape."""
     places = {v: axis}
-    for eqn in reversed(eqns):  # half precision is summed in float32
-        if eqn.primitive.name == "convert_element_type" and eqn.outvars[0] in places:
-            places[eqn.invars[0]] = axis
+    for eqn in reversed(eqns):  # what is summed is masked, or in float32, for the sum alone
+        for u in eqn.invars if eqn.outvars[0] in places else ():
+            if not _literal(u) and u.aval.shape == v.aval.shape:
+                places[u] = axis
     for eqn in eqns:
         for u in eqn.invars:
             if _literal(u) or u not in places:
@@ -283,7 +295,7 @@ def _described(
     while rest and _only_masks(rest):  # what a mask behind the softmax hides is no weight
         while True:
             op = rest.pop(0)
-            place = follow(op.equations[-1], op.inputs[0], key)
+            place = follow(op.equations[-1], _carried_value(op), key)
             weights, key = op.output, place if place is not None else key
             if op.equations[-1].primitive.name == "select_n":
                 break
