@@ -58,6 +58,7 @@ class Attention:
         view: how the weights lie; None where that cannot be known.
         queries, keys: what the two axes of the weights mean.
         query: the axis of the product's output along which the queries lie.
+        within: the scores, the weights, and what is made of them before the product.
     """
 
     weights: Any
@@ -66,6 +67,7 @@ class Attention:
     queries: Axis
     keys: Axis
     query: int | None
+    within: frozenset
 
     @property
     def windows(self) -> bool:
@@ -236,7 +238,7 @@ def _is_over_tokens(graph: Graph, softmax: Operation, axis: int) -> bool:
     Scores of tokens are products over features. Where the scores are no product, as in a learned
     pooling, the axis must have places in the image.
     """
-    scores = _scores_behind(graph, softmax.inputs[0])
+    scores, _ = _scores_behind(graph, softmax.inputs[0])
     axes = graph.places.axes.get(softmax.output, ())
     known = len(axes) > axis and bool(axes[axis].kinds & {*SPACE, "tokens", "unknown"})
     if scores is None:
@@ -249,8 +251,8 @@ def _is_over_tokens(graph: Graph, softmax: Operation, axis: int) -> bool:
     return known or scores.kind == "gate"
 
 
-def _scores_behind(graph: Graph, v: Any) -> Operation | None:
-    """The product of queries and keys behind a softmax's input; of several the first."""
+def _scores_behind(graph: Graph, v: Any) -> tuple[Operation | None, set[Operation]]:
+    """The product of queries and keys behind a softmax's input, of several one; and the way."""
     stack, seen = [v], set()
     while stack:
         op = graph.producer.get(stack.pop())
@@ -259,10 +261,10 @@ def _scores_behind(graph: Graph, v: Any) -> Operation | None:
         seen.add(op)
         name = op.equations[-1].primitive.name
         if name == "dot_general" and not _mixes_heads(graph, op):
-            return op
+            return op, seen
         if name == "dot_general" or op.kind in ("structural", "scale", "bias", "add", "activation"):
             stack += reversed(op.inputs)
-    return None
+    return None, seen
 
 
 def _mixes_heads(graph: Graph, op: Operation) -> bool:
@@ -310,7 +312,9 @@ def _described(
     place = None if query is None else _through(rest, query)
     place = None if place is None else _free(eqn, eqn.invars[side], place)
     queries = Axis() if query is None else axes[query]
-    return Attention(weights, product, view, queries, axes[key], place, _images=images)
+    behind = _scores_behind(graph, softmax.inputs[0])[1]
+    within = frozenset(op.output for op in (softmax, *way, *behind))
+    return Attention(weights, product, view, queries, axes[key], place, within, images)
 
 
 def _query(axes: Axes, asked: list[int]) -> int | None:
