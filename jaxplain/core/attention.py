@@ -289,15 +289,26 @@ def _described(
     free = set(free_axes(eqn, side))
     others = [d for d in range(len(axes)) if d != key]
     asked = [d for d in others if _through(rest, d) in free]
-    if len(asked) > 1:  # groups of heads that share their keys and values
-        asked = [d for d in asked if axes[d].kinds != {"channel"}]
-    query = asked[0] if len(asked) == 1 else None
+    query = _query(axes, asked)
     images = graph.inputs[0].aval.shape[0] if graph.inputs[0].aval.ndim == 4 else 1
     view = None if query is None else _view(axes, query, key, images)
     place = None if query is None else _through(rest, query)
     place = None if place is None else _free(eqn, eqn.invars[side], place)
     queries = Axis() if query is None else axes[query]
     return Attention(weights, product, view, queries, axes[key], place, _images=images)
+
+
+def _query(axes: Axes, asked: list[int]) -> int | None:
+    """The axis of queries, among those that are neither keys nor shared with the values.
+
+    Others are groups of heads that share keys and values.
+    """
+    placed = [d for d in asked if axes[d].kinds & {*SPACE, "tokens", "unknown"}]
+    if len(asked) > 1 and placed:
+        asked = placed
+    elif len(asked) > 1:
+        asked = [d for d in asked if axes[d].kinds != {"channel"}][-1:]
+    return asked[0] if len(asked) == 1 else None
 
 
 def _only_masks(way: list[Operation]) -> bool:

@@ -8,7 +8,12 @@ from jaxplain.viz.colour import colourise
 
 
 def overlay(
-    image: np.ndarray, heat_map: np.ndarray, style: str = "heat", *, strength: float = 0.75
+    image: np.ndarray,
+    heat_map: np.ndarray,
+    style: str = "heat",
+    *,
+    strength: float = 0.75,
+    clip: float = 100.0,
 ) -> np.ndarray:
     """Draws a map over an image; the image shows through where the map is near zero.
 
@@ -23,12 +28,16 @@ def overlay(
         style: `"heat"`, `"signed"` or `"gray"`.
         strength: largest share of the colour, in [0, 1], for `"heat"`; `"signed"` takes the full
             colour.
+        clip: what is larger than this percentile of the map's own values' sizes is drawn as that:
+            single outliers, as the tokens with massive activations of large transformers, would
+            hide the rest. 100 clips nothing.
 
     Returns:
         The picture, (H, W, 3) float32 in [0, 1].
 
     Raises:
-        ValueError: an image of another shape or range, and as `jaxplain.viz.colourise`.
+        ValueError: an image of another shape or range, a percentile not in (0, 100], and as
+            `jaxplain.viz.colourise`.
         TypeError: an image of another dtype.
 
     >>> image = np.full((8, 8, 3), 255, np.uint8)
@@ -38,6 +47,12 @@ def overlay(
     image = as_float_image(image)
     if not 0 <= strength <= 1:
         raise ValueError(f"strength must be in [0, 1]; got {strength}.")
+    if not 0 < clip <= 100:
+        raise ValueError(f"clip must be a percentile in (0, 100]; got {clip}.")
+    if clip < 100:
+        heat_map = np.asarray(heat_map)
+        largest = np.percentile(np.abs(heat_map), clip)
+        heat_map = np.clip(heat_map, -largest, largest)
     colours, values = colourise(heat_map, style, image.shape[:2])
     if style == "gray":
         return colours
