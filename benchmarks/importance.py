@@ -12,6 +12,7 @@ arrays of the compiled program, by XLA's account. Nothing but the pictures is ex
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,8 +48,14 @@ SHOWN = (
 )
 PHOTO = "feedbackcnn_elephant_zebra_1.jpg"
 PLACES = ("70,110", "130,150")  # the elephant's back, and the zebra's neck
-TOKENS = ("feedbackcnn_elephant_zebra_1.jpg", "feedbackcnn_elephant_zebra_2.jpg")
-TOKENS += ("gradcam_cat_dog.png", "jacobgil_both.png")
+#: Photograph -> what is on it.
+TOKENS = {
+    "feedbackcnn_elephant_zebra_1.jpg": "elephant, zebra",
+    "feedbackcnn_elephant_zebra_2.jpg": "zebra, elephant",
+    "gradcam_cat_dog.png": "dog, cat",
+    "captum_swan-3299528_1280.jpg": "swan",
+}
+LARGE = 518  # the size of its positions, 37 x 37 patches
 
 
 class Row(NamedTuple):
@@ -106,14 +113,14 @@ def draw(weights: Path, photos: Path, folder: Path) -> None:
     if cli.main([*command, "--output", str(folder / "importance.jpg")]):
         raise SystemExit("the picture could not be drawn")
     network = models.from_pretrained(weights)
+    config = dataclasses.replace(network.config, input_size=LARGE)
     images = [data.read_image(photos / name) for name in TOKENS]
-    x = jnp.concatenate([models.preprocess(image, network.config, crop=False) for image in images])
+    x = jnp.concatenate([models.preprocess(image, config, crop=False) for image in images])
     found = jaxplain.pfv(network, x, layer="norm", weight_layers=())
-    shown = [data.resize_image(image, (224, 224)) for image in images]
-    titles = [Path(name).stem.rpartition("_")[2] for name in TOKENS]
-    titles = ["elephant, zebra", "elephants, zebras", "cat, dog", "dog, cat"]
+    shown = [data.resize_image(image, (LARGE, LARGE)) for image in images]
     colours = np.asarray(found.colours, np.float32)
-    viz.save(viz.feature_panel(shown, colours, titles), folder / "pfv_tokens.jpg")
+    figure = viz.feature_panel(shown, colours, list(TOKENS.values()), cell=2.4)
+    viz.save(figure, folder / "pfv_tokens.jpg")
 
 
 def main() -> None:
