@@ -112,14 +112,14 @@ class Model:
         whole = self._seen_from_outside(outputs, added or {}, given or {}, edits or {})
         if whole is not None and not _looks_inside(self.whole, rules, whole[1]):
             found = None if ends is None else [self._outside(v) for v in ends]
-            return self._evaluate(self.whole, inputs, rules, *whole, found)
+            return self._evaluate(self.whole, inputs, rules, *whole, ends=found)
         ends = None if ends is None else list(map(self._within, ends))
         outputs = self.graph.outputs if outputs is None else list(map(self._within, outputs))
         inside = (
             {self._within(v): value for v, value in (values or {}).items()}
             for values in (added, given, edits)
         )
-        return self._evaluate(self.graph, inputs, rules, outputs, *inside, ends)
+        return self._evaluate(self.graph, inputs, rules, outputs, *inside, ends=ends)
 
     def _evaluate(
         self,
@@ -130,6 +130,7 @@ class Model:
         added: dict,
         given: dict,
         edits: dict,
+        *,
         ends: Sequence[Any] | None,
     ) -> list:
         run = _Run(graph, rules, added, given, edits, outputs if ends is None else ends)

@@ -219,7 +219,7 @@ class BoundOp:
 
     def _own_channels(self, values: Any) -> Any:
         """Of values by channel those of the part that this is."""
-        if self._part is None or not jnp.ndim(values):
+        if self._part is None or values is None or not jnp.ndim(values):
             return values
         axes = self._channel_axes
         shape = [self.operation.output.aval.shape[i] for i in axes]
@@ -380,12 +380,13 @@ def _forward(op, rule, view, part, inputs, constants, extras):
 
 def _backward(op, rule, view, part, residuals, cotangents):
     inputs, constants, extras, output = residuals
-    g, shapes = cotangents[0], [a.shape for a in inputs]
+    g, whole, own = cotangents[0], inputs, None
     if part is not None:
-        eqn = op.equations[-1]
-        own = through_product(eqn, op.inputs[0], part)
-        inputs = (_cut(inputs[0], own),)
-        constants = (_cut(constants[0], through_product(eqn, op.constants[0], part)),)
+        own, of_weight = (
+            cast(Part, through_product(op.equations[-1], v, part))
+            for v in (op.inputs[0], op.constants[0])
+        )
+        inputs, constants = (_cut(inputs[0], own),), (_cut(constants[0], of_weight),)
         output, g = _cut(output, part), _cut(g, part)
     if isinstance(view, Run):
         bound: BoundOp = DiagonalOp(op, inputs, output, view, extras)
@@ -403,8 +404,8 @@ def _backward(op, rule, view, part, residuals, cotangents):
     signals = tuple(
         None if s is None else s.astype(a.dtype) for s, a in zip(signals, inputs, strict=True)
     )
-    if part is not None:
-        signals = (_fill(signals[0], own, shapes[0]),)
+    if own is not None:
+        signals = tuple(s if s is None else _fill(s, own, whole[0].shape) for s in signals)
     none = tuple(None for _ in op.constants), tuple(None for _ in extras)
     return signals, *none
 
