@@ -92,8 +92,9 @@ def measure(network: Any, size: int, count: int) -> list[Row]:
             return program(places(nnx.merge(graph, state), size, count > 1), x, targets)
 
         found = jax.jit(run).lower(state, x, t).compile()
-        analysis = found.cost_analysis()
-        return analysis["flops"] / 1e9, found.memory_analysis().temp_size_in_bytes / 1e6
+        analysis: Any = found.cost_analysis()
+        memory: Any = found.memory_analysis()
+        return analysis["flops"] / 1e9, memory.temp_size_in_bytes / 1e6
 
     whole, memory = compiled(lambda fn, x, _: fn(x))
     rows = [Row(size, "forward", count, whole, 1.0, memory)]
@@ -126,7 +127,9 @@ def draw(weights: Path, photos: Path, folder: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description="The maps of a trained vision transformer: FLOPs and memory, or pictures."
+    )
     parser.add_argument("weights", type=Path, help="vit_small_patch14_importance.safetensors")
     parser.add_argument("--pictures", type=Path, metavar="PHOTOS", help="draw, from this folder")
     parser.add_argument("--output", type=Path, default=ROOT / "examples", help="where pictures go")

@@ -244,14 +244,15 @@ def convert(
     for module, epsilon in epsilons.items():
         variance = weights.get(f"{module}.var", np.ones(1))
         # Exported weights may have taken an epsilon into the variance.
-        if resolved[f"{module}.var"] not in bad and np.min(variance) <= -(names.epsilon or epsilon):
-            bad.append(resolved[f"{module}.var"])
+        (theirs,) = each_name([resolved[f"{module}.var"]])
+        if theirs not in bad and np.min(variance) <= -(names.epsilon or epsilon):
+            bad.append(theirs)
     _check(missing, unexpected, wrong_shape, bad)
 
     if names.bgr is not None:
         kernel = f"{names.bgr}.kernel"
         weights[kernel] = weights[kernel][:, :, ::-1]
-        notes.add("input channels reversed, from BGR to RGB", resolved[kernel])
+        notes.add("input channels reversed, from BGR to RGB", *each_name([resolved[kernel]]))
     _settle_norms(weights, tensors, resolved, epsilons, names, notes)
     taken = [tensors[theirs] for theirs in used]
     report = Report(
