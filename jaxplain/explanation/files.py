@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from jaxplain.core import Table
+from jaxplain.core.addresses import local
 from jaxplain.explanation.result import Explanation, MethodMaps
 
 _ARRAYS, _MANIFEST = "maps.npz", "manifest.json"
@@ -30,7 +31,7 @@ def predictions_table(rows: Any) -> Table[Any]:
 
 def save(explanation: Explanation, path: str | os.PathLike[str], dpi: float) -> None:
     """See `Explanation.save`."""
-    path = Path(path)
+    path = local(path)
     if path.suffix == ".npz":
         from jaxplain.viz.panels import write_atomically
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import numpy as np
 
 from jaxplain.core import Table
+from jaxplain.core.addresses import local
 from jaxplain.evaluation.intervals import CONFIDENCE, wilson
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ class Report(Generic[Results]):
         self, folder: str | os.PathLike[str], name: str, more: Mapping[str, Any] | None = None
     ) -> None:
         """Writes ``name.json`` and ``name.md``; ``more`` are further values of the JSON file."""
-        folder = Path(folder)
+        folder = local(folder)
         folder.mkdir(parents=True, exist_ok=True)
         said = {"title": self.title, **_plain(more or {}), **self.to_json()}
         text = json.dumps(said, indent=1, allow_nan=False)
