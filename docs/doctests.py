@@ -22,7 +22,9 @@ def fenced(text: str) -> str:
     for line in [*text.splitlines(), ""]:
         if indent is None and line.lstrip().startswith(">>>"):
             indent = line[: len(line) - len(line.lstrip())]
-            lines += ["", f"{indent}```pycon"]
+            if lines[-1:] and lines[-1].strip() not in ("", "Example:"):
+                lines.append("")
+            lines.append(f"{indent}```pycon")
         elif indent is not None and not line.strip():
             lines.append(f"{indent}```")
             indent = None

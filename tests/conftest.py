@@ -65,6 +65,7 @@ ONLY_ON_THE_NEWEST = (
     "tests/explainers/test_tokens.py",
     "tests/explainers/test_two_animals.py",
     "tests/models",
+    "tests/test_docs.py",
     "tests/test_postprocess.py",
     "tests/weights_convert",
 )

@@ -253,10 +253,10 @@ def convert(
             (f"{module}.factor", (1,)),
             (f"{module}.shift", shapes[f"{module}.mean"]),
         ):
-            theirs = resolved.get(target)
-            if isinstance(theirs, str) and theirs in tensors:
-                found = np.shape(tensors[theirs])
-                wrong_shape += [(theirs, found, shape)] * (found != shape)
+            for theirs in each_name([resolved[target]] if target in resolved else []):
+                found = np.shape(tensors.get(theirs, np.zeros(shape)))
+                if found != shape:
+                    wrong_shape.append((theirs, found, shape))
     settled = {f"{module}.{name}" for module in epsilons for name in ("mean", "var")}
     bad = [  # statistics are compared with what they can be when they are settled
         name

@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxplain.core import Table
 from jaxplain.core.addresses import local
+from jaxplain.core.writing import write_atomically
 from jaxplain.explanation.result import Explanation, MethodMaps
 
 _ARRAYS, _MANIFEST = "maps.npz", "manifest.json"
@@ -33,8 +34,6 @@ def save(explanation: Explanation, path: str | os.PathLike[str], dpi: float) -> 
     """See `Explanation.save`."""
     path = local(path)
     if path.suffix == ".npz":
-        from jaxplain.viz.panels import write_atomically
-
         write_atomically(path, _npz(explanation))
     elif path.suffix:
         from jaxplain import viz

@@ -5,15 +5,14 @@ from __future__ import annotations
 import io
 import math
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from jaxplain.core.addresses import local
+from jaxplain.core.writing import write_atomically
 from jaxplain.viz.colour import STYLES, colour_map
 from jaxplain.viz.overlays import as_float_image
 
@@ -169,8 +168,7 @@ def save(figure: Figure, path: str | os.PathLike, *, dpi: float = 200) -> None:
         ValueError: a suffix that matplotlib cannot write.
         OSError: the folder does not exist or cannot be written.
 
-    >>> import tempfile
-    >>> image = np.zeros((8, 8, 3), np.uint8)
+    >>>     >>> image = np.zeros((8, 8, 3), np.uint8)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save(panel(image, {"cat": {"MWP": image}}), f"{folder}/panel.png")
     ...     os.listdir(folder)
@@ -184,19 +182,3 @@ def save(figure: Figure, path: str | os.PathLike, *, dpi: float = 200) -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, format=suffix, dpi=dpi)
     write_atomically(path, buffer.getvalue())
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes `content` to `path` through a temporary file in the same folder."""
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        # mkstemp's files are private; the picture gets the permissions of any new file.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

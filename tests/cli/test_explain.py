@@ -211,7 +211,10 @@ def test_all_methods_on_another_image(capsys, small, image):
     ]
     assert cli.main(argv) == 0
     left_out = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
-    assert len(left_out) == 1 and "Fitted CAM left out" in left_out[0] and "--fit" in left_out[0]
+    assert [line.partition(" left out")[0] for line in left_out] == [
+        *("Fitted CAM", "Attention rollout", "Transformer attribution", "LeGrad"),
+    ]
+    assert "--fit" in left_out[0] and all("no attention" in line for line in left_out[1:])
     with Image.open("explained.png") as panel:
         assert panel.width > 900
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxplain.core import Table
 from jaxplain.core.addresses import local
+from jaxplain.core.writing import write_atomically
 from jaxplain.evaluation.intervals import CONFIDENCE, wilson
 
 if TYPE_CHECKING:
@@ -125,8 +126,9 @@ class Report(Generic[Results]):
         folder.mkdir(parents=True, exist_ok=True)
         said = {"title": self.title, **_plain(more or {}), **self.to_json()}
         text = json.dumps(said, indent=1, allow_nan=False)
-        (folder / f"{name}.json").write_text(f"{text}\n", "utf-8")
-        (folder / f"{name}.md").write_text(f"# {self.title}\n\n{self.markdown()}\n", "utf-8")
+        write_atomically(folder / f"{name}.json", f"{text}\n".encode())
+        markdown = f"# {self.title}\n\n{self.markdown()}\n"
+        write_atomically(folder / f"{name}.md", markdown.encode())
 
 
 def percent(value: Any) -> str:
