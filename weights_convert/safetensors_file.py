@@ -10,12 +10,12 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, TypeGuard
 
 import ml_dtypes
 import numpy as np
 
+from jaxplain.core.addresses import local
 from jaxplain.weights_convert.errors import CheckpointError
 from jaxplain.weights_convert.file import check_shape, mapped, naming
 
@@ -124,7 +124,7 @@ def write_safetensors(
 
     Raises:
         ValueError: the format has no such dtype.
-        OSError: the file cannot be written.
+        OSError: the file cannot be written. Nothing half-written remains.
     """
     names = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
     arrays: dict[str, np.ndarray] = {}
@@ -146,10 +146,16 @@ def write_safetensors(
         }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with Path(path).open("wb") as stream:
-        stream.write(len(text).to_bytes(8, "little") + text)
-        for name in order:
-            stream.write(arrays[name].reshape(-1).view(np.uint8))
+    path = local(path)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as stream:
+            stream.write(len(text).to_bytes(8, "little") + text)
+            for name in order:
+                stream.write(arrays[name].reshape(-1).view(np.uint8))
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _header(data: np.ndarray) -> tuple[dict[str, dict[str, Any]], int]:

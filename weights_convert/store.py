@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxplain.core.addresses import is_address, local
 from jaxplain.core.extras import missing
 from jaxplain.weights_convert.errors import CheckpointError
 from jaxplain.weights_convert.safetensors_file import write_safetensors
@@ -40,7 +41,7 @@ def cache_dir() -> Path:
     ``JAXPLAIN_CACHE`` if set, else ``jaxplain`` in ``XDG_CACHE_HOME`` or in ``~/.cache``.
 
     Raises:
-        OSError: nothing of these is known: the user has no home directory.
+        OSError: nothing of these is known: the user has no home directory; or it is an address.
 
     Example:
         >>> import os
@@ -52,6 +53,8 @@ def cache_dir() -> Path:
     """
     try:
         if own := os.environ.get("JAXPLAIN_CACHE"):
+            if is_address(own):
+                raise OSError(f"JAXPLAIN_CACHE is {own}, and must be a folder of this machine")
             return Path(own).expanduser()
         base = os.environ.get("XDG_CACHE_HOME")
         return (Path(base) if base else Path.home() / ".cache") / "jaxplain"
@@ -106,7 +109,7 @@ def export(
     Raises:
         OSError: the file cannot be written. Nothing half-written remains.
     """
-    path = Path(path).absolute()
+    path = local(path).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f"{path.name}{_PARTIAL}", dir=path.parent))
     try:
@@ -137,7 +140,7 @@ def save(
     Raises:
         OSError: the folder cannot be written. Nothing half-written remains.
     """
-    folder = Path(folder).absolute()
+    folder = local(folder).absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
     _remove_stale(folder)
     arrays = {name: np.asarray(value) for name, value in weights.items()}

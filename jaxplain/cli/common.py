@@ -80,7 +80,7 @@ def find_in_this_folder() -> None:
 
 def local_path(text: str) -> Path:
     """The path of an option; an address would become a folder called ``gs:``."""
-    from jaxplain.data.places import is_address
+    from jaxplain.core.addresses import is_address
 
     if is_address(text):
         raise CliError(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxplain.cli.common import load_model
 from jaxplain.cli.method_options import choices
-from jaxplain.data.places import is_address
+from jaxplain.core.addresses import is_address
 from jaxplain.explainers.catalogue import CATALOGUE, METHODS
 from jaxplain.explanation.choice import Choice, names_of_methods
 

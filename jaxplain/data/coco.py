@@ -181,7 +181,7 @@ class COCO:
         from pycocotools import mask as masks
 
         try:
-            drawn = part["segmentation"]
+            drawn: Any = part["segmentation"]
             if isinstance(drawn, list):
                 # It is drawn in C, which looks at no bounds.
                 corners = [np.asarray(polygon, np.float64) for polygon in drawn]

@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+from jaxplain.core.addresses import is_address
 from jaxplain.data.coco import COCO
 from jaxplain.data.cub import CUB200
 from jaxplain.data.fixations import Fixations
@@ -13,7 +14,6 @@ from jaxplain.data.flickr30k import Flickr30kEntities
 from jaxplain.data.image_folder import ImageFolder
 from jaxplain.data.imagenet import ImageNet
 from jaxplain.data.images import has_image_name
-from jaxplain.data.places import is_address
 from jaxplain.data.record import Source
 from jaxplain.data.tfds_source import TFDS, TFDS_NAMES
 from jaxplain.data.voc import VOC

@@ -20,26 +20,15 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from jaxplain.core.addresses import is_address
 from jaxplain.core.extras import missing
 
-__all__ = ["Folder", "folder_at", "is_address"]
+__all__ = ["Folder", "folder_at"]
 
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # one letter would be a drive of Windows
 #: Where a file that is uploaded appears when it is complete; elsewhere it is renamed afterwards.
 _WHOLE = ("memory", "s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "oss")
 _TEMPORARY = ".tmp"
 _STALE = 86400.0  # seconds
-
-
-def is_address(text: str | os.PathLike[str]) -> bool:
-    """Whether a folder or file is named by an address, and not by a path.
-
-    Example:
-        >>> from jaxplain.data.places import is_address
-        >>> is_address("gs://bucket/maps"), is_address("maps")
-        (True, False)
-    """
-    return _ADDRESS.match(os.fspath(text)) is not None
 
 
 class Folder(Protocol):

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from jaxplain.core import Table
+from jaxplain.core.addresses import local
 from jaxplain.core.writing import write_atomically
 from jaxplain.explanation.result import Explanation, MethodMaps
 
@@ -31,7 +32,7 @@ def predictions_table(rows: Any) -> Table[Any]:
 
 def save(explanation: Explanation, path: str | os.PathLike[str], dpi: float) -> None:
     """See `Explanation.save`."""
-    path = Path(path)
+    path = local(path)
     if path.suffix == ".npz":
         write_atomically(path, _npz(explanation))
     elif path.suffix:

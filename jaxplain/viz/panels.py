@@ -6,12 +6,12 @@ import io
 import math
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from jaxplain.core.addresses import local
 from jaxplain.core.writing import write_atomically
 from jaxplain.viz.colour import STYLES, colour_map
 from jaxplain.viz.overlays import as_float_image
@@ -174,7 +174,7 @@ def save(figure: Figure, path: str | os.PathLike, *, dpi: float = 200) -> None:
     ...     os.listdir(folder)
     ['panel.png']
     """
-    path = Path(path)
+    path = local(path)
     suffix = path.suffix.lower().lstrip(".")
     known = figure.canvas.get_supported_filetypes()
     if suffix not in known:

@@ -98,3 +98,31 @@ def test_a_lost_node_changes_nothing(cluster, tmp_path):
             batch_size=0,
             on="ray",
         )
+
+
+def test_batches_of_a_pipeline_of_ray(cluster, tmp_path):
+    """Images come by Ray's reader and maps go by its writer, in between is a pool of actors."""
+    pytest.importorskip("pandas", reason="needs ray[data]")
+    pytest.importorskip("pyarrow", reason="needs ray[data]")
+    from jaxplain.engine import ExplainBatches
+
+    head = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
+    images = np.random.default_rng(1).integers(0, 256, (20, 8, 12, 3), dtype=np.uint8)
+    arguments = dict(
+        load=lambda: lambda x: jnp.tanh(x).mean((1, 2)) @ head,
+        methods={"gradient": functools.partial(jaxplain.gradient, reduce="sum")},
+        prepare=lambda record: record.image,
+        to_input=lambda pixels: pixels / jnp.float32(255),
+    )
+    rows = [{"image": image, "id": f"image {i}"} for i, image in enumerate(images)]
+    found = ray.data.from_items(rows).map_batches(
+        ExplainBatches, fn_constructor_kwargs=arguments, batch_size=8, concurrency=2
+    )
+    found.write_parquet(str(tmp_path / "maps"))
+    table = ray.data.read_parquet(str(tmp_path / "maps")).to_pandas()
+    here = ExplainBatches(**arguments)({"image": images})
+    order = [f"image {i}" for i in range(20)]
+    table = table.set_index("id").loc[order]
+    maps = np.stack([np.stack(list(rows)) for rows in table["maps/gradient"]])
+    np.testing.assert_allclose(maps, here["maps/gradient"], rtol=1e-5, atol=1e-8)
+    assert table["target"].tolist() == here["target"].tolist() and set(table["error"]) == {""}

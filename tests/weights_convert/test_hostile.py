@@ -306,6 +306,18 @@ def test_a_store_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_address_makes_no_folder_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for write in (wc.save, store.export, wc.write_safetensors):
+        more = [{}] if write is not wc.write_safetensors else []
+        with pytest.raises(ValueError, match="gs://bucket/net is an address, and maps of"):
+            write("gs://bucket/net", {"a": np.ones(2)}, *more)
+    monkeypatch.setenv("JAXPLAIN_CACHE", "gs://bucket")
+    with pytest.raises(OSError, match="must be a folder of this machine"):
+        wc.cache_dir()
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("why", ["a file", "no home", "below a file"])
 def test_a_network_loads_without_a_cache(tmp_path, monkeypatch, caplog, why):
     """And says that its weights were not kept."""

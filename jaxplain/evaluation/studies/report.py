@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import numpy as np
 
 from jaxplain.core import Table
+from jaxplain.core.addresses import local
+from jaxplain.core.writing import write_atomically
 from jaxplain.evaluation.intervals import CONFIDENCE, wilson
 
 if TYPE_CHECKING:
@@ -120,12 +122,13 @@ class Report(Generic[Results]):
         self, folder: str | os.PathLike[str], name: str, more: Mapping[str, Any] | None = None
     ) -> None:
         """Writes ``name.json`` and ``name.md``; ``more`` are further values of the JSON file."""
-        folder = Path(folder)
+        folder = local(folder)
         folder.mkdir(parents=True, exist_ok=True)
         said = {"title": self.title, **_plain(more or {}), **self.to_json()}
         text = json.dumps(said, indent=1, allow_nan=False)
-        (folder / f"{name}.json").write_text(f"{text}\n", "utf-8")
-        (folder / f"{name}.md").write_text(f"# {self.title}\n\n{self.markdown()}\n", "utf-8")
+        write_atomically(folder / f"{name}.json", f"{text}\n".encode())
+        markdown = f"# {self.title}\n\n{self.markdown()}\n"
+        write_atomically(folder / f"{name}.md", markdown.encode())
 
 
 def percent(value: Any) -> str:
