@@ -33,7 +33,7 @@ _LONGEST_NAME = 1 << 8  # bytes
 _MOST_BLOBS = 64  # of a layer
 # Tags in a file, at all depths. Each takes a microsecond or two; the largest networks have ten
 # thousands, for their numbers are packed.
-_MOST_FIELDS = 1_000_000
+_MOST_FIELDS = 500_000
 
 
 def read_caffemodel(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:

@@ -85,9 +85,8 @@ def in_chunks(function: Callable, args: tuple, axes: tuple[int, ...], size: int 
         axis for arg, axis in zip(args, axes, strict=True) for _ in range(len(jax.tree.leaves(arg)))
     ]
     length = leaves[0].shape[places[0]]
-    mapped = batched(function, *axes)
     if size is None or size >= length:
-        return mapped(*args)
+        return batched(function, *axes)(*args)
     whole = length - length % size
 
     def cut(start: int, stop: int) -> list:
@@ -100,8 +99,13 @@ def in_chunks(function: Callable, args: tuple, axes: tuple[int, ...], size: int 
         return jnp.moveaxis(parts, axis, 0)
 
     stacked = [rows(v, axis) for v, axis in zip(cut(0, whole), places, strict=True)]
-    turn = hoist(lambda *flat: mapped(*jax.tree.unflatten(tree, flat)), *(v[0] for v in stacked))
-    _, found = lax.scan(lambda _, row: (None, turn(*row)), None, stacked)
+    like = [
+        lax.index_in_dim(v, 0, axis, keepdims=False) for v, axis in zip(leaves, places, strict=True)
+    ]
+    mapped = batched(hoist(function, *jax.tree.unflatten(tree, like)), *axes)
+    _, found = lax.scan(
+        lambda _, row: (None, mapped(*jax.tree.unflatten(tree, row))), None, stacked
+    )
 
     def flat(v: jax.Array) -> jax.Array:
         axis = behind(v.ndim - 2)
@@ -157,6 +161,9 @@ class _Mapped:
             return [_Value(out, None) for out in _compat.bind(eqn, *(v.array for v in values))]
         if name in _compat.CALLS:
             return self._call(eqn, values)
+        if name == "optimization_barrier":
+            outs = _compat.bind(eqn, *(v.array for v in values))
+            return [_Value(out, v.axis) for out, v in zip(outs, values, strict=True)]
         if name == "scan":
             return self._scan(eqn, values)
         if name == "while":

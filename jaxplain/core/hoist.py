@@ -44,14 +44,23 @@ def hoist(function: Callable, *like: Any) -> Callable:
         else:
             _evaluate(eqn, env)
 
+    read = {v for eqn in later for v in eqn.invars if _variable(v)}
+    ready = {v: jnp.asarray(value) for v, value in env.items() if v in read}
+
     def call(*args: Any) -> Any:
-        inner = {**env, **dict(zip(jaxpr.invars, jax.tree.leaves(args), strict=True))}
+        # Without the barrier XLA takes more out of the loop: what it repeats for each of several
+        # signals, and then holds for all layers at once.
+        flat = jax.tree.leaves(args)
+        everything = flat, list(ready.values()), list(kernels.values())
+        flat, held, prepared = lax.optimization_barrier(everything)
+        inner = dict(zip([*ready, *jaxpr.invars], [*held, *flat], strict=True))
+        ordered = dict(zip(kernels, prepared, strict=True))
         for eqn in later:
-            if eqn in kernels:
-                inner[eqn.outvars[0]] = _convolve(eqn, _read(inner, eqn.invars[0]), kernels[eqn])
+            if eqn in ordered:
+                inner[eqn.outvars[0]] = _convolve(eqn, _read(inner, eqn.invars[0]), ordered[eqn])
             else:
                 _evaluate(eqn, inner)
-        values = [jnp.asarray(_read(inner, v)) for v in jaxpr.outvars]
+        values = [jnp.asarray(_read({**env, **inner}, v)) for v in jaxpr.outvars]
         return jax.tree.unflatten(jax.tree.structure(out), values)
 
     return call

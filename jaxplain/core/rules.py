@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxplain.core import _compat
-from jaxplain.core.folding import Chain, Run, fan_in, weight_axis
+from jaxplain.core.folding import Chain, Run, fan_in, weight_axes
 from jaxplain.core.live import Part, through_product
 from jaxplain.core.operations import KINDS, Operation
 
@@ -195,9 +195,7 @@ class BoundOp:
         self.kind, self.name, self.source = op.kind, op.name, op.source
         self.low, self.nonnegative = op.low, op.low >= 0
         self.constants, self._chain, self._extras = constants, chain, extras
-        self._channels = None
-        if part is not None and chain is not None and chain.axis is not None:
-            self._channels = slice(*part[chain.axis])
+        self._part = part
 
     def vjp(self, g: jax.Array) -> tuple:
         """The plain gradient."""
@@ -220,7 +218,18 @@ class BoundOp:
         return self._own_channels(scale), self._own_channels(bias)
 
     def _own_channels(self, values: Any) -> Any:
-        return values[self._channels] if self._channels and jnp.ndim(values) else values
+        """Of values by channel those of the part that this is."""
+        if self._part is None or values is None or not jnp.ndim(values):
+            return values
+        axes = self._channel_axes
+        shape = [self.operation.output.aval.shape[i] for i in axes]
+        return values.reshape(shape)[tuple(slice(*self._part[i]) for i in axes)].reshape(-1)
+
+    @property
+    def _channel_axes(self) -> range:
+        # What differs by channel was found along the channel axes, so there are some.
+        chain = cast(Chain, self._chain)
+        return range(cast(int, chain.axis), cast(int, chain.axis) + chain.axes)
 
     @functools.cached_property
     def weight(self) -> jax.Array:
@@ -259,8 +268,8 @@ class BoundOp:
     def _by_channel(self, weight: jax.Array, factor: jax.Array) -> jax.Array:
         if jnp.ndim(factor) == 0:
             return weight * jnp.asarray(factor, weight.dtype)
-        shape = [1] * weight.ndim
-        shape[weight_axis(self.operation)] = -1
+        axes = weight_axes(self.operation)
+        shape = [n if i in axes else 1 for i, n in enumerate(weight.shape)]
         return weight * factor.reshape(shape).astype(weight.dtype)
 
     @functools.cached_property
@@ -273,9 +282,8 @@ class BoundOp:
         return self._along_channels(bias)
 
     def _along_channels(self, values: jax.Array) -> jax.Array:
-        shape = [1] * self.output.ndim
-        # What differs by channel was found along the channel axis, so there is one.
-        shape[cast(int, cast(Chain, self._chain).axis)] = -1
+        axes = self._channel_axes
+        shape = [n if i in axes else 1 for i, n in enumerate(self.output.shape)]
         return values.reshape(shape).astype(self.output.dtype)
 
     @property

@@ -196,7 +196,7 @@ class COCO:
                 _check_runs(_runs(drawn["counts"]), size)
                 drawn = {"size": list(size), "counts": drawn["counts"]}
             return masks.decode(drawn).astype(bool)
-        except _BROKEN as error:
+        except Exception as error:  # pycocotools raises bare ones
             reason = f"the mask of object {str(part.get('id'))[:80]} is broken"
             raise UnreadableRecordError(record, reason) from error
 

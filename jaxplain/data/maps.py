@@ -36,7 +36,9 @@ class Maps(Sequence[Explanation]):
         self._folder, self.settings = folder, settings
         names = folder.names("maps-*-of-*.array_record")
         count = -(-settings["records"] // settings["shard_size"])
-        self.complete = names == [shards.shard_name(k, count) for k in range(count)]
+        self.complete = len(names) == count and names == [
+            shards.shard_name(k, count) for k in range(count)
+        ]
         own = shards.digest_of(settings)
         failures, places, makers = [], [], []
         for name in names:

@@ -12,6 +12,7 @@ batch while the device computes.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import signal
 import time
@@ -26,6 +27,8 @@ from jaxplain.core import _compat
 from jaxplain.engine.job import Job, Opened
 from jaxplain.engine.making import make
 from jaxplain.engine.stopping import ends_in_time
+
+_log = logging.getLogger(__name__)
 
 __all__ = ["RunSummary", "explain_dataset"]
 
@@ -103,7 +106,8 @@ def explain_dataset(
         indices: which records, in this order; None for all.
         workers: processes that read and resize; 0 for threads.
         about: JSON values that describe the run, for its settings; a change is an error.
-        shards: (a, b) makes the shards a to b - 1 only, for the tasks of an array.
+        shards: (a, b) makes only those of the shards a to b - 1 that there are, for the tasks of an
+            array.
         same_devices: insists that all shards are made by the same devices and versions.
         on: ``"ray"``, or the address ``ray://...`` of a cluster of Ray whose workers make the
             shards; None makes them here.
@@ -183,8 +187,10 @@ def explain_dataset(
 def chosen_shards(shards: tuple[int, int] | None, count: int) -> range:
     """The numbers of the shards that are asked for.
 
+    None may be left for the last tasks of an array, which is said.
+
     Raises:
-        ValueError: there are no such shards.
+        ValueError: the range is empty.
     """
     if shards is None:
         return range(count)
@@ -192,5 +198,7 @@ def chosen_shards(shards: tuple[int, int] | None, count: int) -> range:
     if not 0 <= begin < end:
         raise ValueError(f"shards must be (a, b) with 0 <= a < b, not {tuple(shards)}.")
     if begin >= count:
-        raise ValueError(f"shards {begin} to {end} do not exist: the run has {count}.")
-    return range(begin, min(end, count))
+        _log.warning(
+            "of the run's %d shards none is in %d:%d, so nothing is done", count, begin, end
+        )
+    return range(min(begin, count), min(end, count))

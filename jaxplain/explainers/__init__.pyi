@@ -6,7 +6,16 @@ from typing import Literal, overload
 import jax
 
 from jaxplain.explainers._least_squares import LeastSquares as LeastSquares
-from jaxplain.explainers._types import Composite, Images, Layers, Network, Reduce, Targets, Tokens
+from jaxplain.explainers._types import (
+    ClassChunk,
+    Composite,
+    Images,
+    Layers,
+    Network,
+    Reduce,
+    Targets,
+    Tokens,
+)
 from jaxplain.explainers.attention_maps import attention_rollout as attention_rollout
 from jaxplain.explainers.attention_maps import legrad as legrad
 from jaxplain.explainers.attention_maps import transformer_attribution as transformer_attribution
@@ -111,7 +120,7 @@ def cam(
     *,
     layer: str | None = None,
     relu: bool = False,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> jax.Array: ...
 @overload
 def cam(
@@ -121,7 +130,7 @@ def cam(
     *,
     layer: Sequence[str],
     relu: bool = False,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> dict[str, jax.Array]: ...
 @overload
 def contrastive_cam(
@@ -131,7 +140,7 @@ def contrastive_cam(
     *,
     layer: str | None = None,
     classifier: str = "last_linear",
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> jax.Array: ...
 @overload
 def contrastive_cam(
@@ -141,7 +150,7 @@ def contrastive_cam(
     *,
     layer: Sequence[str],
     classifier: str = "last_linear",
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> dict[str, jax.Array]: ...
 @overload
 def contrastive_deconvnet(
@@ -154,7 +163,7 @@ def contrastive_deconvnet(
     form: Literal["zeiler", "springenberg"] = "springenberg",
     classifier: str = "last_linear",
     reduce: Literal["max_abs", "sum", "l2"] = "max_abs",
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> jax.Array: ...
 @overload
 def contrastive_deconvnet(
@@ -167,7 +176,7 @@ def contrastive_deconvnet(
     form: Literal["zeiler", "springenberg"] = "springenberg",
     classifier: str = "last_linear",
     reduce: Literal["max_abs", "sum", "l2"] = "max_abs",
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> dict[str, jax.Array]: ...
 @overload
 def contrastive_gradient(
@@ -179,7 +188,7 @@ def contrastive_gradient(
     tokens: Tokens = None,
     classifier: str = "last_linear",
     reduce: Literal["max_abs", "sum", "l2"] = "max_abs",
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> jax.Array: ...
 @overload
 def contrastive_gradient(
@@ -191,7 +200,7 @@ def contrastive_gradient(
     tokens: Tokens = None,
     classifier: str = "last_linear",
     reduce: Literal["max_abs", "sum", "l2"] = "max_abs",
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> dict[str, jax.Array]: ...
 @overload
 def deconvnet(
@@ -203,7 +212,7 @@ def deconvnet(
     tokens: Tokens = None,
     form: Literal["zeiler", "springenberg"] = "zeiler",
     reduce: Reduce = "max_abs",
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> jax.Array: ...
 @overload
 def deconvnet(
@@ -215,7 +224,7 @@ def deconvnet(
     tokens: Tokens = None,
     form: Literal["zeiler", "springenberg"] = "zeiler",
     reduce: Reduce = "max_abs",
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> dict[str, jax.Array]: ...
 @overload
 def eigen_cam(
@@ -253,7 +262,7 @@ def excitation_backprop(
     normalise: Literal["full", "post", "none"] = "full",
     classifier: str = "last_linear",
     channels: bool = False,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> jax.Array: ...
 @overload
 def excitation_backprop(
@@ -271,7 +280,7 @@ def excitation_backprop(
     normalise: Literal["full", "post", "none"] = "full",
     classifier: str = "last_linear",
     channels: bool = False,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> dict[str, jax.Array]: ...
 @overload
 def feedback(
@@ -285,7 +294,7 @@ def feedback(
     step_size: float = 1.0,
     reduce: Reduce = "max_abs",
     details: Literal[False] = False,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> jax.Array: ...
 @overload
 def feedback(
@@ -299,7 +308,7 @@ def feedback(
     step_size: float = 1.0,
     reduce: Reduce = "max_abs",
     details: Literal[True],
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> Feedback: ...
 @overload
 def grad_cam(
@@ -310,7 +319,7 @@ def grad_cam(
     layer: str | None = None,
     tokens: Tokens = None,
     relu: bool = True,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> jax.Array: ...
 @overload
 def grad_cam(
@@ -321,7 +330,7 @@ def grad_cam(
     layer: Sequence[str],
     tokens: Tokens = None,
     relu: bool = True,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> dict[str, jax.Array]: ...
 @overload
 def grad_cam_plus_plus(
@@ -333,7 +342,7 @@ def grad_cam_plus_plus(
     tokens: Tokens = None,
     eps: float = 0.0,
     relu: bool = False,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> jax.Array: ...
 @overload
 def grad_cam_plus_plus(
@@ -345,7 +354,7 @@ def grad_cam_plus_plus(
     tokens: Tokens = None,
     eps: float = 0.0,
     relu: bool = False,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> dict[str, jax.Array]: ...
 @overload
 def gradient(
@@ -356,7 +365,7 @@ def gradient(
     layer: str | None = "input",
     tokens: Tokens = None,
     reduce: Reduce = "max_abs",
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> jax.Array: ...
 @overload
 def gradient(
@@ -367,7 +376,7 @@ def gradient(
     layer: Sequence[str],
     tokens: Tokens = None,
     reduce: Reduce = "max_abs",
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> dict[str, jax.Array]: ...
 @overload
 def guided_backprop(
@@ -378,7 +387,7 @@ def guided_backprop(
     layer: str | None = "input",
     tokens: Tokens = None,
     reduce: Reduce = "max_abs",
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> jax.Array: ...
 @overload
 def guided_backprop(
@@ -389,7 +398,7 @@ def guided_backprop(
     layer: Sequence[str],
     tokens: Tokens = None,
     reduce: Reduce = "max_abs",
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> dict[str, jax.Array]: ...
 @overload
 def guided_grad_cam(
@@ -401,7 +410,7 @@ def guided_grad_cam(
     tokens: Tokens = None,
     resize: Literal["bilinear", "nearest"] = "bilinear",
     reduce: Reduce = "max_abs",
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> jax.Array: ...
 @overload
 def guided_grad_cam(
@@ -413,7 +422,7 @@ def guided_grad_cam(
     tokens: Tokens = None,
     resize: Literal["bilinear", "nearest"] = "bilinear",
     reduce: Reduce = "max_abs",
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> dict[str, jax.Array]: ...
 @overload
 def hires_cam(
@@ -424,7 +433,7 @@ def hires_cam(
     layer: str | None = None,
     tokens: Tokens = None,
     relu: bool = False,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> jax.Array: ...
 @overload
 def hires_cam(
@@ -435,7 +444,7 @@ def hires_cam(
     layer: Sequence[str],
     tokens: Tokens = None,
     relu: bool = False,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> dict[str, jax.Array]: ...
 @overload
 def input_x_gradient(
@@ -446,7 +455,7 @@ def input_x_gradient(
     layer: str | None = "input",
     tokens: Tokens = None,
     reduce: Reduce = "sum",
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> jax.Array: ...
 @overload
 def input_x_gradient(
@@ -457,7 +466,7 @@ def input_x_gradient(
     layer: Sequence[str],
     tokens: Tokens = None,
     reduce: Reduce = "sum",
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> dict[str, jax.Array]: ...
 @overload
 def layer_cam(
@@ -468,7 +477,7 @@ def layer_cam(
     layer: str | None = None,
     tokens: Tokens = None,
     relu: bool = False,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> jax.Array: ...
 @overload
 def layer_cam(
@@ -479,7 +488,7 @@ def layer_cam(
     layer: Sequence[str],
     tokens: Tokens = None,
     relu: bool = False,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> dict[str, jax.Array]: ...
 @overload
 def lrp(
@@ -489,11 +498,11 @@ def lrp(
     *,
     layer: str | None = "input",
     tokens: Tokens = None,
-    composite: Composite = "epsilon_plus",
+    composite: Composite | None = None,
     seed: Literal["score", "one"] = "score",
     box: tuple | None = None,
     channels: bool = False,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> jax.Array: ...
 @overload
 def lrp(
@@ -503,11 +512,11 @@ def lrp(
     *,
     layer: Sequence[str],
     tokens: Tokens = None,
-    composite: Composite = "epsilon_plus",
+    composite: Composite | None = None,
     seed: Literal["score", "one"] = "score",
     box: tuple | None = None,
     channels: bool = False,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> dict[str, jax.Array]: ...
 @overload
 def naflow(
@@ -519,7 +528,7 @@ def naflow(
     last: str | None = None,
     solver: LeastSquares = ...,
     details: Literal[False] = False,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> jax.Array: ...
 @overload
 def naflow(
@@ -531,7 +540,7 @@ def naflow(
     last: str | None = None,
     solver: LeastSquares = ...,
     details: Literal[False] = False,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> dict[str, jax.Array]: ...
 @overload
 def naflow(
@@ -543,7 +552,7 @@ def naflow(
     last: str | None = None,
     solver: LeastSquares = ...,
     details: Literal[True],
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> Flow: ...
 @overload
 def naflow_similarity(
@@ -592,7 +601,7 @@ def relevance_cam(
     composite: Composite | None = None,
     contrastive: bool = True,
     relu: bool = False,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> jax.Array: ...
 @overload
 def relevance_cam(
@@ -605,7 +614,7 @@ def relevance_cam(
     composite: Composite | None = None,
     contrastive: bool = True,
     relu: bool = False,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> dict[str, jax.Array]: ...
 @overload
 def score_cam(
@@ -645,7 +654,7 @@ def smooth_grad(
     samples: int = 25,
     noise: float = 0.15,
     reduce: Reduce = "max_abs",
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> jax.Array: ...
 @overload
 def smooth_grad(
@@ -659,7 +668,7 @@ def smooth_grad(
     samples: int = 25,
     noise: float = 0.15,
     reduce: Reduce = "max_abs",
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> dict[str, jax.Array]: ...
 @overload
 def winner_take_all(
@@ -669,7 +678,7 @@ def winner_take_all(
     *,
     layer: str | None = None,
     tokens: Tokens = None,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> jax.Array: ...
 @overload
 def winner_take_all(
@@ -679,7 +688,7 @@ def winner_take_all(
     *,
     layer: Sequence[str],
     tokens: Tokens = None,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> dict[str, jax.Array]: ...
 @overload
 def x_grad_cam(
@@ -691,7 +700,7 @@ def x_grad_cam(
     tokens: Tokens = None,
     eps: float = 1e-07,
     relu: bool = False,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> jax.Array: ...
 @overload
 def x_grad_cam(
@@ -703,5 +712,5 @@ def x_grad_cam(
     tokens: Tokens = None,
     eps: float = 1e-07,
     relu: bool = False,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> dict[str, jax.Array]: ...

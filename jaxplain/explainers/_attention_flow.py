@@ -16,14 +16,14 @@ from jaxplain.core.attention import Attention, mixes_places
 from jaxplain.core.axes import Layout, single
 from jaxplain.core.tokens import read_tokens
 from jaxplain.core.views import view_of
+from jaxplain.explainers._chunks import class_chunk_of
 from jaxplain.explainers._common import (
-    check_class_chunk,
     check_images,
     check_targets,
     over_targets,
     run_traced,
 )
-from jaxplain.explainers._types import Images, Network, Targets, Tokens
+from jaxplain.explainers._types import ClassChunk, Images, Network, Targets, Tokens
 
 _REMEDY = "use lrp, or grad_cam at a layer, which need no product over blocks"
 #: Primitives of kernels that keep their attention weights to themselves.
@@ -244,7 +244,7 @@ def run(
     targets: Targets,
     tokens: Tokens,
     blocks: Sequence[int] | None,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = None,
     **static: Any,
 ) -> jax.Array:
     """Check the arguments, trace ``fn`` and make maps of what ``impl`` returns.
@@ -255,7 +255,6 @@ def run(
     x = check_images(x)
     model = trace(fn, x)
     targets = check_targets(model.whole, targets, x.shape[0])
-    check_class_chunk(class_chunk)
     found = flow(model.graph, method)
     numbers = chosen_blocks(blocks, len(found.blocks))
     layout = token_layout(model.graph, found, tokens)
@@ -268,7 +267,7 @@ def run(
         method=method,
         layout=layout,
         numbers=numbers,
-        class_chunk=class_chunk,
+        class_chunk=class_chunk_of(class_chunk, model, ["input"], targets),
         options=tuple(static.items()),
     )
 

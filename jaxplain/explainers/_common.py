@@ -15,7 +15,17 @@ from jaxplain.core import Graph, Model, _compat, trace
 from jaxplain.core.batched import in_chunks
 from jaxplain.core.errors import warn_the_caller
 from jaxplain.core.numerics import class_scores, magnitude
-from jaxplain.explainers._types import Baseline, Images, Layer, Network, Reduce, Targets, Tokens
+from jaxplain.explainers._chunks import class_chunk_of
+from jaxplain.explainers._types import (
+    Baseline,
+    ClassChunk,
+    Images,
+    Layer,
+    Network,
+    Reduce,
+    Targets,
+    Tokens,
+)
 
 
 def run(
@@ -26,7 +36,8 @@ def run(
     *,
     layer: Layer = None,
     tokens: Tokens = None,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = None,
+    holds: Callable[[Graph], Sequence[Any]] | None = None,
     arrays: tuple = (),
     logits: bool = True,
     **static: Any,
@@ -34,13 +45,13 @@ def run(
     """Check the arguments, trace ``fn`` and call ``impl`` inside the one internal jit.
 
     ``impl(model, x, targets, *arrays, layers=..., class_chunk=..., **static)`` returns a dict from
-    layer name to result; ``static`` values must be hashable. ``logits`` says whether the method is
+    layer name to result; ``static`` values must be hashable. ``holds`` are the values of which each
+    of several classes has copies of its own all the time. ``logits`` says whether the method is
     one for logits, so that a network that ends in a softmax is worth a warning.
     """
     x = check_images(x)
     model = trace(fn, x)
     targets = check_targets(model.whole, targets, x.shape[0])
-    check_class_chunk(class_chunk)
     if logits:
         warn_of_probabilities(model.whole)
     if layer is None:
@@ -64,8 +75,9 @@ def run(
                 "has"
             )
     model = model.viewed(names, tokens)
+    chunk = class_chunk_of(class_chunk, model, names, targets, holds)
     result = run_traced(
-        impl, model, x, targets, arrays=arrays, layers=names, class_chunk=class_chunk, **static
+        impl, model, x, targets, arrays=arrays, layers=names, class_chunk=chunk, **static
     )
     return result[names[0]] if single else result
 
@@ -261,12 +273,6 @@ def over_targets(
     """``one(seed)`` for every target: results (B, ...) or, with K targets, (B, K, ...)."""
     signal, several = seeds(scores, targets)
     return in_chunks(one, (signal,), (1,), class_chunk) if several else one(signal)
-
-
-def check_class_chunk(class_chunk: int | None) -> None:
-    """An error unless it is a positive int or None."""
-    if class_chunk is not None and (not isinstance(class_chunk, int) or class_chunk < 1):
-        raise ValueError(f"class_chunk must be a positive int or None, not {class_chunk!r}")
 
 
 def check_option(name: str, value: Any, allowed: tuple) -> None:

@@ -32,7 +32,7 @@ from jaxplain.core import _compat
 from jaxplain.core.numerics import positive
 from jaxplain.explainers import _attention_flow as attention
 from jaxplain.explainers._common import check_option
-from jaxplain.explainers._types import Images, Network, Targets, Tokens
+from jaxplain.explainers._types import ClassChunk, Images, Network, Targets, Tokens
 from jaxplain.rules import composites
 
 __all__ = ["attention_rollout", "legrad", "transformer_attribution"]
@@ -176,7 +176,7 @@ def transformer_attribution(
     tokens: Tokens = None,
     blocks: Sequence[int] | None = None,
     relevance: bool = False,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> jax.Array:
     """Chefer et al. 2021: ``R <- R + mean_h relu(dS/dA * A) R``, block by block from ``R = I``.
 
@@ -195,7 +195,8 @@ def transformer_attribution(
         tokens, blocks: as in `attention_rollout`. With small patches early blocks drown the late
             ones; ``blocks`` leaves them out.
         relevance: take the relevance of the attention weights in place of the weights.
-        class_chunk: how many of K classes to take at once, to bound memory; None takes all.
+        class_chunk: how many of K classes to take at once: with ``"auto"`` as many as half a
+            gigabyte holds; None takes all.
 
     Returns:
         Maps ``(B, h, w)``, or ``(B, K, h, w)`` for K targets, not negative, in the dtype of the
@@ -279,7 +280,7 @@ def legrad(
     *,
     tokens: Tokens = None,
     blocks: Sequence[int] | None = None,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> jax.Array:
     """LeGrad (Bousselham et al. 2025): how far more attention to a patch would raise the score.
 
@@ -295,7 +296,8 @@ def legrad(
             ``(B, N)`` or ``(B, K, N)`` over the scores; of a score map also ``(B, H', W', N)`` or
             ``(B, K, H', W', N)``.
         tokens, blocks: as in `attention_rollout`.
-        class_chunk: how many of K classes to take at once, to bound memory; None takes all.
+        class_chunk: how many of K classes to take at once: with ``"auto"`` as many as half a
+            gigabyte holds; None takes all.
 
     Returns:
         Maps ``(B, h, w)``, or ``(B, K, h, w)`` for K targets, not negative, in the dtype of the

@@ -28,6 +28,7 @@ from jaxplain.explainers._common import (
 )
 from jaxplain.explainers._types import (
     Baseline,
+    ClassChunk,
     Images,
     Layer,
     Maps,
@@ -75,7 +76,7 @@ def smooth_grad(
     samples: int = 25,
     noise: float = 0.15,
     reduce: Reduce = "max_abs",
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> Maps:
     """The mean gradient over noisy copies of the image (Smilkov et al. 2017, Eq. 2).
 
@@ -158,7 +159,7 @@ def integrated_gradients(
     baseline: Baseline = 0.0,
     steps: int = 32,
     reduce: Reduce = "sum",
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> jax.Array:
     """Integrated gradients from a baseline image (Sundararajan et al. 2017, Eq. 1).
 

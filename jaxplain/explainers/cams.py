@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from jaxplain.core.numerics import positive
 from jaxplain.explainers._common import over_targets, run
 from jaxplain.explainers._global_pool import require_global_pool
-from jaxplain.explainers._types import Images, Layer, Maps, Network, Targets, Tokens
+from jaxplain.explainers._types import ClassChunk, Images, Layer, Maps, Network, Targets, Tokens
 
 __all__ = [
     "cam",
@@ -143,7 +143,7 @@ def cam(
     *,
     layer: Layer = None,
     relu: bool = False,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> Maps:
     """Class activation mapping (Zhou et al. 2016, Eq. 2): ``sum_c w_c A_c``.
 
@@ -162,7 +162,8 @@ def cam(
             or the name of a layer that only the pool and the classifier follow, or a sequence of
             names.
         relu: True keeps only the positive part.
-        class_chunk: how many of K classes to take at once, to bound memory; None takes all.
+        class_chunk: how many of K classes to take at once: with ``"auto"`` as many as half a
+            gigabyte holds; None takes all.
 
     Returns:
         Signed maps ``(B, h, w)``, or ``(B, K, h, w)`` for K targets, in the dtype of the layer; a
@@ -196,7 +197,7 @@ def grad_cam(
     layer: Layer = None,
     tokens: Tokens = None,
     relu: bool = True,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> Maps:
     """Grad-CAM (Selvaraju et al. 2017): ``relu(sum_c mean(G_c) A_c)`` (Eqs. 1 and 2).
 
@@ -213,7 +214,8 @@ def grad_cam(
             positions, row by row, or a function from its values to maps ``(B, h, w, C)``.
         relu: False keeps the negative part (captum's default, and pytorch-grad-cam before its
             scaling).
-        class_chunk: how many of K classes to take at once, to bound memory; None takes all.
+        class_chunk: how many of K classes to take at once: with ``"auto"`` as many as half a
+            gigabyte holds; None takes all.
 
     Returns:
         Maps ``(B, h, w)``, or ``(B, K, h, w)`` for K targets, in the dtype of the layer; a dict of
@@ -248,7 +250,7 @@ def grad_cam_plus_plus(
     tokens: Tokens = None,
     eps: float = 0.0,
     relu: bool = False,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> Maps:
     """Grad-CAM++ (Chattopadhay et al. 2018): ``sum_c sum(relu(G_c) alpha_c) A_c``.
 
@@ -294,7 +296,7 @@ def x_grad_cam(
     tokens: Tokens = None,
     eps: float = 1e-7,
     relu: bool = False,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> Maps:
     """XGrad-CAM (Fu et al. 2020, Eq. 8): ``sum_c sum(G_c A_c) / (sum(A_c) + eps) A_c``.
 
@@ -331,7 +333,7 @@ def layer_cam(
     layer: Layer = None,
     tokens: Tokens = None,
     relu: bool = False,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> Maps:
     """Layer-CAM (Jiang et al. 2021, Eqs. 5 to 7): ``sum_c relu(G_c) A_c``.
 
@@ -365,7 +367,7 @@ def hires_cam(
     layer: Layer = None,
     tokens: Tokens = None,
     relu: bool = False,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> Maps:
     """HiRes-CAM (Draelos and Carin 2020, Eq. 5): ``sum_c G_c A_c``.
 

@@ -17,7 +17,7 @@ from jaxplain import core
 from jaxplain.core.numerics import unit_l1
 from jaxplain.explainers._common import check_option, over_targets, reduce_channels, run
 from jaxplain.explainers._global_pool import require_global_pool
-from jaxplain.explainers._types import Images, Layer, Maps, Network, Targets, Tokens
+from jaxplain.explainers._types import ClassChunk, Images, Layer, Maps, Network, Targets, Tokens
 from jaxplain.explainers.cams import cam_map
 from jaxplain.rules import gradient_rules
 
@@ -74,7 +74,7 @@ def contrastive_deconvnet(
     form: Literal["zeiler", "springenberg"] = "springenberg",
     classifier: str = "last_linear",
     reduce: Literal["max_abs", "sum", "l2"] = "max_abs",
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> Maps:
     """Contrastive DeconvNet (c-Deconv; Zhang et al. 2018, section 6.1 and Table 3).
 
@@ -97,7 +97,8 @@ def contrastive_deconvnet(
             ``"sum"``, or ``"l2"``.
         classifier: the layer whose weights are negated; by default the last dense or convolutional
             layer.
-        class_chunk: how many of K classes to take at once, to bound memory; None takes all.
+        class_chunk: how many of K classes to take at once: with ``"auto"`` as many as half a
+            gigabyte holds; None takes all.
 
     Returns:
         Signed maps ``(B, h, w)``, or ``(B, K, h, w)`` for K targets, in the dtype of the layer; a
@@ -136,7 +137,7 @@ def contrastive_gradient(
     tokens: Tokens = None,
     classifier: str = "last_linear",
     reduce: Literal["max_abs", "sum", "l2"] = "max_abs",
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> Maps:
     """Contrastive gradient (c-Grad; Zhang et al. 2018, section 6.1 and Table 3): nothing.
 
@@ -165,7 +166,7 @@ def contrastive_cam(
     *,
     layer: Layer = None,
     classifier: str = "last_linear",
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> Maps:
     """Contrastive CAM (c-CAM; Zhang et al. 2018, section 6.1 and Table 3): CAM, scaled.
 

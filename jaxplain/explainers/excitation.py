@@ -16,7 +16,7 @@ import jax
 
 from jaxplain.core.numerics import positive, unit_l1
 from jaxplain.explainers._common import check_option, over_targets, run
-from jaxplain.explainers._types import Images, Layer, Maps, Network, Targets, Tokens
+from jaxplain.explainers._types import ClassChunk, Images, Layer, Maps, Network, Targets, Tokens
 from jaxplain.rules.excitation import SHARES, ResidualShare, excitation_rules
 from jaxplain.rules.winner import winner_rules
 
@@ -38,7 +38,7 @@ def excitation_backprop(
     normalise: Literal["full", "post", "none"] = "full",
     classifier: str = "last_linear",
     channels: bool = False,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> Maps:
     """MWP maps, or contrastive MWP maps (c-MWP) with ``contrastive=True``.
 
@@ -76,7 +76,8 @@ def excitation_backprop(
         classifier: the layer whose weights the contrast negates; default the last dense or
             convolutional layer.
         channels: keep the channel axis, with every unit's signal unclamped.
-        class_chunk: number of targets that are propagated at once; None is all.
+        class_chunk: how many of K classes to take at once: with ``"auto"`` as many as half a
+            gigabyte holds; None takes all.
 
     Returns:
         Maps (B, h, w), or (B, K, h, w) for K targets, at the layer's own resolution; with a
@@ -181,7 +182,7 @@ def winner_take_all(
     *,
     layer: Layer = None,
     tokens: Tokens = None,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> Maps:
     """Deterministic winner-take-all (d-WTA, Table 4): the one winner of each layer, a binary map.
 

@@ -43,7 +43,7 @@ from jaxplain.explainers._common import (
     reduce_channels,
     run,
 )
-from jaxplain.explainers._types import Images, Network, Reduce, Targets
+from jaxplain.explainers._types import ClassChunk, Images, Network, Reduce, Targets
 from jaxplain.rules.gradient_rules import RELUS, guided_rules
 
 __all__ = ["Feedback", "feedback"]
@@ -80,7 +80,7 @@ def feedback(
     step_size: float = 1.0,
     reduce: Reduce = "max_abs",
     details: bool = False,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> jax.Array | Feedback:
     """The gradient of the class score at the image after feedback (Cao et al. 2015, Eqs. 6 to 8).
 
@@ -116,7 +116,8 @@ def feedback(
             to about the score, so the more units a layer has the larger this must be.
         reduce: how channels are reduced, as in :func:`gradient`; None keeps the signed template.
         details: return a :class:`Feedback` instead of the maps alone.
-        class_chunk: number of targets whose loops run at once; None is all.
+        class_chunk: how many of K classes to take at once: with ``"auto"`` as many as half a
+            gigabyte holds; None takes all.
 
     Returns:
         Maps (B, H, W), or (B, K, H, W) for K targets, in the dtype of the images; or a
@@ -156,6 +157,7 @@ def feedback(
         targets,
         layer="input",
         class_chunk=class_chunk,
+        holds=_gated_values,
         steps=steps,
         mode=mode,
         order=order,

@@ -27,7 +27,7 @@ import numpy as np
 from jaxplain import core
 from jaxplain.core.numerics import safe_divide
 from jaxplain.explainers._common import check_option, over_targets, run
-from jaxplain.explainers._types import Images, Network, Targets
+from jaxplain.explainers._types import ClassChunk, Images, Network, Targets
 from jaxplain.explainers.cams import SPACE
 from jaxplain.postprocess import resize
 
@@ -181,7 +181,7 @@ def full_grad_terms(
     targets: Targets = None,
     *,
     implicit: bool = True,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> dict[str, jax.Array]:
     """The full-gradient decomposition of a score (Srinivas and Fleuret 2019, Proposition 1).
 
@@ -198,7 +198,8 @@ def full_grad_terms(
         implicit: whether activations that are not piecewise linear through 0, and normalisations
             and products of activations, count with their implicit biases. Without them the sum is
             the score for networks of ReLUs only.
-        class_chunk: how many of K classes to take at once, to bound memory; None takes all.
+        class_chunk: how many of K classes to take at once: with ``"auto"`` as many as half a
+            gigabyte holds; None takes all.
 
     Returns:
         A dict from name to array: ``"input"``, ``(B, H, W, C)``, and the name of every layer at
@@ -263,7 +264,7 @@ def full_grad(
     rescale: Literal["channel", "layer"] | None = "channel",
     implicit: bool = True,
     eps: float = 0.0,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> jax.Array:
     """FullGrad saliency (Srinivas and Fleuret 2019): where input and biases move the score.
 

@@ -16,7 +16,16 @@ from __future__ import annotations
 from typing import Literal
 
 from jaxplain.explainers._common import check_reduce, over_targets, reduce_channels, run
-from jaxplain.explainers._types import Images, Layer, Maps, Network, Reduce, Targets, Tokens
+from jaxplain.explainers._types import (
+    ClassChunk,
+    Images,
+    Layer,
+    Maps,
+    Network,
+    Reduce,
+    Targets,
+    Tokens,
+)
 from jaxplain.rules import gradient_rules
 
 __all__ = [
@@ -47,7 +56,7 @@ def gradient(
     layer: Layer = "input",
     tokens: Tokens = None,
     reduce: Reduce = "max_abs",
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> Maps:
     """The gradient of the class score: saliency.
 
@@ -65,7 +74,8 @@ def gradient(
             positions, row by row, or a function from its values to maps ``(B, h, w, C)``.
         reduce: what becomes of the channel axis: ``"max_abs"``, ``"sum"``, ``"l2"`` (the Euclidean
             norm), or None, which keeps it and gives the signed gradient.
-        class_chunk: how many of K classes to take at once, to bound memory; None takes all.
+        class_chunk: how many of K classes to take at once: with ``"auto"`` as many as half a
+            gigabyte holds; None takes all.
 
     Returns:
         Maps ``(B, h, w)``, or ``(B, K, h, w)`` for K targets, with a trailing channel axis for
@@ -108,7 +118,7 @@ def input_x_gradient(
     layer: Layer = "input",
     tokens: Tokens = None,
     reduce: Reduce = "sum",
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> Maps:
     """The gradient times what it is taken at: ``x * dS / dx``, summed over channels by default.
 
@@ -146,7 +156,7 @@ def guided_backprop(
     layer: Layer = "input",
     tokens: Tokens = None,
     reduce: Reduce = "max_abs",
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> Maps:
     """Guided backpropagation: a ReLU (or ReLU6) passes ``max(G, 0)`` where it is open.
 
@@ -193,7 +203,7 @@ def deconvnet(
     tokens: Tokens = None,
     form: Literal["zeiler", "springenberg"] = "zeiler",
     reduce: Reduce = "max_abs",
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> Maps:
     """The deconvolutional network: only positive signals pass a ReLU (or ReLU6).
 

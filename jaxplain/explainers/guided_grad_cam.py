@@ -10,7 +10,16 @@ import numpy as np
 
 from jaxplain.core.numerics import positive
 from jaxplain.explainers._common import check_reduce, over_targets, reduce_channels, run
-from jaxplain.explainers._types import Images, Layer, Maps, Network, Reduce, Targets, Tokens
+from jaxplain.explainers._types import (
+    ClassChunk,
+    Images,
+    Layer,
+    Maps,
+    Network,
+    Reduce,
+    Targets,
+    Tokens,
+)
 from jaxplain.explainers.cams import SPACE, _grad_cam_map, _require_space
 from jaxplain.rules import gradient_rules
 
@@ -53,7 +62,7 @@ def guided_grad_cam(
     tokens: Tokens = None,
     resize: Literal["bilinear", "nearest"] = "bilinear",
     reduce: Reduce = "max_abs",
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> Maps:
     """Guided Grad-CAM (Selvaraju et al. 2017, section 3.2): details where Grad-CAM is positive.
 

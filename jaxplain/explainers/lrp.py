@@ -6,7 +6,16 @@ from typing import Literal
 
 from jaxplain import core
 from jaxplain.explainers._common import check_finite, check_images, over_targets, run
-from jaxplain.explainers._types import Composite, Images, Layer, Maps, Network, Targets, Tokens
+from jaxplain.explainers._types import (
+    ClassChunk,
+    Composite,
+    Images,
+    Layer,
+    Maps,
+    Network,
+    Targets,
+    Tokens,
+)
 from jaxplain.rules import composites
 
 __all__ = ["lrp"]
@@ -33,7 +42,7 @@ def lrp(
     seed: Literal["score", "one"] = "score",
     box: tuple | None = None,
     channels: bool = False,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> Maps:
     """Layer-wise relevance propagation (Bach et al. 2015).
 
@@ -62,7 +71,8 @@ def lrp(
         box: ``(low, high)`` of the pixels, numbers or one for each channel, for
             composites that hold a `ZBox`, such as ``"epsilon_gamma_box"``.
         channels: True keeps the channel axis; False sums over it.
-        class_chunk: how many of K classes to take at once, to bound memory; None takes all.
+        class_chunk: how many of K classes to take at once: with ``"auto"`` as many as half a
+            gigabyte holds; None takes all.
 
     Returns:
         Signed maps ``(B, h, w)``, or ``(B, K, h, w)`` for K targets, with a trailing channel axis

@@ -41,8 +41,8 @@ import jax.numpy as jnp
 
 from jaxplain.core import trace
 from jaxplain.core.numerics import safe_divide
+from jaxplain.explainers._chunks import class_chunk_of
 from jaxplain.explainers._common import (
-    check_class_chunk,
     check_finite,
     check_images,
     check_targets,
@@ -60,7 +60,7 @@ from jaxplain.explainers._preimage import (
 )
 from jaxplain.explainers._stages import require_maps, size
 from jaxplain.explainers._stages import stages as resolutions
-from jaxplain.explainers._types import Images, Layers, Maps, Network, Targets
+from jaxplain.explainers._types import ClassChunk, Images, Layers, Maps, Network, Targets
 
 __all__ = ["Flow", "LeastSquares", "contribution_weights", "naflow", "naflow_similarity"]
 
@@ -118,7 +118,7 @@ def naflow(
     last: str | None = None,
     solver: LeastSquares = _SOLVER,
     details: bool = False,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> Maps | Flow:
     """Neuron Abandoning Attention Flow (Liao et al. 2024): ``sum_c alpha_l * BPFM_l`` (Eq. 2).
 
@@ -145,8 +145,8 @@ def naflow(
             the scale of the activations, and the maps the class. On the trained ResNet-20 both
             keep the scale.
         details: True returns a `Flow`: maps, feature maps, coefficients and residuals.
-        class_chunk: how many of K classes to take at once, to bound memory; None takes all. The
-            feature maps are led back once for all classes.
+        class_chunk: how many of K classes to take at once: with ``"auto"`` as many as half a
+            gigabyte holds; None takes all. The feature maps are led back once for all classes.
 
     Returns:
         Signed maps ``(B, h, w)``, or ``(B, K, h, w)`` for K targets, in the dtype of the layer; a
@@ -233,7 +233,6 @@ def naflow_similarity(
 def _run(fn, x, targets, reference, layer, last, solver, details, class_chunk, similarity):
     if not isinstance(solver, LeastSquares):
         raise TypeError(f"solver must be a jaxplain.LeastSquares, not {type(solver).__name__}")
-    check_class_chunk(class_chunk)
     x = check_images(x)
     # Traced at one image and mapped over the batch: each is a least-squares problem of its own.
     model = trace(fn, x[:1])
@@ -247,6 +246,7 @@ def _run(fn, x, targets, reference, layer, last, solver, details, class_chunk, s
     names = (layer,) if isinstance(layer, str) else tuple(layer)
     if not names:
         raise ValueError("layer is an empty sequence; name at least one layer")
+    chunk = class_chunk_of(class_chunk, model, names, targets)
     flow = run_traced(
         _flow,
         model,
@@ -256,7 +256,7 @@ def _run(fn, x, targets, reference, layer, last, solver, details, class_chunk, s
         layers=names,
         last=last,
         solver=solver,
-        class_chunk=class_chunk,
+        class_chunk=chunk,
         similarity=similarity,
         details=bool(details),
     )

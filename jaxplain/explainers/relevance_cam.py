@@ -5,7 +5,16 @@ from __future__ import annotations
 from jaxplain import core
 from jaxplain.core.numerics import positive
 from jaxplain.explainers._common import over_targets, run
-from jaxplain.explainers._types import Composite, Images, Layer, Maps, Network, Targets, Tokens
+from jaxplain.explainers._types import (
+    ClassChunk,
+    Composite,
+    Images,
+    Layer,
+    Maps,
+    Network,
+    Targets,
+    Tokens,
+)
 from jaxplain.explainers.cams import SPACE, _require_space
 from jaxplain.rules import composites
 
@@ -42,7 +51,7 @@ def relevance_cam(
     composite: Composite | None = None,
     contrastive: bool = True,
     relu: bool = False,
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> Maps:
     """Relevance-CAM (Lee et al. 2021): channels weigh their relevance by LRP.
 
@@ -61,7 +70,8 @@ def relevance_cam(
             ``composites.composite("z_plus", bias=False)``.
         contrastive: False leaves out the other classes.
         relu: True keeps only the positive part.
-        class_chunk: how many of K classes to take at once, to bound memory; None takes all.
+        class_chunk: how many of K classes to take at once: with ``"auto"`` as many as half a
+            gigabyte holds; None takes all.
 
     Returns:
         Signed maps ``(B, h, w)``, or ``(B, K, h, w)`` for K targets, in the dtype of the layer; a

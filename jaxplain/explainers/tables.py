@@ -12,8 +12,8 @@ import numpy as np
 from jaxplain import core
 from jaxplain.core.images import by_image, image_axis
 from jaxplain.core.numerics import safe_divide
+from jaxplain.explainers._chunks import class_chunk_of
 from jaxplain.explainers._common import (
-    check_class_chunk,
     check_images,
     check_option,
     check_targets,
@@ -21,7 +21,7 @@ from jaxplain.explainers._common import (
     over_targets,
     run_traced,
 )
-from jaxplain.explainers._types import Composite, Images, Network, Targets
+from jaxplain.explainers._types import ClassChunk, Composite, Images, Network, Targets
 from jaxplain.rules import composites
 
 __all__ = ["Conservation", "Conserved", "conservation", "coverage"]
@@ -94,7 +94,7 @@ def conservation(
     layer: str | Sequence[str] | None = None,
     composite: Composite | None = None,
     seed: Literal["score", "one"] = "score",
-    class_chunk: int | None = None,
+    class_chunk: ClassChunk = "auto",
 ) -> Conservation:
     """How much of the score arrives at each layer: the sum of the relevance there over the score.
 
@@ -114,7 +114,8 @@ def conservation(
         composite: the rules, as in `jaxplain.lrp`; `jaxplain.rules.excitation_rules()` are those of
             Excitation Backprop.
         seed: the relevance at the scores that the share is of: the ``"score"`` or ``"one"``.
-        class_chunk: how many of K classes to take at once, to bound memory; None takes all.
+        class_chunk: how many of K classes to take at once: with ``"auto"`` as many as half a
+            gigabyte holds; None takes all.
 
     Returns:
         A table with a row for each layer, in order of computation.
@@ -138,7 +139,6 @@ def conservation(
     x = check_images(x)
     model = core.trace(fn, x)
     targets = check_targets(model.whole, targets, x.shape[0])
-    check_class_chunk(class_chunk)
     rules = composites.resolved(composite, model.graph)
     composites.require_box(rules, composite if isinstance(composite, str) else "")
     if layer is None:
@@ -147,8 +147,9 @@ def conservation(
         names = (layer,) if isinstance(layer, str) else tuple(layer)
     if not names:
         raise ValueError("layer is an empty sequence; name at least one layer")
+    chunk = class_chunk_of(class_chunk, model, names, targets)
     found = run_traced(
-        _shares, model, x, targets, layers=names, class_chunk=class_chunk, rules=rules, seed=seed
+        _shares, model, x, targets, layers=names, class_chunk=chunk, rules=rules, seed=seed
     )
     shares = {name: np.asarray(found[name]) for name in names}
     table = Conservation(

@@ -32,6 +32,7 @@ def chosen(*settings):
         ("MWP.fold-scales=False", False),
         ("c-mwp.class_chunk=3", 3),
         ("c-mwp.class_chunk=none", None),
+        ("c-mwp.class_chunk=auto", "auto"),
         ("saliency.reduce=l2", "l2"),
         ("smooth-grad.noise=0.2", 0.2),
         ("smooth-grad.samples=4", 4),

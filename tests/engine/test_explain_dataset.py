@@ -293,8 +293,14 @@ def test_the_command(tmp_path, capsys, tiny):
         (["--methods", "mpw"], "unknown method 'mpw'"),
         (["--batch-size", "0"], "--batch-size must be positive"),
         (["--batch-size", "3"], "multiple of the 8 local devices"),
+        (["--shards", "3"], "must be like 0:100, not '3'"),
+        (["--shards", "1:2"], "of the run's 1 shards none is in 1:2"),
+        (["--on", "here"], "on must be None, 'ray' or an address ray://HOST:PORT, not 'here'"),
+        (["--on", "ray", "--distributed"], "name one of them"),
+        (["--output", "zzz://bucket/maps"], "is of an unknown kind"),
+        (["--same-devices"], ""),
     ):
-        assert cli.main([*asked, *extra]) == (2 if said else 0)
+        assert cli.main([*asked, *extra]) == (2 if said and "none is in" not in said else 0)
         assert said in capsys.readouterr().err
     unlabelled = [a for a in asked if a not in ("--class", "Cat", "7")]
     assert cli.main([*unlabelled, "--class", "labels"]) == 2

@@ -217,15 +217,12 @@ SPELLINGS = {
     f.__name__: f
     for f in (
         einsum, fused, library, by_head, in_nnx, in_linen, in_haiku, in_equinox, in_keras,
-        *(
-            functools.update_wrapper(functools.partial(plain, softmax=s), s)
-            for s in (
-                *(two_sums, shifted, by_logarithm),
-                *(by_log_softmax, nothing_masked, where_argument),
-            )
-        ),
     )
 }  # fmt: skip
+SPELLINGS |= {
+    f.__name__: functools.partial(plain, softmax=f)
+    for f in (two_sums, shifted, by_logarithm, by_log_softmax, nothing_masked, where_argument)
+}
 SPELLINGS["jit"] = jax.jit(plain)
 SPELLINGS["remat"] = jax.checkpoint(plain)
 
@@ -249,11 +246,6 @@ def images(dtype=jnp.float64):
     return jnp.asarray(nets.normal(30, 2, 6, 6, 3), dtype)
 
 
-@jax.jit
-def _nothing(x):
-    return x
-
-
 @functools.cache
 def maps(name):
     attend = plain if name == "plain" else SPELLINGS[name]
@@ -270,3 +262,205 @@ def test_every_spelling_has_the_same_maps(x64, name):
         got = maps(name)[method]
         assert np.abs(expected).max() > 1e-3, method
         assert np.abs(got - expected).max() < 1e-6 * np.abs(expected).max(), method
+
+
+def close(got, expected, tolerance=1e-6):
+    got, expected = np.asarray(got), np.asarray(expected)
+    assert np.abs(expected).max() > 1e-3
+    assert np.abs(got - expected).max() < tolerance * np.abs(expected).max()
+
+
+MASK = np.triu(np.ones((TOKENS, TOKENS), bool))
+
+
+def masked(softmax):
+    return functools.partial(plain, softmax=softmax)
+
+
+@pytest.mark.parametrize("value", [-1e9, -100.0, -np.inf])
+def test_masks(x64, value):
+    """Whether the mask is added or chosen; with -100 what is left of it counts as nothing."""
+    added = masked(lambda z: jax.nn.softmax(z + jnp.where(MASK, 0.0, value)))
+    chosen = masked(lambda z: jax.nn.softmax(jnp.where(MASK, z, value)))
+    argument = masked(lambda z: jax.nn.softmax(z, where=MASK))
+    x = images()
+    for method, call in METHODS.items():
+        if value == -np.inf and method == "mwp":
+            continue  # the same program as of the others, and the first maps are those of -1e9
+        expected = call(network(argument), x, 1, layer="input", channels=True)
+        for attend in (added, chosen):
+            close(call(network(attend), x, 1, layer="input", channels=True), expected)
+
+
+def test_rows_that_are_masked_whole_give_numbers(x64):
+    """A row without a key: its weights are NaN, and left out by the network afterwards."""
+    mask = MASK & (np.arange(TOKENS) != 3)[:, None]
+
+    def attend(x):
+        def softmax(z):
+            weights = jax.nn.softmax(jnp.where(mask, z, -jnp.inf))
+            return jnp.where(mask.any(-1, keepdims=True), weights, 0)
+
+        return plain(x, softmax)
+
+    def kept(x):
+        return plain(x, lambda z: jax.nn.softmax(z, where=mask))
+
+    x = images()
+    for call in METHODS.values():
+        got = call(network(attend), x, 1, layer="input", channels=True)
+        close(got, call(network(kept), x, 1, layer="input", channels=True))
+
+
+def test_grouped_queries(x64):
+    """Two query heads on one key-value head: the same map as with the head repeated."""
+
+    def keys_of_one_head(x, repeat):
+        q, (k, v) = split(x, "q"), (split(x, n)[:, :, :1] for n in "kv")
+        if repeat:
+            k, v = (jnp.repeat(y, HEADS, 2) for y in (k, v))
+        return out(jax.nn.dot_product_attention(q, k, v, implementation="xla"))
+
+    def by_group(x):
+        q, (k, v) = split(x, "q"), (split(x, n)[:, :, 0] for n in "kv")
+        weights = jax.nn.softmax(jnp.einsum("bqhd,bkd->bhqk", q, k) / math.sqrt(SIZE))
+        return out(jnp.einsum("bhqk,bkd->bqhd", weights, v))
+
+    x = images()
+    for call in METHODS.values():
+        expected = call(network(by_group), x, 1, layer="input", channels=True)
+        for repeat in (True, False):
+            attend = functools.partial(keys_of_one_head, repeat=repeat)
+            close(call(network(attend), x, 1, layer="input", channels=True), expected)
+
+
+def _half(v):
+    """The value, with half of its gradient."""
+    return v / 2 + jax.lax.stop_gradient(v / 2)
+
+
+def test_talking_heads_by_hand(x64):
+    """Heads are mixed before the softmax and behind it: linear layers of the weights."""
+    before, after = nets.normal(40, HEADS, HEADS), nets.normal(41, HEADS, HEADS)
+    stop = jax.lax.stop_gradient
+
+    def attend(x, half=lambda v: v):
+        q, k, v = (split(x, n).swapaxes(1, 2) for n in "qkv")
+        scores = jnp.einsum("bhqk,hg->bgqk", half(q @ k.swapaxes(-1, -2)) / 2, before)
+        weights = jnp.einsum("bhqk,hg->bgqk", jax.nn.softmax(scores), after)
+        return out(half(weights @ v).swapaxes(1, 2))
+
+    def held(x):
+        """The network with AttnLRP's gradient in place of its own."""
+
+        def norm_(v):
+            mean, var = v.mean(-1, keepdims=True), v.var(-1, keepdims=True)
+            return (v - mean) / stop(jnp.sqrt(var + 1e-6)) * GAMMA
+
+        b = len(x)
+        y = x.reshape(b, 3, 2, 3, 2, 3).transpose(0, 1, 3, 2, 4, 5).reshape(b, 9, 12) @ EMBED
+        y = jnp.concatenate([jnp.broadcast_to(TOKEN, (b, 1, WIDTH)), y], 1)
+        y = y + attend(norm_(y), _half)
+        z = norm_(y) @ UP
+        z = z * stop(jax.nn.gelu(z, approximate=False) / z)
+        return norm_(y + z @ DOWN)[:, 0] @ HEAD
+
+    x = images()
+    np.testing.assert_allclose(held(x), network(attend)(x), rtol=1e-12)
+    expected = x * jax.grad(lambda x: held(x)[:, 1].sum())(x)
+    close(jaxplain.lrp(network(attend), x, 1, channels=True), expected, 1e-10)
+
+
+def test_linear_attention(x64):
+    """``phi(q) (phi(k)^T v) / (phi(q) sum phi(k))``: the divisor is held; CP-LRP holds ``phi``."""
+    stop = jax.lax.stop_gradient
+
+    def attend(x, half=lambda v: v, gate=lambda v: v, divide=lambda a, b: a / b):
+        q, k, v = (split(x, n).swapaxes(1, 2) for n in "qkv")
+        q, k = (gate(jax.nn.elu(y) + 1) for y in (q, k))
+        total = half(q @ half(k.swapaxes(-1, -2) @ v))
+        return out(divide(total, q @ k.sum(2)[..., None]).swapaxes(1, 2))
+
+    def reciprocal(a, b):
+        return a * (1 / b)
+
+    def fn(x, attend):
+        y = attend(x.reshape(len(x), 9, 12) @ EMBED)
+        return y.mean(1) @ HEAD
+
+    x = images()
+
+    def secant(y):  # AttnLRP's gradient of elu + 1
+        return y * stop((jax.nn.elu(y) + 1) / y)
+
+    def uniform(x):
+        q, k, v = (split(x, n).swapaxes(1, 2) for n in "qkv")
+        q, k = secant(q), secant(k)
+        total = _half(q @ _half(k.swapaxes(-1, -2) @ v))
+        return out((total / stop(q @ k.sum(2)[..., None])).swapaxes(1, 2))
+
+    def values(x):
+        return attend(x, gate=stop, divide=lambda a, b: a / stop(b))
+
+    for composite, held in (("attn_lrp", uniform), ("cp_lrp", values)):
+        score = lambda x, held=held: fn(x, held)[:, 1].sum()  # noqa: E731
+        for divide in (lambda a, b: a / b, reciprocal):
+            spelt = functools.partial(attend, divide=divide)
+            got = jaxplain.lrp(
+                lambda x, spelt=spelt: fn(x, spelt), x, 1, composite=composite, channels=True
+            )
+            close(got, x * jax.grad(score)(x), 1e-10)
+
+
+def test_bfloat16(x64):
+    """With the softmax in float32, as most have it."""
+
+    def attend(x):
+        q, k, v = (split(x, n).swapaxes(1, 2) for n in "qkv")
+        scores = (q @ k.swapaxes(-1, -2)).astype(jnp.float32) / math.sqrt(SIZE)
+        return out((jax.nn.softmax(scores).astype(x.dtype) @ v).swapaxes(1, 2))
+
+    x = images()
+    for method, call in METHODS.items():
+        got = call(network(attend, jnp.bfloat16), x.astype(jnp.bfloat16), 1, layer="input")
+        assert got.dtype == jnp.bfloat16
+        exact = call(network(plain), x, 1, layer="input")
+        correlation = np.corrcoef(np.asarray(got, float).ravel(), np.asarray(exact).ravel())[0, 1]
+        assert correlation > 0.99, method
+
+
+def test_the_default_and_the_table_that_says_so(x64):
+    x, fn = images(), network(plain)
+    np.testing.assert_array_equal(
+        jaxplain.lrp(fn, x, 1), jaxplain.lrp(fn, x, 1, composite="attn_lrp")
+    )
+    table = jaxplain.coverage(fn, x)
+    assert table.rule_set == "attn_lrp" and "rules are those of 'attn_lrp'" in str(table)
+    rules = {row.name: row.rule for row in table}
+    assert rules["matmul"] == "SharedProduct(products='uniform')"
+    assert rules["softmax"] == "HeldStatistics()" and rules["gelu"] == "Secant()"
+    assert rules["dense"] == "plain gradient"
+    simple = lambda x: jax.nn.relu(x).mean((1, 2))  # noqa: E731
+    assert jaxplain.coverage(simple, x).rule_set == "epsilon_plus"
+    with pytest.raises(jaxplain.UnsupportedOperationError, match="take 'attn_lrp' or 'cp_lrp'"):
+        jaxplain.lrp(fn, x, 1, composite="epsilon")
+
+
+def test_a_fused_kernel_is_refused_with_the_way_out():
+    from jax.extend.core import Primitive
+
+    kernel = Primitive("dot_product_attention_fwd_wrapper")
+    kernel.def_abstract_eval(lambda q, k, v: jax.core.ShapedArray(q.shape, q.dtype))
+
+    @jax.custom_vjp
+    def attention(q, k, v):
+        return kernel.bind(q, k, v)
+
+    attention.defvjp(lambda q, k, v: (attention(q, k, v), (q, k, v)), lambda saved, g: (g, g, g))
+
+    def fn(x):
+        y = x.reshape(len(x), 9, 12)
+        return attention(y, y, y).mean(1)
+
+    with pytest.raises(jaxplain.UnsupportedOperationError, match='implementation="xla"'):
+        jaxplain.coverage(fn, images(jnp.float32), "attn_lrp")

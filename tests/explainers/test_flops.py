@@ -1,7 +1,10 @@
 """What explanations cost, in FLOPs that XLA counts, relative to the network's forward pass."""
 
+import jax
+import jax.numpy as jnp
 import pytest
 
+import jaxplain
 from benchmarks import flops
 from benchmarks.shaped import RESNET50, VGG16
 
@@ -23,3 +26,15 @@ def test_cost_relative_to_the_forward_pass(network):
     assert rows[f"MWP, input, {flops.CLASSES} classes"].ratio <= (2 + flops.CLASSES) * 1.05
     # A map at a middle layer needs neither the denominators nor the backward pass below it.
     assert rows[f"MWP, {network.middle}"].ratio < 2.0 < mwp
+
+
+def test_the_memory_of_all_classes_is_bounded():
+    x = jax.ShapeDtypeStruct((1, *RESNET50.image), jnp.float32)
+    classes = jax.ShapeDtypeStruct((1, 1000), jnp.int32)
+
+    def explain(parameters, x, targets):
+        fn = lambda x: RESNET50.apply(parameters, x)  # noqa: E731
+        return jaxplain.excitation_backprop(fn, x, targets, layer="input")
+
+    compiled = jax.jit(explain).lower(RESNET50.parameters, x, classes).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 2e9

@@ -55,7 +55,7 @@ def stub() -> str:
     types = sorted(used & {name for name in vars(_types) if name[0].isupper()})
     for module in sorted([*imports, _types.__name__]):
         if module == _types.__name__:
-            lines.append(f"from {module} import {', '.join(types)}")
+            lines += [f"from {module} import (", *(f"    {name}," for name in types), ")"]
         else:
             lines += [f"from {module} import {name} as {name}" for name in sorted(imports[module])]
     exported = "".join(f"    {name!r},\n" for name in explainers.__all__)

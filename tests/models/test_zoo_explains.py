@@ -35,7 +35,11 @@ FAMILIES = (
     "cifar_resnet20",
     "conv4net",
     "efficientnet_lite0",
+    "vit_tiny_patch16_224",
+    "swin_tiny_patch4_window7_224",
+    "convnext_tiny",
 )
+_WITHOUT_RELU = ("vit_", "deit_", "swin_", "convnext_")
 # (method, network) -> what is rightly said of it.
 REFUSED = {
     **{
@@ -45,12 +49,38 @@ REFUSED = {
         if name.startswith(("vgg", "squeezenet", "conv"))
         or name.endswith(("_npid", "_ms"))
         or name in ("alexnet", "bvlc_alexnet", "caffenet", "cnn_s")
+        or name.startswith(_WITHOUT_RELU)
     },
-    # Their activations are leaky ReLUs.
+    # No layer is a cut of the residual stream, or they are all of one size.
+    **{
+        (method, name): words
+        for method, words in {"naflow": "is no cut of the network", "pfv": "weight_layers"}.items()
+        for name in ENTRIES
+        if name.startswith(_WITHOUT_RELU[:3])
+    },
+    **{
+        ("relevance-cam", name): "take 'attn_lrp' or 'cp_lrp'"
+        for name in ENTRIES
+        if name.startswith(_WITHOUT_RELU[:2])
+    },
+    **{
+        ("full-grad", name): "it is not known where in the image the values"
+        for name in ENTRIES
+        if name.startswith(_WITHOUT_RELU[:3])
+    },
+    **{
+        (method, name): "attention within windows"
+        for method in ("attention-rollout", "transformer-attribution", "legrad")
+        for name in ENTRIES
+        if name.startswith("swin_")
+    },
+    # Their activations are leaky ReLUs, GELUs and the like.
     **{
         (method, name): "the network has no ReLU or ReLU6"
         for method in ("feedback", "guided-backprop", "deconvnet", "guided-grad-cam", "c-deconvnet")
-        for name in ("conv4net", "conv64f")
+        for name in ENTRIES
+        if name in ("conv4net", "conv64f")
+        or (name.startswith(_WITHOUT_RELU) and not name.endswith("_importance"))
     },
 }
 # Networks that are made of the same operations as another, only deeper or padded differently.
