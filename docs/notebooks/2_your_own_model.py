@@ -35,7 +35,7 @@ def plain(x):
     return jax.nn.relu(x).mean((1, 2)) @ weight
 
 
-maps = {"plain": jaxplain.grad_cam(plain, x, 1)}
+maps = {"plain": jaxplain.grad_cam(plain, x)}
 
 # %% [markdown]
 # Flax NNX: the module itself.
