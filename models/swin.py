@@ -93,7 +93,7 @@ class WindowAttention(nnx.Module):
         pads = [(0, -n % _WINDOW) for n in (height, width)]
         if any(behind for _, behind in pads):
             x = jnp.pad(x, [(0, 0), *pads, (0, 0)])
-        whole = x.shape[1:3]
+        whole = x.shape[1], x.shape[2]
         shifts = (
             self.shift if whole[0] > _WINDOW else 0,
             self.shift if whole[1] > _WINDOW else 0,

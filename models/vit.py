@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -134,7 +134,8 @@ class AttentionPool(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         width = x.shape[-1]
-        kernel, bias = (p[...].astype(x.dtype) for p in (self.qkv.kernel, self.qkv.bias))
+        parameters = cast(Any, (self.qkv.kernel, self.qkv.bias))
+        kernel, bias = (p[...].astype(x.dtype) for p in parameters)
         query = self.probe[...].astype(x.dtype) @ kernel[:, :width] + bias[:width]
         query = jnp.broadcast_to(query, (len(x), 1, width)).reshape(len(x), 1, self.heads, -1)
         both = x @ kernel[:, width:] + bias[width:]

@@ -253,10 +253,10 @@ def convert(
             (f"{module}.factor", (1,)),
             (f"{module}.shift", shapes[f"{module}.mean"]),
         ):
-            theirs = resolved.get(target)
-            found = shape if theirs is None else np.shape(tensors.get(theirs, np.zeros(shape)))
-            if found != shape:
-                wrong_shape.append((theirs, found, shape))
+            for theirs in each_name([resolved[target]] if target in resolved else []):
+                found = np.shape(tensors.get(theirs, np.zeros(shape)))
+                if found != shape:
+                    wrong_shape.append((theirs, found, shape))
     settled = {f"{module}.{name}" for module in epsilons for name in ("mean", "var")}
     bad = [  # statistics are compared with what they can be when they are settled
         name
@@ -276,7 +276,9 @@ def convert(
     if names.bgr is not None:
         kernel = f"{names.bgr}.kernel"
         weights[kernel] = weights[kernel][:, :, ::-1]
-        notes.add("input channels reversed, from BGR to RGB", resolved[kernel])
+        notes.add(
+            "input channels reversed, from BGR to RGB", " + ".join(each_name([resolved[kernel]]))
+        )
     before = {module: weights[f"{module}.var"] for module in epsilons}
     with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is looked at
         settle_norms(weights, tensors, resolved, epsilons, names, notes)

@@ -44,7 +44,7 @@ def _is_fused(eqn: Any) -> bool:
 
 def _is_ours(rule: Rule) -> bool:
     made = rule if hasattr(rule, "__name__") else type(rule)
-    return str(made.__module__).startswith(f"{__package__.partition('.')[0]}.")
+    return str(made.__module__).startswith(f"{__name__.partition('.')[0]}.")
 
 
 class Graph:

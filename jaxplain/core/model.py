@@ -112,14 +112,14 @@ class Model:
         whole = self._seen_from_outside(outputs, added or {}, given or {}, edits or {})
         if whole is not None and not _looks_inside(self.whole, rules, whole[1]):
             found = None if ends is None else [self._outside(v) for v in ends]
-            return self._evaluate(self.whole, inputs, rules, *whole, found)
+            return self._evaluate(self.whole, inputs, rules, *whole, ends=found)
         ends = None if ends is None else list(map(self._within, ends))
         outputs = self.graph.outputs if outputs is None else list(map(self._within, outputs))
-        inside = (
+        added, given, edits = (
             {self._within(v): value for v, value in (values or {}).items()}
             for values in (added, given, edits)
         )
-        return self._evaluate(self.graph, inputs, rules, outputs, *inside, ends)
+        return self._evaluate(self.graph, inputs, rules, outputs, added, given, edits, ends)
 
     def _evaluate(
         self,
@@ -154,7 +154,9 @@ class Model:
         """The operations that compute ``outputs`` from the inputs and the values ``given``."""
         return needed_for(self.graph, outputs, given)
 
-    def _seen_from_outside(self, outputs: Any, *values: dict) -> tuple | None:
+    def _seen_from_outside(
+        self, outputs: Any, *values: dict
+    ) -> tuple[list, dict, dict, dict] | None:
         """The same in terms of the graph with whole scans; None if one of the values is inside."""
         if outputs is None:
             outputs = self.whole.outputs
@@ -162,10 +164,9 @@ class Model:
         found = {v: self._outside(v) for v in itertools.chain(own, *values)}
         if None in found.values():
             return None
-        return (
-            [v if isinstance(v, _compat.Literal) else found[v] for v in outputs],
-            *({found[v]: value for v, value in part.items()} for part in values),
-        )
+        added, given, edits = ({found[v]: one for v, one in part.items()} for part in values)
+        seen = [v if isinstance(v, _compat.Literal) else found[v] for v in outputs]
+        return seen, added, given, edits
 
     def _outside(self, v: Any) -> Any:
         v = v if v in self.whole.variables else self.whole.counterparts.get(v)

@@ -381,11 +381,12 @@ def _forward(op, rule, view, part, inputs, constants, extras):
 def _backward(op, rule, view, part, residuals, cotangents):
     inputs, constants, extras, output = residuals
     g, shapes = cotangents[0], [a.shape for a in inputs]
+    own = None
     if part is not None:
         eqn = op.equations[-1]
-        own = through_product(eqn, op.inputs[0], part)
-        inputs = (_cut(inputs[0], own),)
-        constants = (_cut(constants[0], through_product(eqn, op.constants[0], part)),)
+        own = cast(Part, through_product(eqn, op.inputs[0], part))
+        rest = cast(Part, through_product(eqn, op.constants[0], part))
+        inputs, constants = (_cut(inputs[0], own),), (_cut(constants[0], rest),)
         output, g = _cut(output, part), _cut(g, part)
     if isinstance(view, Run):
         bound: BoundOp = DiagonalOp(op, inputs, output, view, extras)
@@ -403,7 +404,7 @@ def _backward(op, rule, view, part, residuals, cotangents):
     signals = tuple(
         None if s is None else s.astype(a.dtype) for s, a in zip(signals, inputs, strict=True)
     )
-    if part is not None:
+    if own is not None and signals[0] is not None:
         signals = (_fill(signals[0], own, shapes[0]),)
     none = tuple(None for _ in op.constants), tuple(None for _ in extras)
     return signals, *none

@@ -195,7 +195,8 @@ class COCO:
             else:
                 _check_runs(_runs(drawn["counts"]), size)
                 drawn = {"size": list(size), "counts": drawn["counts"]}
-            return masks.decode(drawn).astype(bool)
+            encoded: Any = drawn
+            return masks.decode(encoded).astype(bool)
         except Exception as error:  # pycocotools raises bare ones
             reason = f"the mask of object {str(part.get('id'))[:80]} is broken"
             raise UnreadableRecordError(record, reason) from error

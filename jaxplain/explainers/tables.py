@@ -60,7 +60,9 @@ def coverage(
         'epsilon_plus'
     """
     model = core.trace(fn, x)
-    return core.coverage(model, x, composites.resolved(rules, model.graph), mass=mass)
+    return core.coverage(
+        model, cast(jax.Array, x), composites.resolved(rules, model.graph), mass=mass
+    )
 
 
 class Conserved(NamedTuple):

@@ -189,13 +189,16 @@ def keras_numbered(names: NameMap) -> NameMap:
         head, slash, leaf = name.rpartition("/")
         return head + slash + _KERAS_NUMBERS[leaf]
 
+    def numbers(theirs: Theirs) -> Theirs:
+        return number(theirs) if isinstance(theirs, str) else tuple(map(number, theirs))
+
     return dataclasses.replace(
         names,
         source=f"{names.source}-3",
         modules={
             ours: theirs
             if isinstance(theirs, str)
-            else {leaf: number(name) for leaf, name in theirs.items()}
+            else {leaf: numbers(names) for leaf, names in theirs.items()}
             for ours, theirs in names.modules.items()
         },
         leaves={leaf: number(name) for leaf, name in names.leaves.items()},

@@ -31,7 +31,7 @@ _TIMM: _Modules = {
     "norm": "norm",
     "head": "head",
 }
-_TIMM_SCALE: _Modules = {"blocks.{i}.scale{k}": {"gamma": "blocks.{i}.ls{k}.gamma"}}
+_TIMM_SCALE: dict[str, Any] = {"blocks.{i}.scale{k}": {"gamma": "blocks.{i}.ls{k}.gamma"}}
 
 
 def _timm(source: str = "timm", auxiliary: tuple[str, ...] = (), **more: Any) -> NameMap:
