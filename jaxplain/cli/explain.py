@@ -204,11 +204,13 @@ def _classify(model, photo: np.ndarray):
     import jax
     import numpy as np
 
-    from jaxplain import models
+    from jaxplain import models, trace
 
     # The whole image, not its central crop: every pixel of the picture is explained.
     x = models.preprocess(photo, model.config, crop=False)
-    return x, np.asarray(jax.nn.softmax(model(x)[0].astype("float32")))
+    # In one program, which is kept for the next time.
+    scores = jax.jit(lambda traced, x: traced(x))(trace(model, x), x)
+    return x, np.asarray(jax.nn.softmax(scores[0].astype("float32")))
 
 
 def _choose_classes(

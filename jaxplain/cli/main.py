@@ -25,6 +25,7 @@ from jaxplain.cli import (
     layers,
     models,
     pfv,
+    programs,
     progress,
 )
 from jaxplain.cli.common import CliError
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments = _parser().parse_args(argv)
         whole |= hasattr(arguments, "traceback")
-        with progress.messages():
+        with progress.messages(), programs.kept(not hasattr(arguments, "no_compilation_cache")):
             arguments.command(arguments)
     except BrokenPipeError:  # `jaxplain layers | head`
         with contextlib.suppress(OSError):
@@ -90,6 +91,13 @@ class _Parser(argparse.ArgumentParser):
             action="store_true",
             default=argparse.SUPPRESS,
             help="with an error, show where in the program it arose (or set JAXPLAIN_TRACEBACK=1)",
+        )
+
+        self.add_argument(
+            "--no-compilation-cache",
+            action="store_true",
+            default=argparse.SUPPRESS,
+            help="keep no compiled programs in the cache folder, and read none from there",
         )
 
     def error(self, message: str) -> NoReturn:
