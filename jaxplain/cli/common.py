@@ -72,33 +72,6 @@ def classes_of(arguments: argparse.Namespace) -> int | list[str] | None:
     return names
 
 
-def keep_programs() -> None:
-    """What JAX compiles is kept in the user's cache, unless they said where: most of the time of a
-    second picture would be compilation."""
-    import hashlib
-    import platform
-
-    import jax
-
-    from jaxplain.weights_convert import cache_dir
-
-    if jax.config.jax_compilation_cache_dir is not None:
-        return
-    try:
-        kept = cache_dir()
-    except OSError:  # the user has no home, and so no place to keep them
-        return
-    # A program is for one kind of processor, and a home folder may serve several machines.
-    about = f"{jax.__version__} {platform.machine()} {platform.processor()}"
-    with contextlib.suppress(OSError):  # there is none but on Linux
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        about += "".join(sorted({line for line in lines if line.startswith(("flags", "Features"))}))
-    folder = kept / "programs" / hashlib.sha256(about.encode()).hexdigest()[:12]
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_compilation_cache_max_size", 2**29)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-
-
 def find_in_this_folder() -> None:
     """Lets modules in the present folder be imported, which the installed command does not."""
     if os.getcwd() not in sys.path:

@@ -15,7 +15,6 @@ from jaxplain.cli.common import (
     CliError,
     check_output,
     extra,
-    keep_programs,
     load_model,
     local_path,
     read_image,
@@ -149,7 +148,6 @@ def _explain(arguments: argparse.Namespace) -> None:
         from jaxplain.viz.colour import colour_map
     if arguments.cmap is not None:
         colour_map(arguments.cmap)  # says so if there is none
-    keep_programs()
     paths = [Path(name) for name in dict.fromkeys(arguments.images)] or [example_photo()]
     references = arguments.references or []
     # What is no image is said before a network is loaded.

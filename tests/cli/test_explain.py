@@ -384,22 +384,6 @@ def test_default_run_writes_a_panel_and_says_what_it_saw(capsys):
     assert [p.name for p in Path.cwd().iterdir()] == ["explained.png"]
 
 
-def test_what_is_compiled_is_kept_for_the_next_picture(image, tmp_path):
-    """In a process of its own, where no test has said where programs are kept."""
-    (tmp_path / "mine.py").write_text("def net(x):\n    return x.mean((1, 2))\n")
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
-    environment |= {"JAXPLAIN_CACHE": str(tmp_path / "cache"), "JAX_PLATFORMS": "cpu"}
-    argv = ["explain", str(image), "--model", "mine:net", "--input-size", "8", "--pixels", "0..1"]
-    argv += ["--methods", "gradient", "--output", "a.png", "--dpi", "50"]
-    found = []
-    for _ in range(2):
-        code = f"import sys; from jaxplain import cli; sys.exit(cli.main({argv!r}))"
-        subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env=environment)
-        kept = [p for p in (tmp_path / "cache" / "programs").rglob("*-cache")]
-        found.append(sorted(p.name for p in kept))
-    assert found[0] and found[0] == found[1]  # the second one compiled nothing
-
-
 def test_layers_prints_the_table(capsys):
     assert cli.main(["layers"]) == 0
     out = capsys.readouterr().out
