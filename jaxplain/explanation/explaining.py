@@ -156,8 +156,9 @@ def _classified(
     names: Sequence[str] | None,
 ) -> tuple[computing.Subject, str]:
     import jax
+    import jax.numpy as jnp
 
-    scores = np.asarray(class_scores(outputs.values(network, x)[None])[0])
+    scores = np.asarray(class_scores(jnp.asarray(outputs.scores_of(network, x))[None])[0])
     probabilities = np.asarray(jax.nn.softmax(scores))
     if names is None:
         names = () if config is None else config.class_names

@@ -31,7 +31,7 @@ def kind(config: ModelConfig | None) -> str:
     return "score map" if entry.score_map else "embedding" if entry.embedding else "classes"
 
 
-def values(network: Callable, x: jax.Array) -> np.ndarray:
+def scores_of(network: Callable, x: jax.Array) -> np.ndarray:
     """What the network gives for one image, float32, in one program, which is kept."""
     import jax
 
@@ -48,14 +48,19 @@ def embedded(
     Raises:
         ValueError: a target is no number of the embedding.
     """
+    import jax.numpy as jnp
+
     from jaxplain.models.resnet import l2_normalise
 
-    embedding = values(network, x)
+    embedding = scores_of(network, x)
     length, size = float((embedding**2).sum() ** 0.5), len(embedding)
     said = f"{called} gives an embedding, of {size} numbers and of length {length:.2f}; it knows "
     said += "no classes"
     if targets is None:
-        fn, labels = _along(network, l2_normalise(embedding)[:, None]), ["the embedding"]
+        fn, labels = (
+            _along(network, l2_normalise(jnp.asarray(embedding))[:, None]),
+            ["the embedding"],
+        )
         about = _about(name, shown, called, [0], labels, np.array([length], np.float32))
         return Subject(about, x, fn), said
     numbers = []
@@ -80,7 +85,7 @@ def placed(
     Raises:
         ValueError: a target is no place ``(row, column)`` or ``"ROW,COLUMN"`` of the map.
     """
-    scores = values(network, x)[:, :, 0]
+    scores = scores_of(network, x)[:, :, 0]
     top = tuple(map(int, np.unravel_index(scores.argmax(), scores.shape)))
     if targets is None:
         targets = [top]
