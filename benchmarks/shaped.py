@@ -142,5 +142,66 @@ def resnet50(p: dict[str, Any], x: jax.Array) -> jax.Array:
     return _dense(x, p["fc"])
 
 
+_VIT_WIDTH, _VIT_HEADS, _VIT_BLOCKS, _VIT_TOKENS = 384, 6, 12, 197
+
+
+def _vit_parameters() -> dict[str, Any]:
+    d = _VIT_WIDTH
+
+    def dense(inputs: int, outputs: int) -> dict[str, Any]:
+        return {"weight": _array(inputs, outputs), "bias": _array(outputs)}
+
+    def norm() -> dict[str, Any]:
+        return {"gamma": _array(d), "beta": _array(d)}
+
+    blocks = {
+        f"block{i}": {
+            "norm1": norm(),
+            "qkv": dense(d, 3 * d),
+            "out": dense(d, d),
+            "norm2": norm(),
+            "up": dense(d, 4 * d),
+            "down": dense(4 * d, d),
+        }
+        for i in range(_VIT_BLOCKS)
+    }
+    return {
+        "patch": {"weight": _array(16, 16, 3, d), "bias": _array(d)},
+        "token": _array(1, 1, d),
+        "position": _array(1, _VIT_TOKENS, d),
+        "norm": norm(),
+        "head": dense(d, CLASSES),
+        **blocks,
+    }
+
+
+def _layer_norm(x: jax.Array, p: dict[str, jax.Array]) -> jax.Array:
+    mean, var = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
+    return (x - mean) * lax.rsqrt(var + 1e-6) * p["gamma"] + p["beta"]
+
+
+def vit_small(p: dict[str, Any], x: jax.Array) -> jax.Array:
+    """Logits (B, 1000) of images (B, 224, 224, 3), as timm's vit_small_patch16_224."""
+    dims = ("NHWC", "HWIO", "NHWC")
+    x = lax.conv_general_dilated(x, p["patch"]["weight"], (16, 16), "VALID", dimension_numbers=dims)
+    x = (x + p["patch"]["bias"]).reshape(len(x), -1, _VIT_WIDTH)
+    x = jnp.concatenate([jnp.broadcast_to(p["token"], (len(x), 1, _VIT_WIDTH)), x], 1)
+    x = x + p["position"]
+    for i in range(_VIT_BLOCKS):
+        block = p[f"block{i}"]
+        qkv = _dense(_layer_norm(x, block["norm1"]), block["qkv"])
+        qkv = qkv.reshape(*qkv.shape[:2], 3, _VIT_HEADS, -1).transpose(2, 0, 3, 1, 4)
+        q, k, v = qkv[0], qkv[1], qkv[2]
+        scores = q @ k.swapaxes(-1, -2) / q.shape[-1] ** 0.5
+        y = (jax.nn.softmax(scores) @ v).swapaxes(1, 2).reshape(x.shape)
+        x = x + _dense(y, block["out"])
+        y = jax.nn.gelu(_dense(_layer_norm(x, block["norm2"]), block["up"]), approximate=False)
+        x = jaxplain.tag(x + _dense(y, block["down"]), f"block{i}")
+    return _dense(_layer_norm(x, p["norm"])[:, 0], p["head"])
+
+
+VIT_SMALL = Network(
+    "ViT-S/16", vit_small, _vit_parameters(), middle="block5", last=f"block{_VIT_BLOCKS - 1}"
+)
 VGG16 = Network("VGG-16", vgg16, _vgg16_parameters(), middle="pool4", last="relu5_3")
 RESNET50 = Network("ResNet-50", resnet50, _resnet50_parameters(), middle="res4f", last="res5c")

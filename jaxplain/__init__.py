@@ -11,7 +11,6 @@ from jaxplain.core import (
     UnsuitableNetworkError,
     UnsupportedOperationError,
     capture,
-    coverage,
     layers,
     split,
     tag,
@@ -21,6 +20,7 @@ from jaxplain.core import (
 from jaxplain.engine import explain_dataset
 from jaxplain.explainers import *  # noqa: F403 (its __all__ is the list of explainers)
 from jaxplain.explainers.segmentation import feedback_localise
+from jaxplain.explainers.tables import conservation, coverage
 
 if TYPE_CHECKING:
     from jaxplain import data, evaluation, models, viz, weights_convert
@@ -37,6 +37,7 @@ __all__ = [
     "UnsuitableNetworkError",
     "UnsupportedOperationError",
     "capture",
+    "conservation",
     "core",
     "coverage",
     "data",

@@ -66,6 +66,7 @@ def _variables(steps: tuple[Step, ...]) -> tuple[Any, ...]:
 class Chain:
     """The affine steps after a linear operation; ``axis`` is its output's channel axis.
 
+    Where channels lie in several axes, it is the first of ``axes``.
     ``beyond`` are the scales behind a norm that follows: of them only the sign matters here.
     ``ops`` are the operations that the steps come from.
     """
@@ -74,6 +75,7 @@ class Chain:
     steps: tuple[Step, ...]
     beyond: tuple[Step, ...] = ()
     ops: tuple[Any, ...] = ()
+    axes: int = 1
 
     @property
     def variables(self) -> tuple[Any, ...]:
@@ -146,11 +148,15 @@ class Run:
         return scale, bias
 
 
-def channel_axis(op: Any) -> int | None:
-    """The channel axis of a convolution's or dense layer's output, None for other operations."""
+def channel_span(op: Any) -> tuple[int, int] | None:
+    """The first of the channel axes of a convolution's or dense layer's output, and their number.
+
+    A dense layer may give its channels in several axes, as heads and features. None for other
+    operations.
+    """
     eqn = op.equations[0]
     if op.name == "conv":
-        return eqn.params["dimension_numbers"].out_spec[1]
+        return eqn.params["dimension_numbers"].out_spec[1], 1
     if op.name != "dense":
         return None
     (left, right), (left_batch, right_batch) = eqn.params["dimension_numbers"]
@@ -159,27 +165,43 @@ def channel_axis(op: Any) -> int | None:
     own = free[0] if weight_left else free[1]
     start = len(left_batch) + (0 if weight_left else len(free[0]))
     wide = [i for i, n in enumerate(own) if n > 1]
-    if len(wide) > 1 or not own:
+    if not own:
         return None
-    return start + (wide[0] if wide else 0)
+    if len(wide) > 1:
+        axes = weight_axes(op)
+        return (start, len(own)) if axes == list(range(axes[0], axes[-1] + 1)) else None
+    return start + (wide[0] if wide else 0), 1
 
 
 def _free(v: Any, contracted: Any, batch: Any) -> list[int]:
     return [n for i, n in enumerate(v.aval.shape) if i not in contracted and i not in batch]
 
 
-def weight_axis(op: Any) -> int:
-    """The output-channel axis of the weight that belongs to :func:`channel_axis`."""
+def weight_axes(op: Any) -> list[int]:
+    """The output-channel axes of the weight that belong to :func:`channel_span`."""
     eqn = op.equations[0]
     if op.name == "conv":
-        return eqn.params["dimension_numbers"].rhs_spec[0]
+        return [eqn.params["dimension_numbers"].rhs_spec[0]]
     (left, right), (left_batch, right_batch) = eqn.params["dimension_numbers"]
     if eqn.invars[0] not in op.inputs:
         v, taken = eqn.invars[0], {*left, *left_batch}
     else:
         v, taken = eqn.invars[1], {*right, *right_batch}
     free = [i for i in range(len(v.aval.shape)) if i not in taken]
-    return next((i for i in free if v.aval.shape[i] > 1), free[0])
+    wide = [i for i in free if v.aval.shape[i] > 1]
+    return free if len(wide) > 1 else wide or free[:1]
+
+
+def fan_in(op: Any) -> int:
+    """How many inputs each output of a linear operation has; 1 of one without weights."""
+    if not op.has_kernel:
+        return 1
+    eqn = op.equations[0]
+    if op.name == "conv" or eqn.primitive.name != "dot_general":
+        shape = eqn.invars[1].aval.shape
+        return math.prod(shape) // shape[eqn.params["dimension_numbers"].rhs_spec[0]]
+    axes = eqn.params["dimension_numbers"][0][0]
+    return math.prod(eqn.invars[0].aval.shape[i] for i in axes)
 
 
 #: More moves than this, there and back, are not followed.
@@ -216,8 +238,7 @@ class Folder:
 
     def chain(self, op: Any) -> Chain:
         """Follows the only readers of a linear operation as long as they are affine by channel."""
-        start = channel_axis(op)
-        axis = None if start is None else (start, 1)  # a span of axes, where the channels are split
+        start = axis = channel_span(op)  # a span of axes, where the channels are split
         steps: list[Step] = []
         beyond: list[Step] | None = None
         ops: list[Any] = []
@@ -231,7 +252,7 @@ class Folder:
                 if axis is not None and (axis := _follow(eqn, axis)) is None:
                     break
             elif user.kind in ("scale", "bias"):
-                step = self._step(eqn, value, None if axis is None or axis[1] > 1 else axis[0])
+                step = self._step(eqn, value, axis)
                 if step is None:
                     break
             elif (
@@ -252,7 +273,8 @@ class Folder:
                 elif step.scales:
                     beyond.append(step)
             value = user.output
-        return Chain(start, tuple(steps), tuple(beyond or ()), tuple(ops))
+        first, count = start or (None, 1)
+        return Chain(first, tuple(steps), tuple(beyond or ()), tuple(ops), count)
 
     def _within(self, norm: Any, axis: tuple[int, int] | None) -> list[Step]:
         """The scales by constants that a norm applies itself."""
@@ -362,7 +384,7 @@ class Folder:
         number = self._number(other)
         return Step(action, other if number is None else number)
 
-    def _step(self, eqn: Any, value: Any, axis: int | None) -> Step | None:
+    def _step(self, eqn: Any, value: Any, axis: tuple[int, int] | None) -> Step | None:
         action = _action(eqn, value)
         if action in ("neg", "double"):
             return Step(action)
@@ -372,7 +394,10 @@ class Folder:
             return Step(action, number)
         if isinstance(other, _compat.Literal):
             return None
-        other = _per_channel(other, axis, self.makers)
+        if axis is not None and axis[1] > 1:
+            other = _over_span(other, axis, value.aval.shape)
+        else:
+            other = _per_channel(other, axis and axis[0], self.makers)
         return None if other is None else Step(action, other)
 
 
@@ -421,6 +446,18 @@ def _follow(eqn: Any, axis: tuple[int, int]) -> tuple[int, int] | None:
                     return i, j - i
             return None
     return None
+
+
+def _over_span(v: Any, span: tuple[int, int], shape: tuple[int, ...]) -> Any:
+    """A variable with one value for each channel, or one for all, of channels in several axes."""
+    own = v.aval.shape
+    if math.prod(own) == 1:
+        return v
+    axes = range(span[0], span[0] + span[1])
+    fits = len(own) == len(shape) and all(
+        n == (shape[i] if i in axes else 1) for i, n in enumerate(own)
+    )
+    return v if fits else None
 
 
 def _per_channel(v: Any, axis: int | None, makers: dict, strict: bool = False) -> Any:

@@ -16,6 +16,7 @@ from jaxplain.core.errors import UnknownLayerError, UnsupportedOperationError
 from jaxplain.core.flatten import Program, is_scan, unroll
 from jaxplain.core.folding import Chain, Folder, Run
 from jaxplain.core.intervals import Facts, literal, propagate
+from jaxplain.core.live import Part, live_parts, whole
 from jaxplain.core.naming import Naming, name_values
 from jaxplain.core.operations import Operation, classify
 from jaxplain.core.rules import Rule, RuleSet, pass_rule
@@ -32,6 +33,18 @@ def _ask(rule: Rule, op: Operation) -> None:
         raise UnsupportedOperationError(
             f"the operation {op.name!r} (kind {op.kind!r}) at {op.place} {verdict}"
         )
+
+
+def _is_fused(eqn: Any) -> bool:
+    """Whether an equation is, or calls, a kernel that holds no graph of its own."""
+    if eqn.primitive.name.startswith(("dot_product_attention", "pallas_call", "custom_partition")):
+        return True
+    return any(_is_fused(e) for jaxpr in _compat.inner_jaxprs(eqn) for e in jaxpr.eqns)
+
+
+def _is_ours(rule: Rule) -> bool:
+    made = rule if hasattr(rule, "__name__") else type(rule)
+    return str(made.__module__).startswith("jaxplain.")
 
 
 class Graph:
@@ -376,6 +389,30 @@ class Graph:
                 _ask(rule, op)
         return chosen
 
+    @functools.lru_cache(maxsize=64)  # noqa: B019
+    def live_parts(
+        self, rules: RuleSet, sources: frozenset | None, ends: tuple
+    ) -> dict[Operation, Part]:
+        """The dense layers of which a signal from ``ends`` reaches a part alone, with that part.
+
+        None where a rule is not ours: it need not send its signal where the gradient goes.
+        """
+        assigned = self.assign(rules, sources)
+        if not all(map(_is_ours, assigned.values())):
+            return {}
+
+        def silent(op: Operation) -> tuple[bool, ...]:
+            tells = getattr(assigned.get(op), "silences", None)
+            return tells(op) if tells else (False,) * len(op.inputs)
+
+        found = live_parts(self.ops, list(ends), silent)
+        parts = {
+            op: found.get(op.output)
+            for op in assigned
+            if op.name == "dense" and op.equations[-1].primitive.name == "dot_general"
+        }
+        return {op: p for op, p in parts.items() if p is not None and p != whole(op.output)}
+
     def _require_names(self, rules: RuleSet) -> None:
         if rules.needs and not any(op.name in rules.needs for op in self.ops):
             found = dict.fromkeys(op.name for op in self.ops if op.kind == "activation")
@@ -411,10 +448,14 @@ class Graph:
             "while": "unroll the loop in Python or write it as a lax.scan of fixed length",
             "cond": "choose the branch in Python, or with a predicate that is known at trace time",
             "scan": "shorten the scan: only scans of up to 256 steps are unrolled",
+            "fused": (
+                "a fused kernel has no operations to explain: call "
+                'jax.nn.dot_product_attention with implementation="xla", or write it in jax.numpy'
+            ),
             "custom_vjp_call": "write it without custom_vjp",
             "custom_jvp_call": "write it without custom_jvp",
         }.get(
-            op.equations[-1].primitive.name,
+            "fused" if _is_fused(op.equations[-1]) else op.equations[-1].primitive.name,
             "write it with operations that have a rule, or pass a rule for 'opaque'",
         )
         raise UnsupportedOperationError(

@@ -97,8 +97,11 @@ class Model:
         outputs: Sequence[Any] | None = None,
         given: dict[Any, Any] | None = None,
         edits: dict[Any, Callable] | None = None,
+        ends: Sequence[Any] | None = None,
     ) -> list:
         """The values of ``outputs`` (the function's own, by default).
+
+        ``ends`` are those of the outputs from which signals come (all, by default).
 
         ``added`` perturbs values; rules then act only downstream of those, so that everything
         else keeps its true derivative. ``given`` replaces values instead of computing them, and
@@ -108,13 +111,15 @@ class Model:
         """
         whole = self._seen_from_outside(outputs, added or {}, given or {}, edits or {})
         if whole is not None and not _looks_inside(self.whole, rules, whole[1]):
-            return self._evaluate(self.whole, inputs, rules, *whole)
+            found = None if ends is None else [self._outside(v) for v in ends]
+            return self._evaluate(self.whole, inputs, rules, *whole, ends=found)
+        ends = None if ends is None else list(map(self._within, ends))
         outputs = self.graph.outputs if outputs is None else list(map(self._within, outputs))
         inside = (
             {self._within(v): value for v, value in (values or {}).items()}
             for values in (added, given, edits)
         )
-        return self._evaluate(self.graph, inputs, rules, outputs, *inside)
+        return self._evaluate(self.graph, inputs, rules, outputs, *inside, ends=ends)
 
     def _evaluate(
         self,
@@ -125,8 +130,10 @@ class Model:
         added: dict,
         given: dict,
         edits: dict,
+        *,
+        ends: Sequence[Any] | None,
     ) -> list:
-        run = _Run(graph, rules, added, given, edits)
+        run = _Run(graph, rules, added, given, edits, outputs if ends is None else ends)
         env = {**dict(zip(graph.constants, self.constants, strict=True)), **given}
         for v, value in zip(graph.inputs, inputs, strict=True):
             run.write(env, v, value)
@@ -278,7 +285,8 @@ class Model:
 
         def perturbed(*zeros: jax.Array) -> tuple:
             added = dict(zip(distinct, zeros, strict=True))
-            scores, *acts = self.evaluate([x], rules, added, [self.whole.outputs[0], *distinct])
+            end = self.whole.outputs[0]
+            scores, *acts = self.evaluate([x], rules, added, [end, *distinct], ends=[end])
             return scores, acts
 
         scores, vjp, acts = jax.vjp(perturbed, *zeros, has_aux=True)
@@ -335,10 +343,15 @@ class _Run:
         added: dict,
         given: dict,
         edits: dict,
+        ends: Sequence[Any],
     ):
         self.graph, self.rules = graph, rules
         self.sources = frozenset(added) if added else None
         self.assigned = graph.assign(rules, self.sources) if rules else {}
+        self.parts: dict = {}
+        if rules and not edits:
+            own = tuple(v for v in ends if not isinstance(v, _compat.Literal))
+            self.parts = graph.live_parts(rules, self.sources, own)
         self.added, self.given, self.edits = added, given, edits
 
     def write(self, env: dict, v: Any, value: Any) -> None:
@@ -392,13 +405,13 @@ class _Run:
     def _operation(self, op: Any, env: dict) -> None:
         values = tuple(_read(env, v) for v in op.inputs)
         constants = tuple(_read(env, v) for v in op.constants)
-        rule = self.assigned.get(op)
-        if rule is None or rule is gradient_rule:
+        rule, part = self.assigned.get(op), self.parts.get(op)
+        if rule is None or (rule is gradient_rule and part is None):
             outs = op.evaluate(values, constants)
         else:
             view = self._view(op)
             extras = tuple(_read(env, v) for v in view.variables) if view else ()
-            outs = apply_rule(op, rule, view, values, constants, extras)
+            outs = apply_rule(op, rule, view, part, values, constants, extras)
         for v, value in zip(op.outputs, outs, strict=True):
             self.write(env, v, value)
 

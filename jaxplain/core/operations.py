@@ -380,17 +380,27 @@ def _gates(name: str, inputs: tuple, known: list, producer: dict) -> tuple[bool,
     tests = [
         [f.low >= 0 and f.high <= 1 for f in known],
         [name == "mul" and n < max(sizes) for n in sizes],
-        [_origin(v, producer, "activation") is not None for v in inputs],
+        [_is_activated(v, producer) for v in inputs],
     ]
     return next((tuple(t) for t in tests if sum(t) == 1), None)
 
 
-def _origin(v: Any, producer: dict, *kinds: str) -> Operation | None:
-    """The operation of one of these kinds that makes a value, which may have been moved since."""
+def _origin(v: Any, producer: dict, through: tuple[str, ...]) -> Operation | None:
+    """The operation that makes a value, which was moved since, or changed by a number.
+
+    ``through`` are the kinds of operations with a number that are passed.
+    """
     op = producer.get(v)
-    while op is not None and op.kind == "structural" and len(op.inputs) == 1:
+    while op is not None and len(op.inputs) == 1:
+        if op.kind != "structural" and not (op.kind in through and not op.constants):
+            break
         op = producer.get(op.inputs[0])
-    return op if op is not None and op.kind in kinds else None
+    return op
+
+
+def _is_activated(v: Any, producer: dict) -> bool:
+    op = _origin(v, producer, ("scale", "bias"))
+    return op is not None and op.kind == "activation"
 
 
 def _divisor(name: str, eqn: Any, inputs: tuple, producer: dict) -> int | None:
@@ -402,7 +412,7 @@ def _divisor(name: str, eqn: Any, inputs: tuple, producer: dict) -> int | None:
 
 def _is_reciprocal(v: Any, producer: dict) -> bool:
     """Whether a value is ``c / u``, ``u ** -0.5`` or the like, moved perhaps."""
-    op = _origin(v, producer, "activation")
+    op = _origin(v, producer, ("scale",))
     if op is None or op.name not in ("reciprocal", "rsqrt", "integer_pow", "activation"):
         return False
     eqn = op.equations[-1]

@@ -2,7 +2,8 @@
 
 A *rule* is a hashable callable ``rule(op, g) -> signals``: ``g`` is the signal at the operation's
 output, ``op`` a :class:`BoundOp`, and the result has one signal for each active input, or None for
-one that gets none. It must be built from differentiable JAX operations, so that explanations are differentiable.
+one that gets none. It must be built from differentiable JAX operations, so that explanations are
+differentiable.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxplain.core import _compat
-from jaxplain.core.folding import Chain, Run, weight_axis
+from jaxplain.core.folding import Chain, Run, fan_in, weight_axes
+from jaxplain.core.live import Part, through_product
 from jaxplain.core.operations import KINDS, Operation
 
 Rule = Callable[..., tuple]
@@ -136,6 +138,7 @@ class RuleSet:
         *,
         overrides: Mapping[str, Rule] = MappingProxyType({}),
         fold: bool | None = None,
+        name: str | None = None,
     ) -> RuleSet:
         """A copy with these entries added or changed."""
         return RuleSet(
@@ -145,7 +148,7 @@ class RuleSet:
             fold=self.fold if fold is None else fold,
             needs=self.needs,
             times_input=self.times_input,
-            name=self.name,
+            name=self.name if name is None else name,
         )
 
     def __eq__(self, other: object) -> bool:
@@ -185,11 +188,14 @@ class BoundOp:
         output: jax.Array,
         chain: Chain | None,
         extras: tuple,
+        part: Part | None = None,
     ):
+        """``part`` is the part of the operation that the values are of; None for all of it."""
         self.operation, self.inputs, self.output = op, inputs, output
         self.kind, self.name, self.source = op.kind, op.name, op.source
         self.low, self.nonnegative = op.low, op.low >= 0
         self.constants, self._chain, self._extras = constants, chain, extras
+        self._part = part
 
     def vjp(self, g: jax.Array) -> tuple:
         """The plain gradient."""
@@ -207,9 +213,23 @@ class BoundOp:
     def _affine(self) -> tuple[Any, Any]:
         if self._chain is None:
             return None, None
-        return self._chain.affine(
-            dict(zip(self._chain.variables, self._extras, strict=True)), self.output.dtype
-        )
+        values = dict(zip(self._chain.variables, self._extras, strict=True))
+        scale, bias = self._chain.affine(values, self.output.dtype)
+        return self._own_channels(scale), self._own_channels(bias)
+
+    def _own_channels(self, values: Any) -> Any:
+        """Of values by channel those of the part that this is."""
+        if self._part is None or values is None or not jnp.ndim(values):
+            return values
+        axes = self._channel_axes
+        shape = [self.operation.output.aval.shape[i] for i in axes]
+        return values.reshape(shape)[tuple(slice(*self._part[i]) for i in axes)].reshape(-1)
+
+    @property
+    def _channel_axes(self) -> range:
+        # What differs by channel was found along the channel axes, so there are some.
+        chain = cast(Chain, self._chain)
+        return range(cast(int, chain.axis), cast(int, chain.axis) + chain.axes)
 
     @functools.cached_property
     def weight(self) -> jax.Array:
@@ -222,16 +242,34 @@ class BoundOp:
     @functools.cached_property
     def outgoing_weight(self) -> jax.Array:
         """The weight, its sign turned where the norm that alone reads it has a negative scale."""
+        sign = self._sign
+        return self.weight if sign is None else self._by_channel(self.weight, sign)
+
+    @functools.cached_property
+    def outgoing_total(self) -> jax.Array:
+        """``map(a, outgoing_weight)``, read off the output of the forward pass."""
+        z, sign = self.total(bias=False), self._sign
+        if sign is None:
+            return z
+        return z * (self._along_channels(sign) if jnp.ndim(sign) else sign.astype(z.dtype))
+
+    @property
+    def _sign(self) -> Any:
         if self._chain is None or not self._chain.beyond:
-            return self.weight
+            return None
         values = dict(zip(self._chain.variables, self._extras, strict=True))
-        return self._by_channel(self.weight, self._chain.sign(values, self.output.dtype))
+        return self._own_channels(self._chain.sign(values, self.output.dtype))
+
+    @property
+    def fan_in(self) -> int:
+        """How many inputs each output has."""
+        return fan_in(self.operation)
 
     def _by_channel(self, weight: jax.Array, factor: jax.Array) -> jax.Array:
         if jnp.ndim(factor) == 0:
             return weight * jnp.asarray(factor, weight.dtype)
-        shape = [1] * weight.ndim
-        shape[weight_axis(self.operation)] = -1
+        axes = weight_axes(self.operation)
+        shape = [n if i in axes else 1 for i, n in enumerate(weight.shape)]
         return weight * factor.reshape(shape).astype(weight.dtype)
 
     @functools.cached_property
@@ -244,9 +282,8 @@ class BoundOp:
         return self._along_channels(bias)
 
     def _along_channels(self, values: jax.Array) -> jax.Array:
-        shape = [1] * self.output.ndim
-        # What differs by channel was found along the channel axis, so there is one.
-        shape[cast(int, cast(Chain, self._chain).axis)] = -1
+        axes = self._channel_axes
+        shape = [n if i in axes else 1 for i, n in enumerate(self.output.shape)]
         return values.reshape(shape).astype(self.output.dtype)
 
     @property
@@ -301,6 +338,10 @@ class DiagonalOp(BoundOp):
     def bias(self) -> jax.Array | None:
         return None if self._bias is None else jnp.asarray(self._bias, self.output.dtype)
 
+    @property
+    def fan_in(self) -> int:
+        return 1
+
     def total(self, bias: bool = True) -> jax.Array:
         return self.output if bias else self.map(self.a, self.weight)
 
@@ -315,31 +356,43 @@ class DiagonalOp(BoundOp):
         return (unbroadcast(g, self._last),)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
 def apply_rule(
     op: Operation,
     rule: Rule,
     view: Chain | Run | None,
+    part: Part | None,
     inputs: tuple,
     constants: tuple,
     extras: tuple,
 ) -> list:
-    """The operation's outputs, with ``rule`` in place of its gradient."""
+    """The operation's outputs, with ``rule`` in place of its gradient.
+
+    ``part`` is the part of the output of a dense layer beyond which there is no signal.
+    """
     return op.evaluate(inputs, constants)
 
 
-def _forward(op, rule, view, inputs, constants, extras):
+def _forward(op, rule, view, part, inputs, constants, extras):
     outs = op.evaluate(inputs, constants)
     return outs, (inputs, constants, extras, outs[0])
 
 
-def _backward(op, rule, view, residuals, cotangents):
+def _backward(op, rule, view, part, residuals, cotangents):
     inputs, constants, extras, output = residuals
+    g, whole, own = cotangents[0], inputs, None
+    if part is not None:
+        own, of_weight = (
+            cast(Part, through_product(op.equations[-1], v, part))
+            for v in (op.inputs[0], op.constants[0])
+        )
+        inputs, constants = (_cut(inputs[0], own),), (_cut(constants[0], of_weight),)
+        output, g = _cut(output, part), _cut(g, part)
     if isinstance(view, Run):
         bound: BoundOp = DiagonalOp(op, inputs, output, view, extras)
     else:
-        bound = BoundOp(op, inputs, constants, output, view, extras)
-    signals = rule(bound, cotangents[0])
+        bound = BoundOp(op, inputs, constants, output, view, extras, part)
+    signals = rule(bound, g)
     if len(signals) != len(inputs) or any(
         s is not None and s.shape != a.shape for s, a in zip(signals, inputs, strict=True)
     ):
@@ -351,7 +404,20 @@ def _backward(op, rule, view, residuals, cotangents):
     signals = tuple(
         None if s is None else s.astype(a.dtype) for s, a in zip(signals, inputs, strict=True)
     )
-    return signals, tuple(None for _ in constants), tuple(None for _ in extras)
+    if own is not None:
+        signals = tuple(s if s is None else _fill(s, own, whole[0].shape) for s in signals)
+    none = tuple(None for _ in op.constants), tuple(None for _ in extras)
+    return signals, *none
+
+
+def _cut(values: jax.Array, part: Part) -> jax.Array:
+    return values[tuple(slice(low, high) for low, high in part)]
+
+
+def _fill(values: jax.Array, part: Part, shape: tuple[int, ...]) -> jax.Array:
+    """A part, with zeros around it."""
+    pads = [(low, n - high, 0) for (low, high), n in zip(part, shape, strict=True)]
+    return jax.lax.pad(values, jnp.zeros((), values.dtype), pads)
 
 
 apply_rule.defvjp(_forward, _backward)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxplain.core.layer_table import Layer, layer_rows
 from jaxplain.core.model import Model
-from jaxplain.core.rules import RuleSet
+from jaxplain.core.rules import RuleSet, gradient_rule
 from jaxplain.core.table import Table
 from jaxplain.core.trace import trace
 
@@ -159,7 +159,18 @@ class Covered(NamedTuple):
 
 
 class Coverage(Table[Covered]):
-    """The rows of :func:`coverage`; ``counts`` is the number of operations by (kind, rule)."""
+    """The rows of :func:`coverage`; ``counts`` is the number of operations by (kind, rule).
+
+    ``rule_set`` is the name of the rules, "" of those without one.
+    """
+
+    rule_set = ""
+
+    def __str__(self) -> str:
+        named = f"\n\nThe rules are those of {self.rule_set!r}." if self.rule_set else ""
+        return super().__str__() + named
+
+    __repr__ = __str__
 
     @property
     def counts(self) -> dict[tuple[str, str], int]:
@@ -187,7 +198,7 @@ def coverage(fn: Callable, x: jax.Array, rules: RuleSet, *, mass: bool = False) 
     names = {}
     for name, v in model.graph.names.items():
         names.setdefault(v, name)
-    return Coverage(
+    table = Coverage(
         Covered(
             op.kind,
             op.name,
@@ -199,6 +210,8 @@ def coverage(fn: Callable, x: jax.Array, rules: RuleSet, *, mass: bool = False) 
         )
         for op in model.graph.ops
     )
+    table.rule_set = rules.name
+    return table
 
 
 def _mass(model: Model, x: jax.Array, rules: RuleSet) -> dict[Any, float]:
@@ -220,6 +233,8 @@ def _mass(model: Model, x: jax.Array, rules: RuleSet) -> dict[Any, float]:
 
 
 def _rule_name(rule: Any) -> str:
+    if rule is gradient_rule:
+        return "plain gradient"
     if isinstance(rule, type) or not hasattr(rule, "__name__"):
         return repr(rule)
     return rule.__name__

@@ -64,7 +64,8 @@ class Wholes:
         self.at: list[Whole | None] = []
         self._shifts: dict[int, tuple[set[int], Any]] = {}
         for i in range(len(equations)):
-            self.at.append(self._pool(i) or self._activation(i) or self._norm(i))
+            found = self._pool(i) or self._exponential(i) or self._activation(i) or self._norm(i)
+            self.at.append(found)
 
     def groups(self) -> list[tuple[list[int], Whole | None]]:
         """All equations, each in one group, in the order of their last members."""
@@ -290,6 +291,25 @@ class Wholes:
             return None
         facts = Facts(0, 1) if label == "softmax" else None
         return Whole(frozenset(members), root, "normalise", label, facts)
+
+    def _exponential(self, end: int) -> Whole | None:
+        """A softmax that is written as the exponential of a log-softmax."""
+        eqn = self.equations[end]
+        if eqn.primitive.name != "exp":
+            return None
+        members, (value,) = {end}, self.actives(eqn)
+        while self._private(value, members):
+            i = self.producer[value]
+            whole = self.at[i]
+            if whole and whole.name == "log_softmax":
+                members |= whole.members
+                root = whole.root
+                return Whole(frozenset(members), root, "normalise", "softmax", Facts(0, 1))
+            if not self.identity(i):
+                break
+            members.add(i)
+            (value,) = self.actives(self.equations[i])
+        return None
 
     def _custom_norm(self, end: int) -> Whole | None:
         """A softmax or norm with a derivative of its own."""

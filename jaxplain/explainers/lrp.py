@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from jaxplain import core
-from jaxplain.explainers._common import check_finite, over_targets, run
+from jaxplain.explainers._common import check_finite, check_images, over_targets, run
 from jaxplain.explainers._types import Composite, Images, Layer, Maps, Network, Targets, Tokens
 from jaxplain.rules import composites
 
@@ -29,7 +29,7 @@ def lrp(
     *,
     layer: Layer = "input",
     tokens: Tokens = None,
-    composite: Composite = "epsilon_plus",
+    composite: Composite | None = None,
     seed: Literal["score", "one"] = "score",
     box: tuple | None = None,
     channels: bool = False,
@@ -53,8 +53,10 @@ def lrp(
             positions, row by row, or a function from its values to maps ``(B, h, w, C)``.
         composite: which rule goes on which layer: a name (`jaxplain.rules.composites` has the
             table, and `jaxplain.rules.register_composite` adds to it), ``"module:builder"``, or any
-            `RuleSet`, such as ``rules.composite("epsilon_plus", bias=False)`` or
-            ``rules.lrp_rules(Gamma(gamma=0.1), dense=Epsilon())`` of `jaxplain.rules`.
+            `RuleSet`, such as ``rules.composite("attn_lrp", gamma=0.25)`` or
+            ``rules.lrp_rules(Gamma(gamma=0.1), dense=Epsilon())`` of `jaxplain.rules`. None takes
+            ``"attn_lrp"`` for a network with attention, ``"epsilon_plus"`` for any other;
+            `jaxplain.coverage` says which, and the rule of every operation.
         seed: the relevance at the scores: ``"score"`` starts from the score itself, ``"one"`` from
             1.
         box: ``(low, high)`` of the pixels, numbers or one for each channel, for
@@ -74,7 +76,7 @@ def lrp(
 
     Reference: Bach et al., *On pixel-wise explanations for non-linear classifier decisions by
     layer-wise relevance propagation*, PLOS ONE 2015; Montavon et al., *Layer-wise relevance
-    propagation: an overview*, 2019.
+    propagation: an overview*, 2019; Achtibat et al., *AttnLRP*, ICML 2024.
 
     Example:
         >>> import jax.numpy as jnp, jaxplain
@@ -89,6 +91,9 @@ def lrp(
     """
     if seed not in ("score", "one"):
         raise ValueError(f"seed must be 'score' or 'one', not {seed!r}.")
+    if composite is None:
+        fn = core.trace(fn, check_images(x))
+        composite = composites.default_composite(fn.graph)
     name = composite if isinstance(composite, str) else ""
     if isinstance(composite, str):
         composite = composites.composite(composite)

@@ -65,9 +65,11 @@ from jaxplain.rules.times_input import (
 __all__ = [
     "COMPOSITES",
     "composite",
+    "default_composite",
     "has_box",
     "lrp_rules",
     "register_composite",
+    "resolved",
     "with_box",
 ]
 
@@ -161,7 +163,7 @@ def _excitation_backprop(*, bias: bool = True, eps: float = 1e-6) -> core.RuleSe
     return lrp_rules(ZPlus(bias=bias, eps=eps), activation=None, eps=eps)
 
 
-def _attention(products: Literal["values", "uniform"], name: str) -> Builder:
+def _attention(products: Literal["values", "uniform"]) -> Builder:
     def build(*, bias: bool = True, eps: float = 0.0, gamma: float | None = None) -> core.RuleSet:
         linear: core.Rule = gradient_rule
         if gamma:
@@ -178,9 +180,7 @@ def _attention(products: Literal["values", "uniform"], name: str) -> Builder:
             "normalise": HeldStatistics(),
             "gate": SharedProduct(products=products),
         }
-        return core.RuleSet(
-            table, requires=("linear", "gate", "normalise"), times_input=True, name=name
-        )
+        return core.RuleSet(table, requires=("linear", "gate", "normalise"), times_input=True)
 
     return build
 
@@ -209,8 +209,8 @@ _BUILDERS: dict[str, Builder] = {
     "epsilon_alpha2_beta1_flat": _epsilon_dense(_alpha2_beta1, Flat),
     "epsilon_gamma_box": _epsilon_dense(_gamma, ZBox),
     "excitation_backprop": _excitation_backprop,
-    "attn_lrp": _attention("uniform", "attn_lrp"),
-    "cp_lrp": _attention("values", "cp_lrp"),
+    "attn_lrp": _attention("uniform"),
+    "cp_lrp": _attention("values"),
 }
 
 COMPOSITES: Mapping[str, Builder] = MappingProxyType(_BUILDERS)
@@ -298,6 +298,45 @@ def composite(
             raise ValueError(f"composite {name!r} has no option {option!r}; leave it out.")
     rules = _built(name, builder, tuple(given.items()))
     return rules if box is None else with_box(rules, box, name)
+
+
+def default_composite(graph: core.Graph) -> str:
+    """The composite that `jaxplain.lrp` takes where none is named.
+
+    Args:
+        graph: of the traced network (``jaxplain.trace(...).graph``).
+
+    Returns:
+        ``"attn_lrp"`` for a network with attention: matrices of activations that are multiplied, or
+        activations by a softmax of others. ``"epsilon_plus"`` for every other.
+    """
+
+    def weighs(v: Any) -> bool:
+        op = graph.producer.get(v)
+        while op is not None and op.kind == "structural" and len(op.inputs) == 1:
+            op = graph.producer.get(op.inputs[0])
+        return op is not None and op.name == "softmax"
+
+    attends = any(
+        op.kind == "gate" and (op.name == "matmul" or any(map(weighs, op.inputs)))
+        for op in graph.ops
+    )
+    return "attn_lrp" if attends else "epsilon_plus"
+
+
+def resolved(rules: str | core.RuleSet | None, graph: core.Graph) -> core.RuleSet:
+    """The rule set that a composite's name, a rule set or None stands for in a network.
+
+    Raises:
+        TypeError, ValueError: it is none of these, or there is no such composite.
+    """
+    if rules is None:
+        rules = default_composite(graph)
+    if isinstance(rules, str):
+        return composite(rules)
+    if isinstance(rules, core.RuleSet):
+        return rules
+    raise TypeError(f"composite must be a name or a RuleSet, not {type(rules).__name__}.")
 
 
 def has_box(rules: core.RuleSet) -> bool:
@@ -409,4 +448,4 @@ def _built(name: str, builder: Builder, options: tuple[tuple[str, Any], ...]) ->
         raise TypeError(
             f"composite {name!r}: the builder must return a RuleSet, not {type(rules).__name__}."
         )
-    return rules
+    return rules.replace(name=name)

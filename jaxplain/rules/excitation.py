@@ -68,10 +68,9 @@ class Excitation:
             raise ValueError(f"contrast must be 1, 0 or -1, not {self.contrast!r}.")
 
     def __call__(self, op: BoundOp, g: jax.Array) -> tuple:
-        w = op.outgoing_weight
-        if self.contrast == 0:
-            return (self._share(op, g, w) - self._share(op, g, -w),)
-        return (self._share(op, g, w if self.contrast == 1 else -w),)
+        signs = (1, -1) if self.contrast == 0 else (self.contrast,)
+        parts = [self._share(op, g, sign) for sign in signs]
+        return (parts[0] if len(parts) == 1 else parts[0] - parts[1],)
 
     def accepts(self, op: core.Operation) -> bool | str:
         if op.kind != "linear":
@@ -84,8 +83,8 @@ class Excitation:
             )
         return True
 
-    def _share(self, op: BoundOp, g: jax.Array, w: jax.Array) -> jax.Array:
-        a, nonnegative = op.a, op.nonnegative
+    def _share(self, op: BoundOp, g: jax.Array, sign: int) -> jax.Array:
+        a, w, nonnegative = op.a, sign * op.outgoing_weight, op.nonnegative
         if self.lower_bound and not nonnegative:
             a, nonnegative = a - jnp.asarray(op.low, a.dtype), True
         if nonnegative or self.form == "plain":
@@ -93,8 +92,25 @@ class Excitation:
         else:
             parts = [(positive(a), positive(w)), (negative(a), negative(w))]
         if self.normalise:
-            g = safe_divide(g, _total(op.map(a, w) for a, w in parts))
+            whole = len(parts) > 1 and op.fan_in >= _WIDE and jnp.finfo(w.dtype).bits >= 32
+            z = _excited(op, w, sign) if whole else _total(op.map(a, w) for a, w in parts)
+            g = safe_divide(g, z)
         return _total(a * op.transpose(w, g) for a, w in parts)
+
+
+#: From so many inputs on, the sum of the excitatory contributions is taken from the output. With
+#: few, all may be inhibitory, and their sum would be a rounding error in place of 0.
+_WIDE = 64
+
+
+def _excited(op: BoundOp, w: jax.Array, sign: int) -> jax.Array:
+    """The sum of the contributions ``(a w)+``, from those of ``a w`` and of ``|a| |w|``.
+
+    One map instead of two, since the network has computed ``a w``.
+    """
+    size = op.map(jnp.abs(op.a), jnp.abs(w))
+    z = (size + sign * op.outgoing_total) / 2
+    return jnp.where(z > 32 * jnp.finfo(z.dtype).eps * size, z, jnp.zeros_like(z))
 
 
 def _total(parts: Iterable[jax.Array]) -> jax.Array:
@@ -192,18 +208,24 @@ class Gate:
     """
 
     def __call__(self, op: BoundOp, g: jax.Array) -> tuple:
-        gates = op.operation.gates
-        if op.operation.within_gate or gates is None:  # of another gate, which gets no signal
-            return tuple(jnp.zeros_like(a) for a in op.inputs)
+        silent = self.silences(op.operation)
+        if all(silent):
+            return (None,) * len(op.inputs)
         if op.name == "matmul":
-            return _attend(op, g, gates.index(False))
+            return _attend(op, g, silent.index(False))
         return tuple(
-            jnp.zeros_like(a) if is_gate else unbroadcast(g, a)
-            for a, is_gate in zip(op.inputs, gates, strict=True)
+            None if none else unbroadcast(g, a) for a, none in zip(op.inputs, silent, strict=True)
         )
 
+    def silences(self, op: core.Operation) -> tuple[bool, ...]:
+        """Which inputs get no signal: the gate, and all that is within another gate."""
+        if op.within_gate or op.gates is None:
+            return (True,) * len(op.inputs)
+        return op.gates
+
     def accepts(self, op: core.Operation) -> bool | str:
-        if op.within_gate or (op.kind == "gate" and op.gates is not None):
+        weighs = op.name != "matmul" or op.gate_low >= 0
+        if op.within_gate or (op.kind == "gate" and op.gates is not None and weighs):
             return True
         return (
             "has no recognisable gate (one factor between 0 and 1, such as a sigmoid's or a "
@@ -214,8 +236,7 @@ class Gate:
 def _attend(op: BoundOp, g: jax.Array, value: int) -> tuple:
     a, z, pull = attended(op, value)
     signal = a * pull(safe_divide(g.astype(z.dtype), z))[0]
-    nothing = jnp.zeros_like(op.inputs[1 - value])
-    return (signal, nothing) if value == 0 else (nothing, signal)
+    return (signal, None) if value == 0 else (None, signal)
 
 
 def attended(op: BoundOp, value: int) -> tuple[jax.Array, jax.Array, Callable]:

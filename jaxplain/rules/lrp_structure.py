@@ -70,8 +70,8 @@ class Normalisation:
         if op.within_gate or op.name not in ("softmax", "log_softmax"):
             return True
         return (
-            "has no rule in this composite; explain the scores before it, or a layer above it, or "
-            "pass a rule for 'softmax'"
+            "has no rule in this composite; take 'attn_lrp' or 'cp_lrp', explain the scores before "
+            "it or a layer above it, or pass a rule for 'softmax'"
         )
 
 
@@ -110,5 +110,5 @@ class Product:
             return True
         return (
             "is a product of two activations, as in attention, and has no rule in this composite; "
-            "explain a layer above it, or pass a rule for 'matmul'"
+            "take 'attn_lrp' or 'cp_lrp', explain a layer above it, or pass a rule for 'matmul'"
         )

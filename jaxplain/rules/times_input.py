@@ -32,6 +32,7 @@ import jax.numpy as jnp
 from jaxplain import core
 from jaxplain.core import BoundOp
 from jaxplain.core.numerics import safe_divide, stable_divide
+from jaxplain.core.rules import unbroadcast
 from jaxplain.rules.lrp import Epsilon, Gamma, gamma_signals
 
 __all__ = ["EpsilonGradient", "GammaGradient", "HeldStatistics", "Secant", "SharedProduct"]
@@ -42,9 +43,19 @@ class Secant:
     """Activations: the signal times ``f(x) / x``, so that the relevance passes."""
 
     def __call__(self, op: BoundOp, g: jax.Array) -> tuple[jax.Array, ...]:
+        # One factor for all signals: of several targets each costs a multiplication.
         a, y = op.a, op.output.astype(op.a.dtype)
-        at_zero = jnp.where(y == 0, op.vjp(g)[0], jnp.zeros_like(a))
-        return (jnp.where(a == 0, at_zero, g.astype(a.dtype) * safe_divide(y, a)),)
+        if y.shape == a.shape:
+            slope = op.vjp(jnp.ones_like(op.output))[0]
+        else:  # a constant is larger than the value
+
+            def f(a: jax.Array) -> jax.Array:
+                return op.operation.evaluate((a,), op.constants)[0]
+
+            slope = jax.jvp(f, (a,), (jnp.ones_like(a),))[1]
+        at_zero = jnp.where(y == 0, slope, jnp.zeros_like(y))
+        factor = jnp.where(a == 0, at_zero, safe_divide(y, a))
+        return (unbroadcast(g.astype(a.dtype) * factor, a),)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +64,11 @@ class HeldStatistics:
 
     def __call__(self, op: BoundOp, g: jax.Array) -> tuple[jax.Array, ...]:
         if op.name == "softmax":
-            return op.vjp(g)
+            # A row that is masked whole may be NaN, and be left out only afterwards.
+            lost = jnp.isnan(op.output)
+            signals = op.vjp(jnp.where(lost, 0, g))
+            same = op.a.shape == op.output.shape
+            return tuple(jnp.where(lost, 0, s) for s in signals) if same else signals
 
         def forward(*inputs: jax.Array) -> jax.Array:
             return op.operation.with_statistics_held(inputs, op.constants)
@@ -86,13 +101,19 @@ class SharedProduct:
             raise ValueError(f"products must be 'values' or 'uniform', not {self.products!r}.")
 
     def __call__(self, op: BoundOp, g: jax.Array) -> tuple[jax.Array | None, ...]:
-        gates = op.operation.gates
-        if op.operation.within_gate and self.products == "values":
-            return (None,) * len(op.inputs)
-        if gates is None or (self.products == "uniform" and op.operation.divisor is None):
+        silent = self.silences(op.operation)
+        if not any(silent):
             return op.vjp(g / 2)
         signals = op.vjp(g)
-        return tuple(None if gate else s for gate, s in zip(gates, signals, strict=True))
+        return tuple(None if none else s for none, s in zip(silent, signals, strict=True))
+
+    def silences(self, op: core.Operation) -> tuple[bool, ...]:
+        """Which inputs get no signal."""
+        if op.within_gate and self.products == "values":
+            return (True,) * len(op.inputs)
+        if op.gates is None or (self.products == "uniform" and op.divisor is None):
+            return (False,) * len(op.inputs)
+        return op.gates
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from jaxplain import core
 from jaxplain.core import BoundOp, RuleSet
+from jaxplain.core.images import by_image, image_axis
 from jaxplain.core.numerics import negative, positive
 from jaxplain.core.rules import unbroadcast
 from jaxplain.rules.excitation import PASSING, REQUIRED, Gate, attended, first_maximum
@@ -50,12 +51,13 @@ class Winner:
         return (self._won(op, 0, excitation, g),)
 
     def accepts(self, op: core.Operation) -> bool | str:
-        if op.kind == "gate" and (op.within_gate or op.gates is None or op.name != "matmul"):
-            return Gate().accepts(op)
+        verdict = Gate().accepts(op) if op.kind == "gate" else True
+        if verdict is not True or (op.kind == "gate" and (op.within_gate or op.name != "matmul")):
+            return verdict
         values = op.inputs if op.kind == "linear" else ()
         if op.kind == "gate" and op.gates is not None:
             values = (op.inputs[op.gates.index(False)],)
-        if all(self._image_axis(v) is not None for v in (*values, *op.outputs) if values):
+        if all(image_axis(self.graph, v) is not None for v in (*values, *op.outputs) if values):
             return True
         return (
             "has values of which it is not known where the images lie, and each has a winner of "
@@ -71,25 +73,9 @@ class Winner:
         by_image = functools.partial(self._by_image, v=op.operation.inputs[i])
         return jax.linear_transpose(by_image, like)(won)[0]
 
-    def _image_axis(self, v: Any) -> tuple[int, list[int], int] | None:
-        """The axis that the images lie in, the parts of it, and which of these they are."""
-        if self.graph.inputs[0].aval.shape[0] == 1:
-            return 0, [1, v.aval.shape[0]], 0
-        # Rules see the operations of a network with its scans, or of the same one unrolled.
-        graphs = (self.graph, self.graph.unrolled)
-        known = (graph.places.axes[v] for graph in graphs if v in graph.places.axes)
-        for i, axis in enumerate(next(known, ())):
-            kinds = [f.kind for f in axis.factors]
-            if "batch" in kinds:
-                return i, [f.size for f in axis.factors], kinds.index("batch")
-        return None
-
     def _by_image(self, a: jax.Array, v: Any) -> jax.Array:
-        """A value as ``(B, n)``, wherever its images lie: in front, behind, or among windows."""
-        axis, sizes, part = cast(tuple, self._image_axis(v))  # None was not accepted
-        parts = a.reshape(*a.shape[:axis], *sizes, *a.shape[axis + 1 :])
-        parts = jnp.moveaxis(parts, axis + part, 0)
-        return parts.reshape(len(parts), -1)
+        place = image_axis(self.graph, v)
+        return by_image(a, cast(tuple, place))  # None was not accepted
 
 
 def _to_branch(op: BoundOp, g: jax.Array) -> tuple:
