@@ -379,6 +379,19 @@ def test_tokens_of_which_nothing_is_known(weights, x):
         jaxplain.attention_rollout(vits.plain(weights), x, tokens=(2, 4))
 
 
+def test_features_of_tokens(weights, x):
+    """PFV and Dense Attention look at the last tokens, without class token and register."""
+    fn = vits.plain(weights)
+    acts = jaxplain.capture(fn, ["tokens:-1"])(x)[1]["tokens:-1"][:, vits.PREFIX :]
+    flat = np.asarray(acts - acts.mean((0, 1))).reshape(-1, vits.DIM)
+    direction = np.linalg.svd(flat, full_matrices=False)[2][0]
+    got = np.asarray(jaxplain.pfv(fn, x, components=1).components)[..., 0].ravel()
+    wanted = flat @ direction
+    np.testing.assert_allclose(got * np.sign(got @ wanted), wanted, rtol=1e-6, atol=1e-9)
+    dense = jaxplain.dense_attention(fn, x)
+    assert [m.shape for m in dense.layers.values()] == [(2, *vits.GRID)]
+
+
 # -- refusals --------------------------------------------------------------------------------------
 
 
