@@ -102,10 +102,10 @@ def pfv(
         fn: images ``(B, H, W, C)`` to anything; what lies above the layer is not computed.
         x: float images ``(B, H, W, C)``. Colours are relative to this batch.
         layer: whose features are decomposed; None for the last convolutional layer, before the last
-            pool.
+            pool, or a transformer's last tokens, behind its last norm.
         weight_layers: whose channel sums weight the result; None for the last layer at each
-            resolution before ``layer``: inputs of max pools and strided convolutions. An empty
-            sequence leaves the components unweighted.
+            resolution before ``layer``: inputs of max pools and strided convolutions; of networks
+            that mix tokens, none. An empty sequence leaves the components unweighted.
         components: how many directions, 1 to the number of channels; 3 give colours.
         method: ``"svd"``, ``"covariance"``, or ``"auto"`` for the one with fewer operations
             (`route_costs`). They agree up to rounding.
@@ -288,12 +288,19 @@ def _call(impl, fn, x, basis: PFVBasis, **static):
 
 def _variables(graph, basis: PFVBasis) -> tuple:
     """The features' variable, then those of the weight layers, first to last."""
-    found = stages(graph) if basis.layer is None or basis.weight_layers is None else []
-    last = found[-1] if basis.layer is None else require_maps(graph, basis.layer, "pfv")
+    tokens = graph.blocks.tokens
+    sought = not tokens and (basis.layer is None or basis.weight_layers is None)
+    found = stages(graph) if sought else []
+    if basis.layer is None:
+        last = tokens[-1] if tokens else found[-1]
+    else:
+        last = require_maps(graph, basis.layer, "pfv")
     if basis.weight_layers is not None:
         named = [require_maps(graph, name, "pfv") for name in basis.weight_layers]
         order = {v: i for i, v in enumerate([*graph.inputs, *(op.output for op in graph.ops)])}
         return last, *sorted(named, key=order.__getitem__)
+    if tokens:
+        return (last,)
     before = [op.output for op in graph.ops]
     before = set(before[: before.index(last)] if last in before else ())
     weights = [v for v in found if v in before and size(graph, v) != size(graph, last)]
