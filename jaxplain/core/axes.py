@@ -380,6 +380,8 @@ def resized(axis: Axis, new: int) -> Axis:
         return axis
     if new == 1:
         return Axis()
+    if new == 0:  # a roll by nothing
+        return single("unknown", 0)
     if not axis.factors:  # one place was repeated
         return single(FREE, new)
     if axis.before or axis.after or len(axis.factors) > 1:

@@ -439,3 +439,67 @@ def test_channels_are_no_tokens(x):
 def test_options_that_are_none(options, error, words, weights, x):
     with pytest.raises(error, match=words):
         jaxplain.attention_rollout(vits.plain(weights), x, **options)
+
+
+# -- windows ---------------------------------------------------------------------------------------
+
+
+def windowed(p, by_hand, shift):
+    """Two blocks of attention within windows of 2 x 2 on a map of 4 x 4, the second one shifted.
+
+    By hand: attention among all tokens, with a mask that hides other windows.
+    """
+
+    def partition(y):
+        return y.reshape(-1, 2, 2, 2, 2, y.shape[-1]).swapaxes(2, 3).reshape(-1, 4, y.shape[-1])
+
+    def reverse(y):
+        return y.reshape(-1, 2, 2, 2, 2, y.shape[-1]).swapaxes(2, 3).reshape(-1, 4, 4, y.shape[-1])
+
+    def heads(y, own, mask):
+        q, k, v = (
+            vits.linear(y, own[n]).reshape(*y.shape[:2], vits.HEADS, vits.SIZE) for n in "qkv"
+        )
+        scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) * SCALE
+        scores = scores if mask is None else jnp.where(mask, scores, -jnp.inf)
+        out = jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores), v)
+        return vits.linear(out.reshape(y.shape), own["o"])
+
+    def attend(y, own, moved):
+        if by_hand:
+            rows, columns = np.divmod(np.arange(16), 4)
+            numbers = (rows - moved) % 4 // 2 * 2 + (columns - moved) % 4 // 2
+            mask = numbers[:, None] == numbers
+            return heads(y.reshape(len(y), 16, -1), own, mask).reshape(y.shape)
+        y = jnp.roll(y, (-moved, -moved), (1, 2))
+        return jnp.roll(reverse(heads(partition(y), own, None)), (moved, moved), (1, 2))
+
+    def fn(x):
+        y = x @ p["patch"]["w"][0, 0]
+        for i, moved in enumerate((0, shift)):
+            own = vits.block_weights(p, i)
+            y = y + attend(vits.layer_norm(y, own["norm1"]), own, moved)
+            z = jax.nn.gelu(vits.linear(vits.layer_norm(y, own["norm2"]), own["mlp1"]))
+            y = y + vits.linear(z, own["mlp2"])
+        return vits.linear(vits.layer_norm(y, p["norm"]).mean((1, 2)), p["head"])
+
+    return fn
+
+
+def test_windows_taken_apart_by_hand(weights, x64):
+    p = jax.tree.map(jnp.asarray, weights)
+    x = jnp.asarray(np.random.default_rng(3).normal(size=(2, 4, 4, 3)))
+    fns = [windowed(p, by_hand, 1) for by_hand in (False, True)]
+    np.testing.assert_allclose(fns[0](x), fns[1](x), rtol=1e-10)
+    for method in (
+        jaxplain.grad_cam,
+        jaxplain.layer_cam,
+        functools.partial(jaxplain.lrp, composite="attn_lrp"),
+    ):
+        got, wanted = (method(fn, x, TARGETS) for fn in fns)
+        assert got.shape == (2, 4, 4) and jnp.abs(wanted).max() > 0
+        np.testing.assert_allclose(got, wanted, rtol=1e-8, atol=1e-12)
+    named = jaxplain.capture(fns[0], ["attention:1"])(x)[1]["attention:1"]
+    assert named.shape == (2 * 4, vits.HEADS, 4, 4)
+    with pytest.raises(UnsuitableNetworkError, match="is attention within windows"):
+        jaxplain.attention_rollout(fns[0], x)
