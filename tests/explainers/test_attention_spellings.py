@@ -486,6 +486,8 @@ def test_attn_lrp_conserves_without_biases(x64):
     table = jaxplain.conservation(fn, x, 1, composite="cp_lrp")
     assert [row.layer for row in table] == ["input", "tokens", "mixed", "block"]
     np.testing.assert_allclose(np.stack(list(table.shares.values())), 1, rtol=1e-10)
+    figure = jaxplain.viz.score_bars(table.shares, "share of the score")
+    assert [bar.get_width() for bar in figure.axes[0].patches] == pytest.approx([1.0] * 4)
     # Softmax of a sum of logits that is not zero absorbs: AttnLRP's own rule, not the rest.
     shares = jaxplain.conservation(fn, x, [[0, 1]] * 2, composite="attn_lrp").shares
     assert shares["block"].shape == (2, 2)
