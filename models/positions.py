@@ -29,7 +29,7 @@ def bicubic_weights(size: int, new: int, antialias: bool = False) -> np.ndarray:
     Example:
         >>> from jaxplain.models.positions import bicubic_weights
         >>> bicubic_weights(4, 2).round(4).tolist()[0]
-        [0.4961, 0.5977, -0.0938, 0.0]
+        [0.5, 0.5938, -0.0938, 0.0]
     """
     ratio = size / new
     centres = (np.arange(new)[:, None] + 0.5) * ratio - 0.5

@@ -21,8 +21,8 @@ def quick_gelu(x: jax.Array) -> jax.Array:
     Example:
         >>> import jax.numpy as jnp
         >>> from jaxplain.models.transformer import quick_gelu
-        >>> quick_gelu(jnp.array([0.0, 1.0])).round(4).tolist()
-        [0.0, 0.8457999825477600]
+        >>> round(float(quick_gelu(jnp.array(1.0))), 4)
+        0.8458
     """
     return x * jax.nn.sigmoid(1.702 * x)
 
