@@ -49,6 +49,7 @@ hypothesis.settings.load_profile("repeatable")
 # parity tests try the networks on the older jax.
 ONLY_ON_THE_NEWEST = (
     "tests/cli",
+    "tests/test_benchmarks.py",
     "tests/digits",
     "tests/evaluation/studies",
     "tests/explainers/test_cued_animal.py",
