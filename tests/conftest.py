@@ -50,6 +50,7 @@ hypothesis.settings.load_profile("repeatable")
 ONLY_ON_THE_NEWEST = (
     "tests/cli",
     "tests/data/test_fuzz.py",
+    "tests/test_benchmarks.py",
     "tests/digits",
     "tests/explanation",
     "tests/engine/test_ray.py",
