@@ -8,6 +8,7 @@ table of docs/benchmarks.md. Nothing is executed and no weights are made.
 from __future__ import annotations
 
 import argparse
+import functools
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 import jaxplain
-from benchmarks.shaped import RESNET50, VGG16, Network
+from benchmarks.shaped import RESNET50, VGG16, VIT_SMALL, Network
 
 CLASSES = 10  # of the many-class row
 
@@ -50,8 +51,18 @@ def programs(network: Network) -> dict[str, Callable[[], float]]:
     def explained(method, **options):
         return lambda fn, x, targets: method(fn, x, targets, **options)
 
+    composites = ("attn_lrp", "cp_lrp") if network is VIT_SMALL else ("epsilon", "gamma")
+    relevance = {f"LRP {name}": explained(jaxplain.lrp, composite=name) for name in composites}
+    first = f"LRP {composites[0]}"
+    relevance_rows = {
+        name: functools.partial(_flops, network, relevance[name]) for name in relevance
+    }
+    relevance_rows[f"{first}, {CLASSES} classes"] = functools.partial(
+        _flops, network, relevance[first], targets=many
+    )
     return {
         "forward": lambda: _flops(network, lambda fn, x, _: fn(x)),
+        **relevance_rows,
         "gradient, input": lambda: _flops(network, explained(jaxplain.gradient, layer="input")),
         "MWP, input": lambda: _flops(network, explained(mwp, layer="input")),
         "c-MWP, input": lambda: _flops(network, explained(mwp, layer="input", contrastive=True)),
@@ -92,7 +103,7 @@ def main() -> None:
     parser.add_argument("--markdown", action="store_true", help="print the table of the docs")
     arguments = parser.parse_args()
     start = time.perf_counter()
-    for network in (VGG16, RESNET50):
+    for network in (VGG16, RESNET50, VIT_SMALL):
         _print(network, measure(network), arguments.markdown)
     if not arguments.markdown:
         print(f"\njax {jax.__version__}, {time.perf_counter() - start:.0f} s of compilation")

@@ -93,7 +93,7 @@ class WindowAttention(nnx.Module):
         pads = [(0, -n % _WINDOW) for n in (height, width)]
         if any(behind for _, behind in pads):
             x = jnp.pad(x, [(0, 0), *pads, (0, 0)])
-        whole = x.shape[1], x.shape[2]
+        whole = (x.shape[1], x.shape[2])
         shifts = (
             self.shift if whole[0] > _WINDOW else 0,
             self.shift if whole[1] > _WINDOW else 0,
@@ -102,9 +102,8 @@ class WindowAttention(nnx.Module):
             x = jnp.roll(x, (-shifts[0], -shifts[1]), (1, 2))
         x = windows(x, _WINDOW)
         table = self.bias_table[...]
-        bias = table[:, relative_positions(_WINDOW).ravel()].reshape(
-            1, self.heads, *[_WINDOW**2] * 2
-        )
+        bias = table[:, relative_positions(_WINDOW).ravel()]
+        bias = bias.reshape(1, self.heads, _WINDOW**2, _WINDOW**2)
         if any(shifts):
             bias = bias + jnp.tile(jnp.asarray(_apart(*whole, _WINDOW, shifts)), (batch, 1, 1, 1))
         parts = self.qkv(x).reshape(*x.shape[:2], 3, self.heads, -1)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -110,7 +110,7 @@ class Embeddings(nnx.Module):
         x = x.reshape(batch, height * width, channels) + here.astype(x.dtype)
         if not first:
             return x
-        own = [self.class_token[...]]
+        own: list[jax.Array] = [self.class_token[...]]
         if form.head == "distilled":
             own.append(self.distillation_token[...])
         before = jnp.concatenate(own, axis=1) + positions[:, :first]
@@ -134,7 +134,7 @@ class AttentionPool(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         width = x.shape[-1]
-        parameters = cast(Any, (self.qkv.kernel, self.qkv.bias))
+        parameters: tuple[Any, Any] = (self.qkv.kernel, self.qkv.bias)
         kernel, bias = (p[...].astype(x.dtype) for p in parameters)
         query = self.probe[...].astype(x.dtype) @ kernel[:, :width] + bias[:width]
         query = jnp.broadcast_to(query, (len(x), 1, width)).reshape(len(x), 1, self.heads, -1)

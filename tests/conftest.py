@@ -55,6 +55,7 @@ ONLY_ON_THE_NEWEST = (
     "tests/engine/test_ray.py",
     "tests/engine/test_shards.py",
     "tests/evaluation/studies",
+    "tests/explainers/test_attention_spellings.py",
     "tests/explainers/test_cued_animal.py",
     "tests/explainers/test_feedback",
     "tests/explainers/test_flops.py",

@@ -35,7 +35,7 @@ def plain(x):
     return jax.nn.relu(x).mean((1, 2)) @ weight
 
 
-maps = {"plain": jaxplain.grad_cam(plain, x, 1)}
+maps = {"plain": jaxplain.grad_cam(plain, x)}
 
 # %% [markdown]
 # Flax NNX: the module itself.
@@ -52,7 +52,7 @@ class Net(nnx.Module):
         return self.head(nnx.relu(self.conv(x)).mean((1, 2)))
 
 
-maps["NNX"] = jaxplain.grad_cam(Net(), x, 1)
+maps["NNX"] = jaxplain.grad_cam(Net(), x)
 
 # %% [markdown]
 # Flax Linen: close over the variables.
@@ -67,7 +67,7 @@ linen_net = linen.Sequential(
     ]
 )
 params = {"params": {"layers_0": {"kernel": kernel}, "layers_3": {"kernel": weight}}}
-maps["Linen"] = jaxplain.grad_cam(lambda x: linen_net.apply(params, x), x, 1)
+maps["Linen"] = jaxplain.grad_cam(lambda x: linen_net.apply(params, x), x)
 
 # %% [markdown]
 # Haiku.
@@ -81,7 +81,7 @@ haiku_net = hk.without_apply_rng(
     )
 )
 haiku_params = {"conv": {"w": kernel}, "head": {"w": weight}}
-maps["Haiku"] = jaxplain.grad_cam(lambda x: haiku_net.apply(haiku_params, x), x, 1)
+maps["Haiku"] = jaxplain.grad_cam(lambda x: haiku_net.apply(haiku_params, x), x)
 
 # %% [markdown]
 # Equinox: one image at a time, channels first. The map is at the right places all the same.
@@ -96,7 +96,7 @@ def equinox_net(x):
     return jax.vmap(one)(x)
 
 
-maps["Equinox"] = jaxplain.grad_cam(equinox_net, x, 1)
+maps["Equinox"] = jaxplain.grad_cam(equinox_net, x)
 
 # %% [markdown]
 # Keras on JAX: the model itself.
@@ -111,15 +111,16 @@ keras_net = keras.Sequential(
     ]
 )
 keras_net.set_weights([kernel, weight])
-maps["Keras"] = jaxplain.grad_cam(keras_net, x, 1)
+maps["Keras"] = jaxplain.grad_cam(keras_net, x)
 
 # %% [markdown]
-# All six are one map.
+# All six are one map, of the top class.
 
 # %%
+assert maps["plain"].max() > 0
 for name, own in maps.items():
     np.testing.assert_allclose(own, maps["plain"], rtol=1e-4, atol=1e-6, err_msg=name)
-found = jaxplain.explain(x[0], Net(), ["grad-cam", "layer-cam"], 1)
+found = jaxplain.explain(x[0], Net(), ["grad-cam", "layer-cam"], "top1")
 found
 
 # %% [markdown]

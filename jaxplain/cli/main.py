@@ -29,6 +29,7 @@ from jaxplain.cli import (
     layers,
     models,
     pfv,
+    programs,
     progress,
 )
 from jaxplain.cli.common import CliError
@@ -56,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             with ends_in_time((signal.SIGINT, signal.SIGTERM)):
                 arguments = _parser().parse_args(argv)
                 whole |= hasattr(arguments, "traceback")
-                with progress.messages():
+                keep = not hasattr(arguments, "no_compilation_cache")
+                with progress.messages(), programs.kept(keep):
                     arguments.command(arguments)
         finally:
             if sys.stdout is not None:
@@ -117,6 +119,13 @@ class _Parser(argparse.ArgumentParser):
             action="store_true",
             default=argparse.SUPPRESS,
             help="with an error, show where in the program it arose (or set JAXPLAIN_TRACEBACK=1)",
+        )
+
+        self.add_argument(
+            "--no-compilation-cache",
+            action="store_true",
+            default=argparse.SUPPRESS,
+            help="keep no compiled programs in the cache folder, and read none from there",
         )
 
     def error(self, message: str) -> NoReturn:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from jaxplain.core import _compat
-from jaxplain.core.axes import SPACE, Axes, Axis, Factor
+from jaxplain.core.axes import HIDDEN, SPACE, Axes, Axis, Factor
 from jaxplain.core.primitives import of_class
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ class Attention:
         view: how the weights lie; None where that cannot be known.
         queries, keys: what the two axes of the weights mean.
         query: the axis of the product's output along which the queries lie.
+        within: the scores, the weights, and what is made of them before the product.
     """
 
     weights: Any
@@ -66,6 +67,7 @@ class Attention:
     queries: Axis
     keys: Axis
     query: int | None
+    within: frozenset
 
     @property
     def windows(self) -> bool:
@@ -108,24 +110,35 @@ def _attention(graph: Graph, product: Operation) -> Attention | None:
 def _softmax_behind(graph: Graph, atom: Any) -> tuple[Operation, list[Operation]] | None:
     """The softmax that a factor comes from, and the operations on the way, its first one first."""
     way: list[Operation] = []
-    while not isinstance(atom, _compat.Literal):
+    while not _literal(atom):
         op = graph.producer.get(atom)
         if op is None:
             return None
         if op.name == "softmax":
             return op, way[::-1]
-        carries = op.kind in ("structural", "scale", "linear") and len(op.inputs) == 1
-        if not carries or len(op.equations) > 1 or (op.kind == "linear" and op.name != "dense"):
+        value = _carried_value(op)
+        if value is None:
             return None
         way.append(op)
-        (atom,) = op.inputs
+        atom = value
     return None
+
+
+def _carried_value(op: Operation) -> Any:
+    """The value that an operation moves, masks, scales, or mixes the heads of; None for others."""
+    if op.equations[-1].primitive.name == "select_n":  # where(isnan(a), 0, a) asks a itself
+        floats = [v for v in op.inputs if v.aval.dtype.kind in "fV"]
+        return floats[0] if len(floats) == 1 else None
+    carries = op.kind in ("structural", "scale", "linear") and len(op.inputs) == 1
+    if not carries or len(op.equations) > 1 or (op.kind == "linear" and op.name != "dense"):
+        return None
+    return op.inputs[0]
 
 
 def _through(way: Sequence[Operation], axis: int | None) -> int | None:
     """Where an axis of a value lies behind operations; None where it is merged, mixed or gone."""
     for op in way:
-        axis = None if axis is None else follow(op.equations[-1], op.inputs[0], axis)
+        axis = None if axis is None else follow(op.equations[-1], _carried_value(op), axis)
     return axis
 
 
@@ -205,9 +218,13 @@ def _summed_axis(eqns: Sequence[Any], output: Any) -> int | None:
 def _carried(eqns: Sequence[Any], v: Any, axis: int, output: Any) -> int | None:
     """Where an axis of ``v`` lies in the output of equations that move it or keep its shape."""
     places = {v: axis}
+    for eqn in reversed(eqns):  # what is summed is masked, or in float32, for the sum alone
+        for u in eqn.invars if eqn.outvars[0] in places else ():
+            if not _literal(u) and u.aval.shape == v.aval.shape:
+                places[u] = axis
     for eqn in eqns:
         for u in eqn.invars:
-            if isinstance(u, _compat.Literal) or u not in places:
+            if _literal(u) or u not in places:
                 continue
             found = follow(eqn, u, places[u])
             if found is not None and eqn.outvars[0] not in places:
@@ -221,21 +238,21 @@ def _is_over_tokens(graph: Graph, softmax: Operation, axis: int) -> bool:
     Scores of tokens are products over features. Where the scores are no product, as in a learned
     pooling, the axis must have places in the image.
     """
-    scores = _scores_behind(graph, softmax.inputs[0])
+    scores, _ = _scores_behind(graph, softmax.inputs[0])
     axes = graph.places.axes.get(softmax.output, ())
     known = len(axes) > axis and bool(axes[axis].kinds & {*SPACE, "tokens", "unknown"})
     if scores is None:
         return known
     eqn = scores.equations[-1]
     for contracted, v in zip(eqn.params["dimension_numbers"][0], eqn.invars, strict=True):
-        own = None if isinstance(v, _compat.Literal) else graph.places.axes.get(v)
+        own = None if _literal(v) else graph.places.axes.get(v)
         if own is not None and any(own[d].spatial for d in contracted):
             return False
     return known or scores.kind == "gate"
 
 
-def _scores_behind(graph: Graph, v: Any) -> Operation | None:
-    """The product of queries and keys behind a softmax's input; of several the first."""
+def _scores_behind(graph: Graph, v: Any) -> tuple[Operation | None, set[Operation]]:
+    """The product of queries and keys behind a softmax's input, of several one; and the way."""
     stack, seen = [v], set()
     while stack:
         op = graph.producer.get(stack.pop())
@@ -244,10 +261,10 @@ def _scores_behind(graph: Graph, v: Any) -> Operation | None:
         seen.add(op)
         name = op.equations[-1].primitive.name
         if name == "dot_general" and not _mixes_heads(graph, op):
-            return op
+            return op, seen
         if name == "dot_general" or op.kind in ("structural", "scale", "bias", "add", "activation"):
             stack += reversed(op.inputs)
-    return None
+    return None, seen
 
 
 def _mixes_heads(graph: Graph, op: Operation) -> bool:
@@ -280,7 +297,7 @@ def _described(
     while rest and _only_masks(rest):  # what a mask behind the softmax hides is no weight
         while True:
             op = rest.pop(0)
-            place = follow(op.equations[-1], op.inputs[0], key)
+            place = follow(op.equations[-1], _carried_value(op), key)
             weights, key = op.output, place if place is not None else key
             if op.equations[-1].primitive.name == "select_n":
                 break
@@ -289,15 +306,28 @@ def _described(
     free = set(free_axes(eqn, side))
     others = [d for d in range(len(axes)) if d != key]
     asked = [d for d in others if _through(rest, d) in free]
-    if len(asked) > 1:  # groups of heads that share their keys and values
-        asked = [d for d in asked if axes[d].kinds != {"channel"}]
-    query = asked[0] if len(asked) == 1 else None
+    query = _query(axes, asked)
     images = graph.inputs[0].aval.shape[0] if graph.inputs[0].aval.ndim == 4 else 1
     view = None if query is None else _view(axes, query, key, images)
     place = None if query is None else _through(rest, query)
     place = None if place is None else _free(eqn, eqn.invars[side], place)
     queries = Axis() if query is None else axes[query]
-    return Attention(weights, product, view, queries, axes[key], place, _images=images)
+    behind = _scores_behind(graph, softmax.inputs[0])[1]
+    within = frozenset(op.output for op in (softmax, *way, *behind))
+    return Attention(weights, product, view, queries, axes[key], place, within, images)
+
+
+def _query(axes: Axes, asked: list[int]) -> int | None:
+    """The axis of queries, among those that are neither keys nor shared with the values.
+
+    Others are groups of heads that share keys and values.
+    """
+    placed = [d for d in asked if axes[d].kinds & {*SPACE, "tokens", "unknown"}]
+    if len(asked) > 1 and placed:
+        asked = placed
+    elif len(asked) > 1:
+        asked = [d for d in asked if axes[d].kinds != {"channel"}][-1:]
+    return asked[0] if len(asked) == 1 else None
 
 
 def _only_masks(way: list[Operation]) -> bool:
@@ -320,7 +350,7 @@ def _view(axes: Axes, query: int, key: int, images: int) -> WeightsView | None:
         elif axis.before or axis.after:
             return None
         else:
-            parts = [(_part(f, axis.size, images), f.size) for f in axis.factors]
+            parts = [(_part(f), f.size) for f in axis.factors]
         kinds += [kind for kind, _ in parts]
         sizes += [n for _, n in parts]
     if "?" in kinds:
@@ -334,7 +364,7 @@ def _view(axes: Axes, query: int, key: int, images: int) -> WeightsView | None:
     return WeightsView(shape, tuple(sizes), tuple(i for own in groups for i in own))
 
 
-def _part(f: Factor, whole: int, images: int) -> str:
+def _part(f: Factor) -> str:
     if f.kind in SPACE:
         return "window"
     return {"batch": "batch", "channel": "head"}.get(f.kind, "?")
@@ -346,11 +376,16 @@ def mixes_places(graph: Graph, op: Operation) -> bool:
     name = eqn.primitive.name
     if graph.places.mixes(op):
         return True
+    if name == "dot_general":  # over an axis of which it is not known what it is
+        contracted = eqn.params["dimension_numbers"][0]
+        found = [None if _literal(v) else graph.places.axes.get(v) for v in eqn.invars]
+        return any(
+            axes is not None and any(axes[d].kinds & HIDDEN for d in own)
+            for axes, own in zip(found, contracted, strict=True)
+        )
     if op.kind == "normalise" or op.name == "softmax":
         return False
-    axes = (
-        None if isinstance(eqn.invars[0], _compat.Literal) else graph.places.axes.get(eqn.invars[0])
-    )
+    axes = None if _literal(eqn.invars[0]) else graph.places.axes.get(eqn.invars[0])
     if axes is None:
         return False
     if name == "conv_general_dilated":
@@ -361,3 +396,7 @@ def mixes_places(graph: Graph, op: Operation) -> bool:
     if of_class(name, "sum", "extreme") and "axes" in eqn.params:
         return any(axes[d].spatial and axes[d].kinds & {*SPACE} for d in eqn.params["axes"])
     return False
+
+
+def _literal(atom: Any) -> bool:
+    return isinstance(atom, _compat.Literal)

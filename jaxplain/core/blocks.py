@@ -36,8 +36,9 @@ class Blocks:
         ends: list[Any] = []
         mixes = False
         cuts = self._cuts()
+        products = {a.product for a in self.attention}
         for op in self.graph.ops:
-            mixes = mixes or mixes_places(self.graph, op)
+            mixes = mixes or op in products or mixes_places(self.graph, op)
             if op.kind != "add" or op.output not in cuts:
                 continue
             if ends and not mixes:

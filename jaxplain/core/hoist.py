@@ -36,7 +36,15 @@ def hoist(function: Callable, *like: Any) -> Callable:
     kernels: dict = {}
     active, later = set(jaxpr.invars), []
     for eqn in jaxpr.eqns:
-        if any(_variable(v) and v in active for v in eqn.invars):
+        if eqn.primitive.name == "optimization_barrier":
+            # What a rule makes of a weight when the signal comes would be made at every turn.
+            for v, out in zip(eqn.invars, eqn.outvars, strict=True):
+                if _variable(v) and v in active:
+                    active.add(out)
+                    later.append(eqn.replace(invars=[v], outvars=[out]))
+                else:
+                    env[out] = _read(env, v)
+        elif any(_variable(v) and v in active for v in eqn.invars):
             active.update(eqn.outvars)
             later.append(eqn)
             if eqn.primitive.name == "conv_general_dilated" and eqn.invars[1] not in active:

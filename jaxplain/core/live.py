@@ -43,7 +43,7 @@ def live_parts(
             continue
         for v, none in zip(op.inputs, silent(op), strict=True):
             if not none:
-                reached = _reached(op, v, outs[0]) if len(outs) == 1 else None
+                reached = _reached(op, v, outs[0]) if len(outs) == 1 else _of_several(op, v, outs)
                 parts[v] = _union(parts.get(v), reached or whole(v))
     return parts
 
@@ -71,6 +71,24 @@ def _reached(op: Operation, v: Any, out: Part | None) -> Part | None:
             return out
         return move(eqn, v, out) if move else None
     return None
+
+
+def _of_several(op: Operation, v: Any, outs: list[Part | None]) -> Part | None:
+    """Of a value that is cut into several, the range of those that a signal reaches."""
+    eqn = op.equations[-1]
+    name, axis = eqn.primitive.name, eqn.params.get("axis")
+    if name not in ("split", "unstack") or axis is None or len(op.equations) > 1:
+        return None
+    sizes = eqn.params["sizes"] if name == "split" else (1,) * len(outs)
+    found: Part | None = None
+    for i, (out, size) in enumerate(zip(outs, sizes, strict=True)):
+        if out is not None:
+            start = sum(sizes[:i])
+            own = out[axis] if name == "split" else (0, size)
+            after = out[axis + 1 :] if name == "split" else out[axis:]
+            part = (*out[:axis], (start + own[0], start + own[1]), *after)
+            found = _union(found, part)
+    return found
 
 
 def _broadcast(v: Any, out: Part) -> Part | None:

@@ -119,7 +119,7 @@ class Model:
             {self._within(v): value for v, value in (values or {}).items()}
             for values in (added, given, edits)
         )
-        return self._evaluate(self.graph, inputs, rules, outputs, added, given, edits, ends)
+        return self._evaluate(self.graph, inputs, rules, outputs, added, given, edits, ends=ends)
 
     def _evaluate(
         self,
@@ -130,6 +130,7 @@ class Model:
         added: dict,
         given: dict,
         edits: dict,
+        *,
         ends: Sequence[Any] | None,
     ) -> list:
         run = _Run(graph, rules, added, given, edits, outputs if ends is None else ends)

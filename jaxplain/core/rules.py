@@ -380,13 +380,13 @@ def _forward(op, rule, view, part, inputs, constants, extras):
 
 def _backward(op, rule, view, part, residuals, cotangents):
     inputs, constants, extras, output = residuals
-    g, shapes = cotangents[0], [a.shape for a in inputs]
-    own = None
+    g, whole, own = cotangents[0], inputs, None
     if part is not None:
-        eqn = op.equations[-1]
-        own = cast(Part, through_product(eqn, op.inputs[0], part))
-        rest = cast(Part, through_product(eqn, op.constants[0], part))
-        inputs, constants = (_cut(inputs[0], own),), (_cut(constants[0], rest),)
+        own, of_weight = (
+            cast(Part, through_product(op.equations[-1], v, part))
+            for v in (op.inputs[0], op.constants[0])
+        )
+        inputs, constants = (_cut(inputs[0], own),), (_cut(constants[0], of_weight),)
         output, g = _cut(output, part), _cut(g, part)
     if isinstance(view, Run):
         bound: BoundOp = DiagonalOp(op, inputs, output, view, extras)
@@ -404,8 +404,8 @@ def _backward(op, rule, view, part, residuals, cotangents):
     signals = tuple(
         None if s is None else s.astype(a.dtype) for s, a in zip(signals, inputs, strict=True)
     )
-    if own is not None and signals[0] is not None:
-        signals = (_fill(signals[0], own, shapes[0]),)
+    if own is not None:
+        signals = tuple(s if s is None else _fill(s, own, whole[0].shape) for s in signals)
     none = tuple(None for _ in op.constants), tuple(None for _ in extras)
     return signals, *none
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 from jaxplain.core import _compat
@@ -154,12 +155,19 @@ class Places:
 
     def _operand(self, v: Any) -> bool:
         """Whether it only goes, without another layer between, into a product of activations."""
+        if v in self._within_attention:
+            return True
         users = self.graph.consumers.get(v, ())
         return bool(users) and all(
             (op.kind == "gate" and op.name == "matmul")
             or (op.kind in _AFTER_SCORES and self._operand(op.output))
             for op in users
         )
+
+    @functools.cached_property
+    def _within_attention(self) -> frozenset:
+        """Scores and weights of attention, which are no layers with a place."""
+        return frozenset().union(*(a.within for a in self.graph.blocks.attention))
 
     def _last_mixing(self) -> Operation | None:
         found = [op for op in self.graph.ops if self.mixes(op)]

@@ -225,6 +225,17 @@ def _given(h: jax.Array, why: jax.Array, given: jax.Array) -> jax.Array:
 _gate.defvjp(_gate_forward, _gate_backward)
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _found(function: Callable, result: jax.Array, args: tuple) -> jax.Array:
+    """``function(*args)``, which is known to be ``result`` already: only derivatives compute it."""
+    return result
+
+
+@_found.defjvp
+def _found_jvp(function: Callable, primals: tuple, tangents: tuple) -> tuple:
+    return primals[0], jax.jvp(function, primals[1], tangents[1])[1]
+
+
 def _gated_values(graph: Graph) -> list:
     """The outputs of the ReLUs, which the gates multiply."""
     graph.assign(guided_rules())  # refuses what has no ReLU, or may hide one
@@ -258,6 +269,15 @@ def _feedback(
     # The loop is not differentiated: the final gates are constants.
     held, fixed_x = Model(graph, lax.stop_gradient(model.constants)), lax.stop_gradient(x)
 
+    ascending = order == "sequential"
+
+    def below_gates(
+        constants: Sequence, image: jax.Array, seed: jax.Array, before: list, gates: list
+    ) -> jax.Array:
+        network = Model(graph, constants)
+        scores, pull = jax.vjp(lambda v: evaluate(network, v, _given, before, gates)[0], image)
+        return pull(_compat.vary_like(seed, scores))[0]
+
     def one(seed: jax.Array) -> dict:
         fixed_seed = lax.stop_gradient(seed)
 
@@ -266,16 +286,17 @@ def _feedback(
             return product.sum(all_but_batch(scores))
 
         def sweep(carry: tuple) -> tuple:
-            i, gates, _, trajectory, _ = carry
+            i, gates, _, trajectory, template, _ = carry
             scores, pull = jax.vjp(
-                lambda gates: evaluate(held, fixed_x, behind, gates, given)[0], gates
+                lambda gates, image: evaluate(held, image, behind, gates, given)[0], gates, fixed_x
             )
-            reasons = pull(_compat.vary_like(fixed_seed, scores))[0]
+            reasons, below = pull(_compat.vary_like(fixed_seed, scores))
             after = [update(h, why, step_size) for h, why in zip(gates, reasons, strict=True)]
             changed = functools.reduce(
                 jnp.logical_or, [(a != h).any() for a, h in zip(after, gates, strict=True)]
             )
-            return i + 1, after, gates, trajectory.at[:, i].set(score(scores)), changed
+            trajectory = trajectory.at[:, i].set(score(scores))
+            return i + 1, after, gates, trajectory, below if ascending else template, changed
 
         opened = [
             _compat.zeros_like_varying(v.aval.shape, dtype, x) + 1
@@ -285,14 +306,17 @@ def _feedback(
             (len(x), steps + 1), jnp.promote_types(seed.dtype, jnp.float32), x
         )
         changed = ~_compat.zeros_like_varying((), bool, x)
-        start = 0, opened, opened, trajectory, changed
-        i, gates, before, trajectory, changed = lax.stop_gradient(
+        start = 0, opened, opened, trajectory, jnp.zeros_like(x), changed
+        i, gates, before, trajectory, template, changed = lax.stop_gradient(
             lax.while_loop(lambda carry: carry[-1] & (carry[0] < steps), hoist(sweep, start), start)
         )
 
-        # Eq. 8 with the states of the last sweep: its gates forward, the final ones backward.
-        _, pull = jax.vjp(lambda image: evaluate(model, image, _given, before, gates)[0], x)
-        maps = reduce_channels(pull(_compat.vary_like(seed, open_scores))[0], reduce)
+        # Eq. 8 with the states of the last sweep: its gates forward, the final ones backward. A
+        # sequential sweep multiplies by the new gates, and so has come down to it.
+        last_pass = model.constants, x, seed, before, gates
+        swept = ascending and steps > 0
+        template = _found(below_gates, template, last_pass) if swept else below_gates(*last_pass)
+        maps = reduce_channels(template, reduce)
         if not details:
             return {"input": maps}
         scores, *activations = evaluate(model, x, _old, gates, given, gated)

@@ -241,7 +241,9 @@ def _full_grad(model, x, targets, *, layers, class_chunk, rescale, implicit, eps
     axes = {"channel": SPACE, "layer": (1, 2, 3), None: ()}[rescale]
 
     def one(seed):
-        total = jnp.zeros(x.shape[:3], jnp.promote_types(x.dtype, jnp.float32))
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        # Resizing is linear: what has one size is added up first.
+        sums: dict[tuple, jax.Array] = {x.shape[1:3]: jnp.zeros(x.shape[:3], wide)}
         for name, term in decompose(seed).items():
             layout = layouts[name]
             if layout is None or layout.height * layout.width == 1:
@@ -249,8 +251,9 @@ def _full_grad(model, x, targets, *, layers, class_chunk, rescale, implicit, eps
             term = layout.maps(term)
             m = jnp.abs(term).astype(jnp.promote_types(term.dtype, jnp.float32))
             m = _rescaled(m, axes, eps) if axes else m
-            # Resizing is linear: summing the channels first gives the same, for less.
-            total = total + resize(m.sum(-1), x.shape[1:3])
+            m = m.sum(-1)
+            sums[m.shape[1:]] = sums.get(m.shape[1:], 0) + m
+        total = functools.reduce(jnp.add, (resize(m, x.shape[1:3]) for m in sums.values()))
         return {"input": total.astype(x.dtype)}
 
     return over_targets(one, scores, targets, class_chunk)

@@ -28,7 +28,7 @@ __all__ = ["Conservation", "Conserved", "conservation", "coverage"]
 
 
 def coverage(
-    fn: Network, x: Images, rules: Composite | None = None, *, mass: bool = False
+    fn: Network, x: jax.Array, rules: Composite | None = None, *, mass: bool = False
 ) -> core.Coverage:
     """Every operation on the path from the input to the output, with the rule that it gets.
 

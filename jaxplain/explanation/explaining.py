@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxplain.core.numerics import class_scores
 from jaxplain.explainers.catalogue import DEFAULT
 from jaxplain.explanation import computing, outputs
 from jaxplain.explanation.choice import Choice, choices_of
@@ -156,9 +157,7 @@ def _classified(
 ) -> tuple[computing.Subject, str]:
     import jax
 
-    from jaxplain.core.numerics import class_scores
-
-    scores = np.asarray(class_scores(network(x))[0], np.float32)
+    scores = np.asarray(class_scores(outputs.values(network, x)[None])[0])
     probabilities = np.asarray(jax.nn.softmax(scores))
     if names is None:
         names = () if config is None else config.class_names

@@ -31,6 +31,15 @@ def kind(config: ModelConfig | None) -> str:
     return "score map" if entry.score_map else "embedding" if entry.embedding else "classes"
 
 
+def values(network: Callable, x: jax.Array) -> np.ndarray:
+    """What the network gives for one image, float32, in one program, which is kept."""
+    import jax
+
+    from jaxplain.core import trace
+
+    return np.asarray(jax.jit(lambda traced, x: traced(x))(trace(network, x), x)[0], np.float32)
+
+
 def embedded(
     network: Callable, shown: np.ndarray, x: jax.Array, targets: Any, *, name: str, called: str
 ) -> tuple[Subject, str]:
@@ -41,7 +50,7 @@ def embedded(
     """
     from jaxplain.models.resnet import l2_normalise
 
-    embedding = network(x)[0].astype("float32")
+    embedding = values(network, x)
     length, size = float((embedding**2).sum() ** 0.5), len(embedding)
     said = f"{called} gives an embedding, of {size} numbers and of length {length:.2f}; it knows "
     said += "no classes"
@@ -59,7 +68,7 @@ def embedded(
             )
         numbers.append(int(text))
     labels = [f"number {i} of the embedding" for i in numbers]
-    about = _about(name, shown, called, numbers, labels, np.asarray(embedding)[numbers])
+    about = _about(name, shown, called, numbers, labels, embedding[numbers])
     return Subject(about, x, network), said
 
 
@@ -71,7 +80,7 @@ def placed(
     Raises:
         ValueError: a target is no place ``(row, column)`` or ``"ROW,COLUMN"`` of the map.
     """
-    scores = np.asarray(network(x)[0, :, :, 0].astype("float32"))
+    scores = values(network, x)[:, :, 0]
     top = tuple(map(int, np.unravel_index(scores.argmax(), scores.shape)))
     if targets is None:
         targets = [top]

@@ -32,6 +32,7 @@ import jax.numpy as jnp
 from jaxplain import core
 from jaxplain.core import BoundOp
 from jaxplain.core.numerics import safe_divide, stable_divide
+from jaxplain.core.rules import unbroadcast
 from jaxplain.rules.lrp import Epsilon, Gamma, gamma_signals
 
 __all__ = ["EpsilonGradient", "GammaGradient", "HeldStatistics", "Secant", "SharedProduct"]
@@ -44,8 +45,17 @@ class Secant:
     def __call__(self, op: BoundOp, g: jax.Array) -> tuple[jax.Array, ...]:
         # One factor for all signals: of several targets each costs a multiplication.
         a, y = op.a, op.output.astype(op.a.dtype)
-        at_zero = jnp.where(y == 0, op.vjp(jnp.ones_like(op.output))[0], jnp.zeros_like(a))
-        return (g.astype(a.dtype) * jnp.where(a == 0, at_zero, safe_divide(y, a)),)
+        if y.shape == a.shape:
+            slope = op.vjp(jnp.ones_like(op.output))[0]
+        else:  # a constant is larger than the value
+
+            def f(a: jax.Array) -> jax.Array:
+                return op.operation.evaluate((a,), op.constants)[0]
+
+            slope = jax.jvp(f, (a,), (jnp.ones_like(a),))[1]
+        at_zero = jnp.where(y == 0, slope, jnp.zeros_like(y))
+        factor = jnp.where(a == 0, at_zero, safe_divide(y, a))
+        return (unbroadcast(g.astype(a.dtype) * factor, a),)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -51,8 +51,9 @@ class Winner:
         return (self._won(op, 0, excitation, g),)
 
     def accepts(self, op: core.Operation) -> bool | str:
-        if op.kind == "gate" and (op.within_gate or op.gates is None or op.name != "matmul"):
-            return Gate().accepts(op)
+        verdict = Gate().accepts(op) if op.kind == "gate" else True
+        if verdict is not True or (op.kind == "gate" and (op.within_gate or op.name != "matmul")):
+            return verdict
         values = op.inputs if op.kind == "linear" else ()
         if op.kind == "gate" and op.gates is not None:
             values = (op.inputs[op.gates.index(False)],)

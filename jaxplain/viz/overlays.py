@@ -14,6 +14,7 @@ def overlay(
     *,
     strength: float = 0.75,
     cmap: str | None = None,
+    clip: float = 100.0,
 ) -> np.ndarray:
     """Draws a map over an image; the image shows through where the map is near zero.
 
@@ -29,12 +30,16 @@ def overlay(
         strength: largest share of the colour, in [0, 1], for `"heat"`; `"signed"` takes the full
             colour.
         cmap: a colour map of matplotlib in place of the style's.
+        clip: what is larger than this percentile of the map's own values' sizes is drawn as that:
+            single outliers, as the tokens with massive activations of large transformers, would
+            hide the rest. 100 clips nothing.
 
     Returns:
         The picture, (H, W, 3) float32 in [0, 1].
 
     Raises:
-        ValueError: an image of another shape or range, and as `jaxplain.viz.colourise`.
+        ValueError: an image of another shape or range, a percentile not in (0, 100], and as
+            `jaxplain.viz.colourise`.
         TypeError: an image of another dtype.
 
     >>> image = np.full((8, 8, 3), 255, np.uint8)
@@ -44,6 +49,12 @@ def overlay(
     image = as_float_image(image)
     if not 0 <= strength <= 1:
         raise ValueError(f"strength must be in [0, 1]; got {strength}.")
+    if not 0 < clip <= 100:
+        raise ValueError(f"clip must be a percentile in (0, 100]; got {clip}.")
+    if clip < 100:
+        heat_map = np.asarray(heat_map)
+        largest = np.percentile(np.abs(heat_map), clip)
+        heat_map = np.clip(heat_map, -largest, largest)
     colours, values = colourise(heat_map, style, image.shape[:2], cmap=cmap)
     if style == "gray":
         return colours

@@ -391,7 +391,7 @@ def test_linear_attention(x64):
     x = images()
 
     def secant(y):  # AttnLRP's gradient of elu + 1
-        return y * stop((jax.nn.elu(y) + 1) / y)
+        return y * stop(jax.nn.elu(y) / y) + 1
 
     def uniform(x):
         q, k, v = (split(x, n).swapaxes(1, 2) for n in "qkv")
@@ -464,3 +464,70 @@ def test_a_fused_kernel_is_refused_with_the_way_out():
 
     with pytest.raises(jaxplain.UnsupportedOperationError, match='implementation="xla"'):
         jaxplain.coverage(fn, images(jnp.float32), "attn_lrp")
+
+
+def test_attn_lrp_conserves_without_biases(x64):
+    """Softmax and products hand on all; what norms add up to is taken from what they divide by."""
+
+    def attend(x):
+        q, k, v = ((x @ P[n]).reshape(*x.shape[:2], HEADS, SIZE).swapaxes(1, 2) for n in "qkv")
+        weights = jax.nn.softmax(q @ k.swapaxes(-1, -2) / math.sqrt(SIZE))
+        y = (weights @ v).swapaxes(1, 2).reshape(x.shape) @ P["o"]
+        return jaxplain.tag(y, "attention")
+
+    def fn(x):
+        y = jaxplain.tag(x.reshape(len(x), 9, 12) @ EMBED, "tokens")
+        y = y / jnp.sqrt((y * y).mean(-1, keepdims=True))
+        y = jaxplain.tag(y + attend(y), "mixed")
+        y = jaxplain.tag(y + jax.nn.silu(y @ UP) @ DOWN, "block")
+        return y.mean(1) @ HEAD
+
+    x = images()
+    table = jaxplain.conservation(fn, x, 1, composite="cp_lrp")
+    assert [row.layer for row in table] == ["input", "tokens", "mixed", "block"]
+    np.testing.assert_allclose(np.stack(list(table.shares.values())), 1, rtol=1e-10)
+    # Softmax of a sum of logits that is not zero absorbs: AttnLRP's own rule, not the rest.
+    shares = jaxplain.conservation(fn, x, [[0, 1]] * 2, composite="attn_lrp").shares
+    assert shares["block"].shape == (2, 2)
+    np.testing.assert_allclose(shares["block"], 1, rtol=1e-10)
+    np.testing.assert_allclose(shares["mixed"], 1, rtol=1e-10)
+    assert np.abs(shares["input"] - 1).max() > 1e-3
+    np.testing.assert_allclose(shares["input"], shares["tokens"], rtol=1e-10)
+    one = jaxplain.conservation(fn, x, 1, layer="mixed", composite="attn_lrp", seed="one")
+    np.testing.assert_allclose(one.shares["mixed"], shares["mixed"][:, 1], rtol=1e-10)
+    with pytest.raises(ValueError, match="empty sequence"):
+        jaxplain.conservation(fn, x, layer=[])
+    with pytest.raises(ValueError, match="one of 'score', 'one'"):
+        jaxplain.conservation(fn, x, seed="logit")
+
+
+def test_signals_at_a_part_alone_are_those_at_all(x64, monkeypatch):
+    """Where the class token alone is read, layers are pulled back at its row, with equal maps."""
+    from jaxplain.core.graph import Graph
+
+    x, fn = images(), network(fused)
+    rules = jaxplain.rules.excitation_rules()
+    graph = jaxplain.trace(fn, x).graph
+    parts = graph.live_parts(rules, None, tuple(graph.outputs))
+    # the queries and keys, the tokens behind attention and in the MLP
+    assert [p[1:] for p in parts.values()] == [
+        ((0, TOKENS), (2 * WIDTH, 3 * WIDTH)),
+        ((0, 1), (0, WIDTH)),
+        ((0, 1), (0, 2 * WIDTH)),
+        ((0, 1), (0, WIDTH)),
+    ]
+    with_parts = {name: call(fn, x, 1, layer="input") for name, call in METHODS.items()}
+    monkeypatch.setattr(Graph, "live_parts", lambda *_: {})
+    for name, call in METHODS.items():
+        close(call(network(fused), x, 1, layer="input"), with_parts[name], 1e-12)
+
+
+def test_explanations_are_differentiable_and_take_many_targets(x64):
+    x, fn = images(), network(fused)
+    for name, call in METHODS.items():
+        many = call(fn, x, [[0, 1, 2]] * 2, layer="input")
+        close(many[:, 1], call(fn, x, 1, layer="input"), 1e-10)
+        chunked = call(fn, x, [[0, 1, 2]] * 2, layer="input", class_chunk=2)
+        close(chunked, many, 1e-10)
+        slope = jax.grad(lambda x, call=call: (call(fn, x, 1, layer="input") ** 2).sum())(x)
+        assert np.isfinite(np.asarray(slope)).all() and float(jnp.abs(slope).max()) > 0, name

@@ -6,11 +6,12 @@ import pytest
 
 import jaxplain
 from benchmarks import flops
-from benchmarks.shaped import RESNET50, VGG16
+from benchmarks.shaped import RESNET50, VGG16, VIT_SMALL
 
-# Multiply-adds of the forward pass (He et al. 2016, table 1; Simonyan and Zisserman 2015), times
-# two. A counter that misses the convolutions would make every ratio below meaningless.
-FORWARD = {"VGG-16": 31.0e9, "ResNet-50": 8.2e9}
+# Multiply-adds of the forward pass (He et al. 2016, table 1; Simonyan and Zisserman 2015; of the
+# ViT Touvron et al. 2021, table 5), times two. A counter that misses the convolutions would make
+# every ratio below meaningless.
+FORWARD = {"VGG-16": 31.0e9, "ResNet-50": 8.2e9, "ViT-S/16": 9.2e9}
 
 
 @pytest.mark.parametrize("network", [VGG16, RESNET50], ids=lambda network: network.name)
@@ -26,6 +27,8 @@ def test_cost_relative_to_the_forward_pass(network):
     assert rows[f"MWP, input, {flops.CLASSES} classes"].ratio <= (2 + flops.CLASSES) * 1.05
     # A map at a middle layer needs neither the denominators nor the backward pass below it.
     assert rows[f"MWP, {network.middle}"].ratio < 2.0 < mwp
+    assert rows["LRP epsilon"].ratio <= 2.1
+    assert rows["LRP gamma"].ratio <= 4.3
 
 
 def test_the_memory_of_all_classes_is_bounded():
@@ -38,3 +41,15 @@ def test_the_memory_of_all_classes_is_bounded():
 
     compiled = jax.jit(explain).lower(RESNET50.parameters, x, classes).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 2e9
+
+
+def test_cost_of_a_transformer():
+    rows = flops.measure(
+        VIT_SMALL,
+        ["LRP attn_lrp", "LRP cp_lrp", f"LRP attn_lrp, {flops.CLASSES} classes", "MWP, input"],
+    )
+    assert rows["forward"].flops == pytest.approx(FORWARD[VIT_SMALL.name], rel=0.05)
+    assert rows["LRP attn_lrp"].ratio <= 2.15
+    assert rows["LRP cp_lrp"].ratio <= 2.15
+    assert rows[f"LRP attn_lrp, {flops.CLASSES} classes"].ratio <= 1.05 * (1 + flops.CLASSES)
+    assert rows["MWP, input"].ratio <= 3.3

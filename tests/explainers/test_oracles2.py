@@ -11,6 +11,7 @@ import os
 import pathlib
 import re
 
+import jax
 import jax.numpy as jnp
 import nets
 import numpy as np
@@ -214,6 +215,81 @@ def test_case(x64, name, case_id):
     for mine, theirs in zip(got, expected, strict=True):
         error = np.abs(mine - theirs).max() / np.abs(theirs).max()
         assert error <= case["tolerance"], f"{error:.1e} off"
+
+
+#: The rules of the cases of conservation: what `options.rules` says -> composite, seed.
+_CONSERVED = {
+    "lrp_epsilon": (_EPSILON, "score"),
+    "attn_lrp": ("attn_lrp", "score"),
+    "cp_lrp": ("cp_lrp", "score"),
+    "excitation": (excitation_rules(), "one"),
+}
+CONSERVATION = [
+    (name, case["id"])
+    for name in NETWORKS
+    for case in load(name)[1]["cases"]
+    if case["method"] == "conservation"
+    and case["decided"]
+    and "_pass" not in case["id"]
+    and (isinstance(case["options"]["rules"], str) or case["options"]["rules"].get("residual"))
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "case_id"), [pytest.param(*c, id="-".join(c)) for c in CONSERVATION]
+)
+def test_conservation(x64, name, case_id):
+    arrays, meta = load(name)
+    case = next(c for c in meta["cases"] if c["id"] == case_id)
+    rules, layers = case["options"]["rules"], case["options"]["layers"]
+    composite, seed = _CONSERVED[rules if isinstance(rules, str) else rules["residual"]]
+    table = jaxplain.conservation(*network(name), layer=layers, composite=composite, seed=seed)
+    assert [row.layer for row in table] == layers
+    got = np.stack([table.shares[layer] for layer in layers], 1)
+    expected = arrays[f"case/{case_id}/expected"]
+    assert np.abs(got - expected).max() <= case["tolerance"] * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("name", ["vit", "swinish"])
+def test_excitation_backprop_loses_what_it_records(x64, name):
+    """What arrives at the image, and what each operation on the way lost, add up to the signal."""
+    lost = []
+
+    class Recorded:
+        def __init__(self, rule):
+            self.rule = rule
+            self.accepts = getattr(rule, "accepts", lambda op: True)
+
+        def __call__(self, op, g):
+            signals = self.rule(op, g)
+            arrived = sum(float(s.sum()) for s in signals if s is not None)
+            lost.append(float(g.sum()) - arrived)
+            return signals
+
+    rules = excitation_rules()
+    table = {"structural": lambda op, g: op.vjp(g), **rules.rules}
+    recorded = rules.replace({key: Recorded(rule) for key, rule in table.items()})
+    fn, x, signal = network(name)
+    image = jax.vjp(jaxplain.with_rules(fn, recorded), x)[1](signal)[0]
+    assert min(lost) > -1e-9 and float(image.min()) >= 0  # an operation only loses
+    assert sum(lost) > 0.1 and abs(float(image.sum()) + sum(lost) - signal.sum()) < 1e-9
+
+
+def test_contrastive_excitation_backprop_changes_sign_with_the_classifier(x64):
+    arrays, meta = load("vit")
+    x, signal = network("vit")[1:]
+    head = meta["ops"][-1]["name"]
+    params = {k[7:]: jnp.asarray(v, float) for k, v in arrays.items() if k.startswith("params/")}
+    turned = {**params, **{k: -v for k, v in params.items() if k.startswith(f"{head}/")}}
+    maps = [
+        jaxplain.excitation_backprop(
+            oracle2_nets.from_ops(meta["ops"], p), x, signal, layer="input", contrastive=True,
+            channels=True,
+        )
+        for p in (params, turned)
+    ]  # fmt: skip
+    assert float(jnp.abs(maps[0]).max()) > 1e-4
+    np.testing.assert_allclose(maps[0], -maps[1], rtol=1e-9, atol=1e-15)
 
 
 #: Method of the file -> how ours is called.

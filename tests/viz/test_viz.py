@@ -71,9 +71,23 @@ def test_overlay_colours_where_the_map_is():
     assert changed[:4, :4].any() and not changed[8:, 8:].any()
 
 
+@pytest.mark.parametrize("style", ["heat", "signed"])
+def test_outliers_are_shown_unless_they_are_clipped(style):
+    heat = np.random.default_rng(2).uniform(0.5, 1, (4, 4))
+    outlier = heat.copy()
+    outlier[1, 2] = 1000
+    hidden, clipped = (viz.overlay(IMAGE, outlier, style, clip=q) for q in (100, 90))
+    capped = np.where(outlier == 1000, np.percentile(outlier, 90), outlier)
+    np.testing.assert_allclose(
+        clipped, viz.overlay(IMAGE, np.minimum(capped, capped[1, 2]), style), atol=1e-6
+    )
+    assert np.abs(clipped - hidden).max() > 0.1
+
+
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
+        (lambda: viz.overlay(IMAGE, np.ones((2, 2)), clip=0), ValueError, "percentile"),
         (lambda: viz.overlay(IMAGE, np.ones((2, 2)), "hot"), ValueError, "heat"),
         (lambda: viz.overlay(IMAGE, np.ones((2, 2)), cmap="virdis"), ValueError, "viridis"),
         (lambda: viz.overlay(IMAGE[..., 0], np.ones((2, 2))), ValueError, "(H, W, 3)"),

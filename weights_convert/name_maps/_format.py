@@ -185,8 +185,9 @@ def caffe_norm(norm: str, scale: str) -> dict[str, str]:
 def keras_numbered(names: NameMap) -> NameMap:
     """The map of Keras 3 files (``layer/vars/0``) from one of named weights (``layer/kernel``)."""
 
-    def number(name: str) -> str:
-        head, slash, leaf = name.rpartition("/")
+    def number(name: Theirs) -> str:
+        (whole,) = each_name([name])
+        head, slash, leaf = whole.rpartition("/")
         return head + slash + _KERAS_NUMBERS[leaf]
 
     def numbers(theirs: Theirs) -> Theirs:

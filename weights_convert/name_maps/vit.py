@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 from jaxplain.weights_convert.name_maps import TORCH, NameMap
 
@@ -31,38 +30,40 @@ _TIMM: _Modules = {
     "norm": "norm",
     "head": "head",
 }
-_TIMM_SCALE: dict[str, Any] = {"blocks.{i}.scale{k}": {"gamma": "blocks.{i}.ls{k}.gamma"}}
+_TIMM_SCALE: _Modules = {"blocks.{i}.scale{k}": {"gamma": "blocks.{i}.ls{k}.gamma"}}
 
 
-def _timm(source: str = "timm", auxiliary: tuple[str, ...] = (), **more: Any) -> NameMap:
-    return NameMap(source, {**_TIMM, **more}, auxiliary=auxiliary, **TORCH)
+TIMM = NameMap("timm", _TIMM, **TORCH)
 
 
-TIMM = _timm()
+def _timm(more: _Modules) -> NameMap:
+    return dataclasses.replace(TIMM, modules={**_TIMM, **more})
+
+
 TIMM_DEIT = _timm(
-    embeddings=dict(
-        class_token="cls_token", distillation_token="dist_token", positions="pos_embed"
-    ),
-    distillation_head="head_dist",
+    {
+        "embeddings": dict(
+            class_token="cls_token", distillation_token="dist_token", positions="pos_embed"
+        ),
+        "distillation_head": "head_dist",
+    }
 )
-TIMM_DINOV2 = _timm(**_TIMM_SCALE)
+TIMM_DINOV2 = _timm(_TIMM_SCALE)
+_REGISTERS = dict(class_token="cls_token", positions="pos_embed", registers="register_tokens")
 #: facebookresearch/dinov2, with registers.
-DINOV2_REGISTERS = _timm(
-    "dinov2",
-    auxiliary=("mask_token",),
-    embeddings=dict(class_token="cls_token", positions="pos_embed", registers="register_tokens"),
-    **_TIMM_SCALE,
+DINOV2_REGISTERS = dataclasses.replace(
+    _timm({**_TIMM_SCALE, "embeddings": _REGISTERS}), source="dinov2", auxiliary=("mask_token",)
 )
-TIMM_CLIP = _timm(pre_norm="norm_pre")
+TIMM_CLIP = _timm({"pre_norm": "norm_pre"})
 TIMM_SIGLIP = _timm(
-    embeddings={"positions": "pos_embed"},
-    pool={"probe": "attn_pool.latent"},
-    **{
+    {
+        "embeddings": {"positions": "pos_embed"},
+        "pool": {"probe": "attn_pool.latent"},
         "pool.qkv": _joined("attn_pool", "q", "kv"),
         "pool.proj": "attn_pool.proj",
         "pool.norm": "attn_pool.norm",
         "pool.mlp.fc{k}": "attn_pool.mlp.fc{k}",
-    },
+    }
 )
 
 _LAYER = "encoder.layers.encoder_layer_{i}"
