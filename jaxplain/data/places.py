@@ -27,7 +27,7 @@ __all__ = ["Folder", "folder_at"]
 
 #: Where a file that is uploaded appears when it is complete; elsewhere it is renamed afterwards.
 _WHOLE = ("memory", "s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "oss")
-_TEMPORARY = ".tmp"
+_TEMPORARY = ".jaxplain.tmp"
 _STALE = 86400.0  # seconds
 
 
@@ -81,6 +81,7 @@ class LocalFolder:
 
     def __init__(self, path: Path):
         self.path = path
+        self._swept = False
 
     def __str__(self) -> str:
         return str(self.path)
@@ -105,7 +106,7 @@ class LocalFolder:
 
     @contextlib.contextmanager
     def writing(self, name: str, *, new: bool = False) -> Iterator[Path]:
-        self._remove_stale(name)
+        self._sweep()
         # Host and process: nobody else writes to this file.
         temporary = self.path / f"{name}.{_host()}.{os.getpid()}{_TEMPORARY}"
         try:
@@ -126,13 +127,15 @@ class LocalFolder:
     def reading(self, name: str) -> Iterator[Path]:
         yield self.path / name
 
-    def _remove_stale(self, name: str) -> None:
-        """What processes have left that were killed while they wrote this file."""
-        for other in self.names(f"{name}.*{_TEMPORARY}"):
-            host, _, process = (
-                other.removeprefix(f"{name}.").removesuffix(_TEMPORARY).rpartition(".")
-            )
-            path = self.path / other
+    def _sweep(self) -> None:
+        """Removes what processes have left that were killed while they wrote; once, for a folder
+        may hold very many files."""
+        if self._swept:
+            return
+        self._swept = True
+        for name in self.names(f"*{_TEMPORARY}"):
+            *_, host, process = ["", *name.removesuffix(_TEMPORARY).rsplit(".", 2)]
+            path = self.path / name
             with contextlib.suppress(OSError):
                 dead = host == _host() and process.isdigit() and not _lives(int(process))
                 if dead or time.time() - path.stat().st_mtime > _STALE:

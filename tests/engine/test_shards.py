@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -94,6 +95,21 @@ def test_a_shard_that_is_missing_or_damaged_is_made_again(tmp_path, harm):
     summary = run(tmp_path / "harmed")
     assert (summary.records, summary.explained) == (40, 16)
     same(tmp_path / "whole", tmp_path / "harmed")
+
+
+def test_what_killed_processes_have_left_is_removed_and_nothing_else(tmp_path):
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], stdout=-1)
+    host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
+    shard = "maps-000001-of-000003.array_record"
+    left = tmp_path / f"{shard}.{host}.{int(dead.stdout)}.jaxplain.tmp"
+    alive = tmp_path / f"{shard}.{host}.{os.getppid()}.jaxplain.tmp"
+    elsewhere, old = (tmp_path / f"{shard}.{name}.7.jaxplain.tmp" for name in ("other", "another"))
+    for file in (left, alive, elsewhere, old, tmp_path / "a.b.7.tmp"):
+        file.write_bytes(b"half")
+    os.utime(old, (1, 1))
+    run(tmp_path)
+    assert {p for p in (left, alive, elsewhere, old) if p.exists()} == {alive, elsewhere}
+    assert (tmp_path / "a.b.7.tmp").exists() and data.open_maps(tmp_path).complete
 
 
 def test_a_shard_of_another_run_is_an_error(tmp_path):
