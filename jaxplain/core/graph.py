@@ -35,11 +35,11 @@ def _ask(rule: Rule, op: Operation) -> None:
         )
 
 
-def _is_fused(eqn: Any) -> bool:
+def is_fused(eqn: Any) -> bool:
     """Whether an equation is, or calls, a kernel that holds no graph of its own."""
     if eqn.primitive.name.startswith(("dot_product_attention", "pallas_call", "custom_partition")):
         return True
-    return any(_is_fused(e) for jaxpr in _compat.inner_jaxprs(eqn) for e in jaxpr.eqns)
+    return any(is_fused(e) for jaxpr in _compat.inner_jaxprs(eqn) for e in jaxpr.eqns)
 
 
 def _is_ours(rule: Rule) -> bool:
@@ -455,7 +455,7 @@ class Graph:
             "custom_vjp_call": "write it without custom_vjp",
             "custom_jvp_call": "write it without custom_jvp",
         }.get(
-            "fused" if _is_fused(op.equations[-1]) else op.equations[-1].primitive.name,
+            "fused" if is_fused(op.equations[-1]) else op.equations[-1].primitive.name,
             "write it with operations that have a rule, or pass a rule for 'opaque'",
         )
         raise UnsupportedOperationError(

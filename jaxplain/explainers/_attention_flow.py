@@ -14,6 +14,7 @@ import numpy as np
 from jaxplain.core import Graph, UnsuitableNetworkError, trace
 from jaxplain.core.attention import Attention, mixes_places
 from jaxplain.core.axes import Layout, single
+from jaxplain.core.graph import is_fused
 from jaxplain.core.tokens import read_tokens
 from jaxplain.core.views import view_of
 from jaxplain.explainers._chunks import class_chunk_of
@@ -26,8 +27,6 @@ from jaxplain.explainers._common import (
 from jaxplain.explainers._types import ClassChunk, Images, Network, Targets, Tokens
 
 _REMEDY = "use lrp, or grad_cam at a layer, which need no product over blocks"
-#: Primitives of kernels that keep their attention weights to themselves.
-_FUSED = ("pallas_call", "dot_product_attention", "custom_call", "ffi_call", "mha", "flash")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -89,8 +88,8 @@ def _refuse(method: str, why: str, remedy: str = _REMEDY) -> NoReturn:
 
 def _no_attention(graph: Graph) -> str:
     for op in graph.ops:
-        name = op.equations[-1].primitive.name
-        if any(word in name for word in _FUSED):
+        if is_fused(op.equations[-1]):
+            name = op.equations[-1].primitive.name
             return (
                 f"the network computes {name!r} at {op.place} in one fused kernel, which has no "
                 'attention weights to look at; give jax.nn.dot_product_attention implementation="'
