@@ -65,7 +65,7 @@ def table(name: str, what: str, sizes: list[int], repeat: int) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--network", default="resnet50", help="default: %(default)s")
     parser.add_argument("--axes", nargs="+", default=[*SIZES, "depth"], choices=[*SIZES, "depth"])
     parser.add_argument("--largest", type=int, default=10**9, help="leaves larger sizes out")

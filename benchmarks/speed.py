@@ -54,7 +54,7 @@ class Built:
         entry = find(name)
         network = entry.build(entry.outputs, dtype=dtype, rngs=nnx.Rngs(0))
         self.graph, self.weights = nnx.split(network)
-        self.last = entry.config.layer("last")
+        self.last = entry.config.layer("last") or ""
         self.dtype = dtype or jnp.float32
 
     def compile(
@@ -134,7 +134,7 @@ def table(before: dict, after: dict) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("result", type=Path)
     parser.add_argument("--beside", type=Path, help="an earlier result: prints the table of both")
     parser.add_argument("--networks", nargs="+", default=NETWORKS)

@@ -38,12 +38,12 @@ def hoist(function: Callable, *like: Any) -> Callable:
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "optimization_barrier":
             # What a rule makes of a weight when the signal comes would be made at every turn.
-            for v, out in zip(eqn.invars, eqn.outvars, strict=True):
+            for v, passed in zip(eqn.invars, eqn.outvars, strict=True):
                 if _variable(v) and v in active:
-                    active.add(out)
-                    later.append(eqn.replace(invars=[v], outvars=[out]))
+                    active.add(passed)
+                    later.append(eqn.replace(invars=[v], outvars=[passed]))
                 else:
-                    env[out] = _read(env, v)
+                    env[passed] = _read(env, v)
         elif any(_variable(v) and v in active for v in eqn.invars):
             active.update(eqn.outvars)
             later.append(eqn)

@@ -82,3 +82,16 @@ def test_no_explainers_loop_holds_a_convolution_that_xla_cannot_take(explain):
     text = jax.jit(lambda x: explain(fn, x)).lower(x).compile().as_text()
     found = re.findall(r"convolution\(.*dim_labels=([\w>-]+).*op_name=\"[^\"]*while/body", text)
     assert set(found) == {"b01f_01io->b01f"}
+
+
+def test_a_barrier_keeps_what_is_constant_out_of_the_loop():
+    kernel = jnp.arange(-4.0, 4.0).reshape(2, 2, 1, 2)
+
+    def fn(x):
+        held, x = lax.optimization_barrier((kernel, x))
+        return {"map": nets.conv(x, jnp.maximum(held, 0))}
+
+    x = jnp.arange(18.0).reshape(2, 3, 3, 1)
+    ready = hoist(fn, x)
+    np.testing.assert_array_equal(ready(x)["map"], fn(x)["map"])
+    assert " max " not in str(jax.make_jaxpr(ready)(x))

@@ -22,9 +22,9 @@ GATHERS = r"\b(all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start
 
 
 CHANNELS = 32
-#: The masks of RISE are those of all images: each device draws them, which is much beside so
-#: small a network.
-MORE = {"rise": 1.4}
+#: Over a device's equal part: what is made of the weights alone, and the masks of RISE, each device
+#: makes for itself, which is much beside so small a network. All the work would be `DEVICES`.
+MORE = 1.4
 
 
 def network():
@@ -56,7 +56,7 @@ def test_no_device_does_the_work_of_another(name):
         lambda x, t: explain(network(), x, t), jax.devices()[:DEVICES], images, targets
     )
     assert not gathers
-    assert ratio < MORE.get(name, 1.1) / DEVICES
+    assert ratio < MORE / DEVICES
 
 
 def test_the_engines_program_neither():
@@ -70,4 +70,4 @@ def test_the_engines_program_neither():
         compiled = lowered.compile()
         flops.append(compiled.cost_analysis()["flops"])
     assert not re.findall(GATHERS, compiled.as_text())
-    assert flops[1] < 1.1 * flops[0] / DEVICES
+    assert flops[1] < MORE * flops[0] / DEVICES
