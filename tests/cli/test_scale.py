@@ -18,7 +18,7 @@ def commands():
         yield re.sub(r"\$\(\([^)]*\)\)", "13", found).rstrip("'\"")
 
 
-@pytest.mark.parametrize("command", commands())
+@pytest.mark.parametrize("command", list(commands()))
 def test_commands(command):
     arguments = _parser().parse_args(shlex.split(command))
     assert arguments.data and arguments.output
