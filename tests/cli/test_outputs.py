@@ -26,9 +26,9 @@ def picture(tmp_path, monkeypatch):
     """A picture, and the rows that the panel was given for it."""
     rows: dict = {}
 
-    def keep(images, found):
+    def keep(images, found, **options):
         rows.update(found)
-        return panel(images, found)
+        return panel(images, found, **options)
 
     monkeypatch.setattr("jaxplain.viz.panel", keep)
     pixels = np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8)
@@ -47,7 +47,7 @@ def load(monkeypatch):
         network = filled(build(FORM, outputs, rngs=nnx.Rngs(0)))
         config = ENTRIES[NAMES[kind]].config
         network.config = dataclasses.replace(config, input_size=16, outputs=outputs)
-        monkeypatch.setattr(explain, "load_model", lambda *_: network)
+        monkeypatch.setattr(explain, "load_model", lambda *_, **__: network)
         return network
 
     return put
@@ -63,7 +63,7 @@ def test_an_embedding_is_no_list_of_classes(load, picture, capsys):
     assert "vit_small_patch14_dinov2 gives an embedding, of 8 numbers and of length" in out
     assert "%" not in out and "class 0" not in out
     (label,) = picture
-    assert label.startswith("the embedding, of length") and len(picture[label]) == 2
+    assert label.startswith("the embedding  ") and len(picture[label]) == 2
 
 
 def test_numbers_of_an_embedding(load, picture, capsys):
@@ -73,7 +73,7 @@ def test_numbers_of_an_embedding(load, picture, capsys):
     for asked in ("8", "cat", "top2"):
         assert cli.main(["explain", "photo.png", "--methods", "gradient", "--class", asked]) == 2
         error = capsys.readouterr().err
-        assert f"--class {asked} is no number of an embedding: give 0 to 7, or --reference" in error
+        assert f"{asked} is no number of an embedding: give 0 to 7, or ask for its" in error
 
 
 def test_places_of_a_score_map(load, picture, capsys):
