@@ -98,6 +98,11 @@ def scan_arity(eqn: Any) -> tuple[int, int]:
 def rebind(eqn: Any, *args: Any) -> list:
     """Apply an equation's primitive. Custom calls need ``get_bind_params``; all accept it."""
     params = eqn.primitive.get_bind_params(eqn.params)
+    if eqn.primitive.name == "pvary":  # jax 0.10 refuses what varies already
+        axes = set(params["axes"]) - set(jax.typeof(args[0]).mat.varying)
+        params = {**params, "axes": tuple(a for a in params["axes"] if a in axes)}
+        if not axes:
+            return list(args)
     out = eqn.primitive.bind(*args, **params)
     return list(out) if eqn.primitive.multiple_results else [out]
 

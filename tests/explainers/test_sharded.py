@@ -43,7 +43,7 @@ def share(function, devices, images, targets):
 
 
 #: The directions of PFV are those of all images together.
-@pytest.mark.parametrize("name", [name for name in CATALOGUE if name != "pfv"])
+@pytest.mark.parametrize("name", [n for n in methods.OF_ANY_NETWORK if n != "pfv"])
 def test_no_device_does_the_work_of_another(name):
     method = CATALOGUE[name]
     given = {"fit": methods.fit("act1", channels=CHANNELS)} if method.needs == "fit" else {}
@@ -66,7 +66,7 @@ def test_the_engines_program_neither():
         programs = Programs(
             network(), methods, lambda pixels: pixels / 255, np.arange(4), None, 4, devices
         )
-        lowered, _ = programs._lower((8, 8), 3)
+        lowered, _ = programs._lower((DEVICES, 8, 8), 3)
         compiled = lowered.compile()
         flops.append(compiled.cost_analysis()["flops"])
     assert not re.findall(GATHERS, compiled.as_text())
