@@ -7,7 +7,6 @@ from pathlib import Path
 
 import hypothesis
 import jax
-import jaxlib
 import pytest
 
 os.environ["KERAS_BACKEND"] = "jax"
@@ -18,10 +17,6 @@ _FLAGS = [
     # The workers share the cores already: a program is compiled whole, not in parts side by side.
     "--xla_cpu_parallel_codegen_split_count=1",
 ]
-if jaxlib.__version__.startswith("0.10."):
-    # Most of a test's time is compilation, of which XLA's older emitters need a fraction. Later
-    # versions have only the new ones, with which the same tests run there.
-    _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 _given = os.environ.get("XLA_FLAGS", "")
 _missing = [flag for flag in _FLAGS if flag.split("=")[0] not in _given]
 os.environ["XLA_FLAGS"] = " ".join([_given, *_missing]).strip()

@@ -232,7 +232,9 @@ def full_grad_terms(
 
 def _rescaled(m: jax.Array, axes: tuple[int, ...], eps: float) -> jax.Array:
     low, high = m.min(axes, keepdims=True), m.max(axes, keepdims=True)
-    return safe_divide(m - low, high - low + eps)
+    # What is the same everywhere but for rounding, as below a global pool, has no range to fill.
+    flat = high - low <= 16 * jnp.finfo(m.dtype).eps * high
+    return safe_divide(m - low, jnp.where(flat, jnp.zeros_like(high), high - low) + eps)
 
 
 def _full_grad(model, x, targets, *, layers, class_chunk, rescale, implicit, eps):
