@@ -362,7 +362,7 @@ def _any(name: str, patterns: Iterable[str]) -> bool:
 
 def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{', '.join(f'{name:.80}' for name in names[:_SHOWN])}{more}"
+    return f"{', '.join(f'{name:.300}' for name in names[:_SHOWN])}{more}"
 
 
 def _check(missing=(), unexpected=(), wrong_shape=(), bad=()) -> None:
@@ -370,7 +370,7 @@ def _check(missing=(), unexpected=(), wrong_shape=(), bad=()) -> None:
     for sort, items in (
         ("missing", missing),
         ("unexpected", unexpected),
-        ("wrong shape", [f"{n} is {f}, must be {s}" for n, f, s in wrong_shape]),
+        ("wrong shape", [f"{n:.200} is {f}, must be {s}" for n, f, s in wrong_shape]),
         ("with NaN, infinity, complex numbers or an impossible variance", bad),
     ):
         if items:
