@@ -51,10 +51,9 @@ REFUSED = {
         or name in ("alexnet", "bvlc_alexnet", "caffenet", "cnn_s")
         or name.startswith(_WITHOUT_RELU)
     },
-    # No layer is a cut of the residual stream, or they are all of one size.
+    # No layer is a cut of the residual stream.
     **{
-        (method, name): words
-        for method, words in {"naflow": "is no cut of the network", "pfv": "weight_layers"}.items()
+        ("naflow", name): "is no cut of the network"
         for name in ENTRIES
         if name.startswith(_WITHOUT_RELU[:3])
     },
@@ -104,6 +103,12 @@ TWINS = {
     "cifar_resnet56": "cifar_resnet20",
     "efficientnet_lite1": "efficientnet_lite0",
     "efficientnet_lite2": "efficientnet_lite0",
+    "vit_small_patch16_224": "vit_tiny_patch16_224",
+    "vit_base_patch16_224": "vit_tiny_patch16_224",
+    "deit_small_distilled_patch16_224": "deit_tiny_distilled_patch16_224",
+    "deit_base_distilled_patch16_224": "deit_tiny_distilled_patch16_224",
+    "vit_base_patch14_dinov2": "vit_small_patch14_dinov2",
+    "vit_base_patch14_reg4_dinov2": "vit_small_patch14_reg4_dinov2",
 }
 # What must have a rule; the rest (reshapes, pads, max pools ...) rightly takes the plain gradient.
 RULED = ("linear", "scale", "bias", "activation", "add", "gate", "normalise")
@@ -114,7 +119,13 @@ def abstract(name):
     return wc.abstract(lambda rngs: entry.build(entry.outputs, rngs=rngs))
 
 
-@pytest.mark.parametrize("name", ENTRIES)
+def _marks(name):
+    wanted = os.environ.get("JAXPLAIN_ALL_NETWORKS")
+    reason = f"as {TWINS.get(name)}; JAXPLAIN_ALL_NETWORKS=1 runs it (minutes)"
+    return pytest.mark.skipif(name in TWINS and not wanted, reason=reason)
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=_marks(n)) for n in ENTRIES])
 def test_excitation_backprop_covers(name):
     """No operation on the active path is without a rule, and the maps are of the default layer."""
     config = ENTRIES[name].config
@@ -232,12 +243,6 @@ def account(model, x, rules):
             own = (z > 0) | ((z < 0) & (values[op.output] < 0))
             lost.append(jnp.where(own, 0, signals[op]).sum())
     return signals["input"].sum(), jnp.stack(lost)
-
-
-def _marks(name):
-    wanted = os.environ.get("JAXPLAIN_ALL_NETWORKS")
-    reason = f"as {TWINS.get(name)}; JAXPLAIN_ALL_NETWORKS=1 runs it (minutes)"
-    return pytest.mark.skipif(name in TWINS and not wanted, reason=reason)
 
 
 _ACCOUNTED = [name for name in ENTRIES if not name.startswith(_WITHOUT_RELU)]
