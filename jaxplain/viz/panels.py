@@ -168,7 +168,8 @@ def save(figure: Figure, path: str | os.PathLike, *, dpi: float = 200) -> None:
         ValueError: a suffix that matplotlib cannot write.
         OSError: the folder does not exist or cannot be written.
 
-    >>>     >>> image = np.zeros((8, 8, 3), np.uint8)
+    >>> import tempfile
+    >>> image = np.zeros((8, 8, 3), np.uint8)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save(panel(image, {"cat": {"MWP": image}}), f"{folder}/panel.png")
     ...     os.listdir(folder)
