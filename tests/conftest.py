@@ -39,12 +39,18 @@ hypothesis.settings.load_profile("repeatable")
 
 
 # All tests but these are marked `older`: `-m older` is what the older Python and jax are asked. It
-# has every public function (its doctest), every method, every framework, the oracles and the
-# properties. What these show of networks, files, protocols and pictures is the same there, and the
-# parity tests try the networks on the older jax.
+# has every public function (its doctest), every method, the oracles and the properties. What these
+# show of networks, files, protocols and pictures is the same there, and the parity tests try the
+# networks on the older jax.
 ONLY_ON_THE_NEWEST = (
+    # These run on the older Python with the lowest versions that are allowed: `.ci/run lowest`.
+    "tests/data",
+    "tests/explainers/test_frameworks.py",
+    "tests/test_readme.py",
+    "tests/training",
+    "tests/viz",
+    # And these on the newest alone.
     "tests/cli",
-    "tests/data/test_fuzz.py",
     "tests/test_benchmarks.py",
     "tests/digits",
     "tests/explanation",
