@@ -106,7 +106,7 @@ def _digits(train: bool) -> tuple[np.ndarray, np.ndarray]:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise missing("benchmark", "scikit-learn", "The set of handwritten digits") from error
-    values, labels = load_digits(return_X_y=True)
+    values, labels = map(np.asarray, load_digits(return_X_y=True))
     chosen = (np.arange(len(labels)) % 3 != 2) == train
     return (values[chosen].reshape(-1, 8, 8) / 16).astype(np.float32), labels[chosen]
 
