@@ -273,6 +273,19 @@ def rise(s: Subject) -> Result:
     return "masked forward passes", error(found, expected / (SAMPLES * 0.5))
 
 
+# ---------------------------------------------------------------- attention
+
+
+def _attention(method: str) -> Callable[[Subject], Result]:
+    """Refused where there is no attention; where there is, its values are checked elsewhere."""
+
+    def check(s: Subject) -> Result:
+        s.explain(method)
+        raise NoCheckError("the framework gives no attention weights to compute it from")
+
+    return check
+
+
 CHECKS: dict[str, Callable[[Subject], Result]] = {
     "mwp": mwp,
     "c-mwp": c_mwp,
@@ -304,6 +317,9 @@ CHECKS: dict[str, Callable[[Subject], Result]] = {
     "pfv": pfv,
     "naflow": naflow,
     "lrp": lrp,
+    "attention-rollout": _attention("attention-rollout"),
+    "transformer-attribution": _attention("transformer-attribution"),
+    "legrad": _attention("legrad"),
     "occlusion": occlusion,
     "rise": rise,
 }
