@@ -164,41 +164,34 @@ def test_every_method(name):
     graph, state = nnx.split(abstract(name))
     image = jax.ShapeDtypeStruct((1, config.input_size, config.input_size, 3), jnp.float32)
 
-    attention: list = []
-    jax.eval_shape(
-        lambda s, x: attention.extend(
-            jaxplain.trace(nnx.merge(graph, s), x).graph.blocks.attention
-        ),
-        state,
-        image,
-    )
-    for key, method in CATALOGUE.items():
+    def run(s, x):
+        network = nnx.merge(graph, s)
+        model = jaxplain.trace(network, x)  # once for all methods
+        last = config.layer("last")
+        scores, acts = jaxplain.capture(model, [last])(x)
+        fitted = {"fit": methods.fit(last, acts[last].shape[-1], scores.shape[-1])}
+        done = {}
+        for key, method in CATALOGUE.items():
+            more = fitted if method.needs == "fit" else {}
+            call = explainer(key, config, **more)
+            if method.attention and not model.graph.blocks.attention:
+                with pytest.raises(UnsuitableNetworkError, match="the network has no attention"):
+                    call(model, x, 1)
+            elif (key, name) in REFUSED:
+                words = REFUSED[key, name]
+                with pytest.raises((ValueError, UnsupportedOperationError), match=words):
+                    call(model, x, 1)
+            else:
+                done[key] = call(model, x, 1)
+        return done
 
-        def run(s, x, key=key):
-            network = nnx.merge(graph, s)
-            more = {}
-            if CATALOGUE[key].needs == "fit":
-                last = config.layer("last")
-                scores, acts = jaxplain.capture(network, [last])(x)
-                channels, classes = acts[last].shape[-1], scores.shape[-1]
-                more = {"fit": methods.fit(last, channels, classes)}
-            return explainer(key, config, **more)(network, x, 1)
-
-        if method.attention and not attention:
-            with pytest.raises(UnsuitableNetworkError, match="the network has no attention"):
-                jax.eval_shape(run, state, image)
+    for key, maps in jax.eval_shape(run, state, image).items():
+        title = CATALOGUE[key].title
+        if CATALOGUE[key].rows:  # a record, or maps of several layers
+            assert sum(len(leaf.shape) >= 3 for leaf in jax.tree.leaves(maps)) > 1, title
             continue
-        call = key, name
-        if call in REFUSED:
-            with pytest.raises((ValueError, UnsupportedOperationError), match=REFUSED[call]):
-                jax.eval_shape(run, state, image)
-            continue
-        maps = jax.eval_shape(run, state, image)
-        if method.rows:  # a record, or maps of several layers
-            assert sum(len(leaf.shape) >= 3 for leaf in jax.tree.leaves(maps)) > 1, method.title
-            continue
-        assert len(maps.shape) in (3, 4) and maps.shape[0] == 1, method.title
-        assert min(maps.shape[1:3]) > 1, method.title
+        assert len(maps.shape) in (3, 4) and maps.shape[0] == 1, title
+        assert min(maps.shape[1:3]) > 1, title
 
 
 # ---- conservation -------------------------------------------------------------------------------
