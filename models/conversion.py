@@ -113,16 +113,23 @@ def _beside(path: Path, network: str | None) -> Path | None:
     Raises:
         weights_convert.CheckpointError: ``network`` needs one.
     """
-    entries = ENTRIES.values() if network is None else [find(network)]
-    endings = {s.beside for entry in entries for s in entry.sources}
-    files = [path.with_name(f"{path.stem}{e}{path.suffix}") for e in endings if e is not None]
-    found = [file for file in files if file.is_file()]
-    if network is not None and files and not found and None not in endings:
+    names, needed = names_beside(path.name, network)
+    found = [path.with_name(name) for name in names if path.with_name(name).is_file()]
+    if needed and not found:
         raise wc.CheckpointError(
             f"{network} has its tensors in two files: beside {path} there must be "
-            f"{' or '.join(file.name for file in files)}."
+            f"{' or '.join(names)}."
         )
     return found[0] if found else None
+
+
+def names_beside(name: str, network: str | None) -> tuple[list[str], bool]:
+    """What a second file of weights may be called, and whether ``network`` needs one."""
+    entries = ENTRIES.values() if network is None else [find(network)]
+    endings = {s.beside for entry in entries for s in entry.sources}
+    stem, suffix = os.path.splitext(name)
+    names = [f"{stem}{ending}{suffix}" for ending in endings if ending is not None]
+    return names, network is not None and bool(names) and None not in endings
 
 
 def cache_folder(converted: Converted) -> Path:

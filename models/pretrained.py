@@ -16,6 +16,7 @@ import numpy as np
 from flax import nnx
 
 from jaxplain import weights_convert as wc
+from jaxplain.core.addresses import is_address
 from jaxplain.models.config import ModelConfig
 from jaxplain.models.conversion import (
     Converted,
@@ -25,6 +26,7 @@ from jaxplain.models.conversion import (
     convert_file,
     read_config,
 )
+from jaxplain.models.distant import fetched
 from jaxplain.models.entries import ENTRIES, find, unknown
 from jaxplain.models.entry import Entry, Hub, Package
 from jaxplain.models.network import Network
@@ -65,7 +67,8 @@ def from_pretrained(
         source: a name of ``list_models()``; a folder that ``save_pretrained`` or ``jaxplain
             convert`` wrote; a file of PyTorch, safetensors, Caffe, Keras or NumPy with the tensor
             names of one of the network's sources, with what lies beside it where the network's
-            tensors are in two files; or ``"hf:OWNER/NAME"`` (``"hf:OWNER/NAME/FILE"``) for a
+            tensors are in two files; an address of such a folder or file, as ``gs://BUCKET/FILE``;
+            or ``"hf:OWNER/NAME"`` (``"hf:OWNER/NAME/FILE"``) for a
             repository of the Hugging Face hub; or ``"module:name"``, a network of your own, see
             ``own_network``.
         network: for a repository, the name of the network that it belongs to; for a file where
@@ -106,6 +109,9 @@ def from_pretrained(
         return _from_registry(source, options)
     if text.startswith("hf:"):
         return _from_hub(text, network, class_names, options)
+    if is_address(text):
+        with fetched(text, network) as copy:
+            return from_pretrained(copy, network=network, class_names=class_names, **options)
     if path.is_dir():
         with _progress(f"loading {path}"):
             return _renamed(_from_folder(path, options), class_names, text)

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 from jaxplain.core.addresses import is_address
+from jaxplain.core.places import RemoteFolder
 from jaxplain.data.images import decode_image, has_image_name, image_files, record_image
-from jaxplain.data.places import RemoteFolder
 from jaxplain.data.record import Record, UnreadableRecordError, printable
 
 __all__ = ["ImageFolder"]

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
+from jaxplain.core.places import Folder, folder_at
 from jaxplain.data import shards
 from jaxplain.data.explanation import Explanation, decode
-from jaxplain.data.places import Folder, folder_at
 
 __all__ = ["Maps", "open_maps"]
 

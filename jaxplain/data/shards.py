@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxplain.core.extras import missing
+from jaxplain.core.places import Folder
 from jaxplain.data.explanation import Explanation, encode
-from jaxplain.data.places import Folder
 
 FORMAT = "jaxplain maps 2"
 SETTINGS = "settings.json"

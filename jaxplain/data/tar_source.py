@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from jaxplain.core.addresses import is_address
+from jaxplain.core.places import RemoteFolder
 from jaxplain.data.adapting import as_source
 from jaxplain.data.images import has_image_name
-from jaxplain.data.places import RemoteFolder
 from jaxplain.data.record import Record, UnreadableRecordError, printable
 
 __all__ = ["TarFiles"]

@@ -13,7 +13,7 @@ import numpy as np
 
 import jaxplain
 from jaxplain import data
-from jaxplain.data.places import Folder, folder_at
+from jaxplain.core.places import Folder, folder_at
 from jaxplain.data.shards import digest_of, read_settings, write_settings
 from jaxplain.engine.plan import Goal, Ranges, chosen_records, describe_records, digest, stamps
 from jaxplain.engine.programs import Programs

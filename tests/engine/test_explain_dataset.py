@@ -15,7 +15,7 @@ from PIL import Image
 
 import jaxplain
 from jaxplain import cli, data, models
-from jaxplain.data import places
+from jaxplain.core import places
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 

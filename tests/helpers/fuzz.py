@@ -31,8 +31,8 @@ from PIL import Image
 
 from jaxplain import data
 from jaxplain import weights_convert as wc
+from jaxplain.core.places import folder_at
 from jaxplain.data import shards
-from jaxplain.data.places import folder_at
 
 SECONDS, MEGABYTES = 10, 2000
 #: Each of these starts a process, or writes a file by a slow library: one in so many iterations.

@@ -14,7 +14,7 @@ import re
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -194,6 +194,19 @@ class RemoteFolder:
             stamp = next((str(about[key]) for key in times if about.get(key)), "")
             found[path.removeprefix(self._path).lstrip("/")] = f"{about.get('size')} {stamp}"
         return found
+
+    def fetch(self, names: Iterable[str], to: Path) -> None:
+        """Copies files, those of folders below included, into a folder of this machine.
+
+        Raises:
+            ValueError: a name leads out of the folder.
+        """
+        for name in names:
+            target = (to / name).resolve()
+            if not target.is_relative_to(to.resolve()):
+                raise ValueError(f"{self.address} has a file whose name leads out of it: {name!r}.")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._files.get_file(f"{self._path}/{name}", str(target))
 
     def write(self, name: str, content: bytes, *, new: bool = False) -> None:
         if new and self._files.exists(f"{self._path}/{name}"):
