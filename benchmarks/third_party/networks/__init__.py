@@ -19,9 +19,9 @@ from benchmarks.third_party.networks import (
     keras_hub,
     transformers,
 )
-from benchmarks.third_party.networks.base import CLASSES, Cut, Network
+from benchmarks.third_party.networks.base import CLASSES, Attends, Cut, Network
 
-__all__ = ["CLASSES", "NETWORKS", "Cut", "Network", "installed", "network"]
+__all__ = ["CLASSES", "NETWORKS", "Attends", "Cut", "Network", "installed", "network"]
 
 os.environ.setdefault("KERAS_BACKEND", "jax")  # read when Keras is first imported
 

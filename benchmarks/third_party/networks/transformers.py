@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from benchmarks.third_party.networks.base import CLASSES, Network, images, tokens
+from benchmarks.third_party.networks.base import CLASSES, Attends, Network, images, tokens
 from benchmarks.third_party.networks.linen import cut, drawn
 
 _VIT = {
@@ -21,6 +21,8 @@ _VIT = {
 _RESNET = {"embedding_size": 8, "hidden_sizes": (16, 24, 32), "depths": (1, 2, 2)}
 _BLOCK = ("encoder", "layer")
 
+#: The transformers, and the tokens that their scores read.
+_READERS = {"ViT": (0,), "Beit": (), "Dinov2": (0,)}
 #: Family -> what makes it small, and the modules that it is cut at.
 FAMILIES: dict[str, tuple[dict[str, Any], tuple[tuple[str, ...], ...]]] = {
     "ViT": (_VIT, (("vit", *_BLOCK, "1", "layernorm_before"), ("vit", *_BLOCK, "0"))),
@@ -60,6 +62,11 @@ def build(family: str) -> Network:
     def fn(x: jax.Array) -> jax.Array:
         return model.module.apply(variables, x).logits
 
-    maps = {} if "hidden_sizes" in options else {"maps": tokens(prefix=1)}
+    maps = {"maps": tokens(prefix=1)} if family in _READERS else {}
     cuts = tuple(cut(fn, path, x, **maps) for path in paths)
-    return Network(f"transformers {family}", fn, x, cuts, family == "ResNet")
+    attends = None
+    if family in _READERS:
+        blocks = [(family.lower(), *_BLOCK, str(i)) for i in range(options["num_hidden_layers"])]
+        own = tuple(cut(fn, path, x, **maps) for path in blocks)
+        attends = Attends(1, _READERS[family], own)
+    return Network(f"transformers {family}", fn, x, cuts, family == "ResNet", attends=attends)
