@@ -104,6 +104,72 @@ FAMILIES = {
         norm="each place",
         gates=lambda m: [block.act for chunk in m.blocks for block in chunk.blocks],
     ),
+    "Vssd": Family(
+        "Vssd",
+        {
+            **{"img_size": 32, "dim": 16, "depths": [2], "num_heads": [2]},
+            "attentions_layers": "mamba2mixer",
+        },
+        view(),
+        norm="each place",
+    ),
+    # Mlla multiplies what is not its attention; here the same attention counts.
+    "Vssd with linear attention": Family(
+        "Vssd",
+        {
+            **{"img_size": 32, "dim": 16, "depths": [2], "num_heads": [2]},
+            "attentions_layers": "linearattention",
+        },
+        view(),
+        norm="each place",
+    ),
+    "IFormer": Family(
+        "IFormer",
+        {
+            "modules": ["iformerblock", "shmablock", "shmablock"],
+            "downsamplers": ["iformerstem", "convnormdownsampler", "convnormdownsampler"],
+            "downsampler_kwargs": [{}, {}, {}],
+            "module_kwargs": [
+                {"kernel_size": 3, "expand_ratio": 2.0},
+                *[
+                    {
+                        **{"num_heads": 1, "head_dim_reduce_ratio": 2},
+                        **{"attn_ratio": 1.0, "ffn_ratio": 2.0},
+                    }
+                ]
+                * 2,
+            ],
+            **{"dims": [8, 16, 24], "depths": [1, 1, 1]},
+        },
+        view(),
+        norm="the mean",
+    ),
+    "LowFormer": Family(
+        "LowFormer",
+        {
+            **{"widths": [8, 8, 16, 16, 24], "depths": [0, 1, 1, 1, 1]},
+            "block_types": ["conv", "conv", "conv", "attention", "attention"],
+            **{"att_strides": [2, 2, 2, 2, 1], "attention_type": "softmax"},
+        },
+        view(),
+    ),
+    "PartialFormer": Family(
+        "PartialFormer",
+        {
+            **{"img_size": 56, "dim": 16, "depths": [1, 1], "num_heads": [2, 2]},
+            **{"foreground_ratios": 0.5, "patch_size": 7},
+        },
+        view(),
+        norm="each place",
+    ),
+    "ReduceFormer": Family(
+        "ReduceFormer",
+        {
+            **{"widths": [8, 8, 16, 16, 24], "depths": [0, 1, 1, 1, 1], "head_dim": 4},
+            "block_types": ["conv", "conv", "conv", "attention", "attention"],
+        },
+        view(),
+    ),
 }
 
 
