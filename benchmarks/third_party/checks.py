@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxplain
+from benchmarks.third_party.attention import legrad, rollout, transformer_attribution
 from benchmarks.third_party.shares import c_mwp, d_wta, lrp, mwp, relevance_cam
 from benchmarks.third_party.subject import (
     NoCheckError,
@@ -273,19 +274,6 @@ def rise(s: Subject) -> Result:
     return "masked forward passes", error(found, expected / (SAMPLES * 0.5))
 
 
-# ---------------------------------------------------------------- attention
-
-
-def _attention(method: str) -> Callable[[Subject], Result]:
-    """Refused where there is no attention; where there is, its values are checked elsewhere."""
-
-    def check(s: Subject) -> Result:
-        s.explain(method)
-        raise NoCheckError("the framework gives no attention weights to compute it from")
-
-    return check
-
-
 CHECKS: dict[str, Callable[[Subject], Result]] = {
     "mwp": mwp,
     "c-mwp": c_mwp,
@@ -317,9 +305,9 @@ CHECKS: dict[str, Callable[[Subject], Result]] = {
     "pfv": pfv,
     "naflow": naflow,
     "lrp": lrp,
-    "attention-rollout": _attention("attention-rollout"),
-    "transformer-attribution": _attention("transformer-attribution"),
-    "legrad": _attention("legrad"),
+    "attention-rollout": rollout,
+    "transformer-attribution": transformer_attribution,
+    "legrad": legrad,
     "occlusion": occlusion,
     "rise": rise,
 }

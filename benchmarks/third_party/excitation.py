@@ -3,38 +3,25 @@
 Nothing here is jaxplain's: a network is traced and every operation's signal goes to its inputs by
 Eq. 6 (linear layers, by the signed contributions, of which additions are one) or as it is
 (activations, norms, moves). Attention is a linear layer of its values; its weights get nothing.
-Activations, softmax and norms are known by marks that are set where frameworks call them.
+Activations, softmax and norms are known by their marks.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-import inspect
-import itertools
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
+from benchmarks.third_party.marks import GATES, bound, mark_of, traced, walk
 from benchmarks.third_party.networks import Cut
 from benchmarks.third_party.subject import NoCheckError, Subject
 
-_PASSED = ("relu", "relu6", "gelu", "silu")
-_GATES = ("softmax", "sigmoid", "hard_sigmoid")
 #: A mask that adds -100 leaves weights of attention up to this; they are nothing, however shared.
 _MASKED = 1e-30
-#: The norms of frameworks: module, class, method.
-_NORMS = (
-    ("flax.linen", "LayerNorm", "__call__"),
-    ("keras.layers", "LayerNormalization", "call"),
-    ("equinox.nn", "LayerNorm", "__call__"),
-)
 _LINEAR = ("dot_general", "conv_general_dilated", "reduce_sum")
 _MOVES = (
     *("reshape", "transpose", "broadcast_in_dim", "squeeze", "expand_dims", "convert_element_type"),
@@ -78,38 +65,21 @@ class Tape:
     """The steps of ``fn(*inputs)``, and the signal that goes back through them."""
 
     def __init__(self, fn: Callable[..., jax.Array], *inputs: jax.Array):
-        with _marked():
-            closed = jax.make_jaxpr(fn)(*inputs)
+        closed = traced(fn, *inputs)
         self.steps: list[Step] = []
         self._begun: dict[str, Value] = {}
         self.inputs = [Value(v, True) for v in inputs]
-        (self.output,) = self._run(closed.jaxpr, closed.consts, self.inputs)
+        (self.output,) = walk(
+            closed.jaxpr, closed.consts, self.inputs, self._step, lambda a: Value(a, False)
+        )
         linear = [s for s in self.steps if s.name in _LINEAR[:2] and _weighted(s)]
         self.classifier = linear[-1]
 
-    def _run(self, jaxpr: Any, consts: Any, inputs: list[Value]) -> list[Value]:
-        env = dict(zip(jaxpr.invars, inputs, strict=True))
-        env.update({v: Value(c, False) for v, c in zip(jaxpr.constvars, consts, strict=True)})
-
-        def read(v: Any) -> Value:
-            return Value(jnp.asarray(v.val), False) if hasattr(v, "val") else env[v]
-
-        for eqn in jaxpr.eqns:
-            ins = [read(v) for v in eqn.invars]
-            inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
-            if inner is not None:
-                outs = self._run(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), ins)
-            else:
-                outs = self._step(eqn, ins)
-            env.update(zip(eqn.outvars, outs, strict=True))
-        return [read(v) for v in jaxpr.outvars]
-
     def _step(self, eqn: Any, ins: list[Value]) -> list[Value]:
-        name, params = eqn.primitive.name, eqn.params
+        name = eqn.primitive.name
 
         def run(*arrays: jax.Array) -> list[jax.Array]:
-            out = eqn.primitive.bind(*arrays, **params)
-            return list(out) if eqn.primitive.multiple_results else [out]
+            return bound(eqn, arrays)
 
         active = [v for v in ins if v.active]
         outs = [Value(a, bool(active)) for a in run(*(v.array for v in ins))]
@@ -118,13 +88,13 @@ class Tape:
         step = Step(name, run, ins, outs)
         for v in outs:
             v.made, v.gate = step, name in _MOVES and all(v.gate for v in active)
-        mark = params.get("name") if name == "name" else None
-        if isinstance(mark, str) and mark.startswith("begin "):
-            self._begun[mark[6:]] = ins[0]
-        elif isinstance(mark, str) and mark.startswith("end "):
+        mark = mark_of(eqn)
+        if mark and mark[0] == "begin":
+            self._begun[mark[2]] = ins[0]
+        elif mark:
             if ins[0] not in self.inputs:  # which are put in place of what the operation gives
-                step.inputs = [self._begun[mark[4:]]]  # past all that is between
-            outs[0].gate = mark[4:].split()[0] in _GATES
+                step.inputs = [self._begun[mark[2]]]  # past all that is between
+            outs[0].gate = mark[1] in GATES
         elif name in ("mul", "div") and len(active) == 1:
             _fold(active[0], next(v.array for v in ins if not v.active))
         self.steps.append(step)
@@ -283,37 +253,3 @@ def signals(s: Subject, cut: Cut, target: int) -> Signals:
         found.append([*(at.get(id(value), jnp.zeros_like(value.array)) for at in of)])
         found[-1].append(won.get(id(pixels), jnp.zeros_like(pixels.array)))
     return Signals(*(jnp.concatenate(parts) for parts in zip(*found, strict=True)))
-
-
-# ---------------------------------------------------------------- marks
-
-
-@contextlib.contextmanager
-def _marked() -> Iterator[None]:
-    count = itertools.count()
-
-    def around(kind: str, call: Callable, at: int) -> Callable:
-        def called(*args: Any, **options: Any) -> Any:
-            number = f"{kind} {next(count)}"
-            args = list(args)
-            args[at] = checkpoint_name(args[at], f"begin {number}")
-            return checkpoint_name(call(*args, **options), f"end {number}")
-
-        return called
-
-    with contextlib.ExitStack() as stack:
-        for module in filter(None, (jax.nn, sys.modules.get("flax.linen"))):
-            for name in (*_PASSED, *_GATES):
-                if hasattr(module, name):
-                    new = around(name, getattr(jax.nn, name), 0)
-                    stack.enter_context(mock.patch.object(module, name, new))
-        # `jax.nn.dot_product_attention` calls it by its own name.
-        own = inspect.unwrap(jax.nn.dot_product_attention).__globals__
-        new = around("softmax", own["softmax"], 0)
-        stack.enter_context(mock.patch.dict(own, softmax=new))
-        for module, kind, method in _NORMS:
-            if module in sys.modules:
-                own = getattr(sys.modules[module], kind)
-                new = around("norm", getattr(own, method), 1)
-                stack.enter_context(mock.patch.object(own, method, new))
-        yield

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxplain
+from benchmarks.third_party.attention import attn_lrp
 from benchmarks.third_party.excitation import signals
 from benchmarks.third_party.networks import CLASSES
 from benchmarks.third_party.subject import (
@@ -26,6 +27,7 @@ from benchmarks.third_party.subject import (
     over_space,
     replaced_backward,
 )
+from jaxplain.rules import composites
 
 EPS = 1e-12  # of LRP's stabiliser, whose default would be seen where shares cancel
 _OPERATIONS = "Eq. 6 by hand, operation by operation"
@@ -131,6 +133,8 @@ def d_wta(s: Subject) -> Result:
 
 
 def lrp(s: Subject) -> Result:
+    if composites.default_composite(s.model.graph) == "attn_lrp":
+        return attn_lrp(s)
     s.explain("lrp")  # its own composite
     found = s.explain("lrp", composite=jaxplain.rules.composite("epsilon", eps=EPS))
     if s.network.relus:

@@ -125,11 +125,11 @@ def _softmax_behind(graph: Graph, atom: Any) -> tuple[Operation, list[Operation]
 
 
 def _carried_value(op: Operation) -> Any:
-    """The value that an operation moves, masks, scales, or mixes the heads of; None for others."""
+    """The value that an operation moves, masks, scales, shifts, or mixes the heads of, or None."""
     if op.equations[-1].primitive.name == "select_n":  # where(isnan(a), 0, a) asks a itself
         floats = [v for v in op.inputs if v.aval.dtype.kind in "fV"]
         return floats[0] if len(floats) == 1 else None
-    carries = op.kind in ("structural", "scale", "linear") and len(op.inputs) == 1
+    carries = op.kind in ("structural", "scale", "bias", "linear") and len(op.inputs) == 1
     if not carries or len(op.equations) > 1 or (op.kind == "linear" and op.name != "dense"):
         return None
     return op.inputs[0]

@@ -85,7 +85,10 @@ def _call_mark(path: Any) -> Any:
 def _marked(next_fun: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
     """An interceptor of Linen's and Haiku's methods, which both run in a scope of their path."""
     module = context.module
-    path = getattr(module, "path", None) or getattr(module, "module_name", "")
+    if getattr(module, "scope", module) is None:
+        path = ""  # Linen's without a scope, as of a class whose own __init__ sets no fields
+    else:
+        path = getattr(module, "path", None) or getattr(module, "module_name", "")
     with _call_mark((path, context.method_name)):
         return next_fun(*args, **kwargs)
 

@@ -13,15 +13,17 @@ from collections.abc import Callable
 
 from benchmarks.third_party.networks import (
     equimo,
+    flaim,
     flaxmodels,
     haiku,
     keras,
     keras_hub,
+    kimm,
     transformers,
 )
-from benchmarks.third_party.networks.base import CLASSES, Cut, Network
+from benchmarks.third_party.networks.base import CLASSES, Attends, Cut, Network
 
-__all__ = ["CLASSES", "NETWORKS", "Cut", "Network", "installed", "network"]
+__all__ = ["CLASSES", "NETWORKS", "Attends", "Cut", "Network", "installed", "network"]
 
 os.environ.setdefault("KERAS_BACKEND", "jax")  # read when Keras is first imported
 
@@ -33,6 +35,8 @@ NETWORKS: dict[str, tuple[str, Callable[[str], Network], str]] = {
     **{
         f"flaxmodels {name}": ("flaxmodels", flaxmodels.build, name) for name in flaxmodels.FAMILIES
     },
+    **{f"kimm {name}": ("kimm", kimm.build, name) for name in kimm.FAMILIES},
+    **{f"flaim {name}": ("flaim", flaim.build, name) for name in flaim.FAMILIES},
     **{f"equimo {name}": ("equimo", equimo.build, name) for name in equimo.FAMILIES},
     **{
         f"transformers {family}": ("transformers", transformers.build, family)

@@ -78,12 +78,28 @@ def tokens(prefix: int = 0) -> Callable[[jax.Array], jax.Array]:
     return maps
 
 
+@dataclass(frozen=True, eq=False)
+class Attends:
+    """What is known of a network all of whose softmaxes look from every token to every token.
+
+    Attributes:
+        prefix: how many tokens before those of the patches have no place.
+        readers: the tokens that the scores read; none where they read the mean of the patches.
+        blocks: the cuts behind the blocks, the last one's head giving the scores of all of them.
+    """
+
+    prefix: int
+    readers: tuple[int, ...]
+    blocks: tuple[Cut, ...]
+
+
 @dataclass(frozen=True)
 class Network:
     """A network, images for it, its last cuts (uppermost first), and whether its units are ReLU.
 
     ``narrow`` gives early maps ``(B, h, w, C)`` where the last ones have many channels; ``gates``
-    are those of `jax.nn` that only multiply.
+    are those of `jax.nn` that only multiply. ``attends`` is None where there is no attention, or of
+    another kind.
     """
 
     name: str
@@ -93,6 +109,7 @@ class Network:
     relus: bool
     narrow: Callable[[jax.Array], jax.Array] | None = None
     gates: tuple[str, ...] = ("sigmoid", "hard_sigmoid")
+    attends: Attends | None = None
 
 
 def images(size: int) -> jax.Array:

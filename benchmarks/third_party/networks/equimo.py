@@ -13,6 +13,7 @@ import numpy as np
 
 from benchmarks.third_party.networks.base import (
     CLASSES,
+    Attends,
     Between,
     Cut,
     Network,
@@ -47,6 +48,7 @@ class Family:
             the mean by ``head``.
         norm, head: by their names.
         gates: the activations that only multiply, where others are of the same function.
+        attends: the tokens without a place, those that the scores read, and the chunk of blocks.
     """
 
     kind: str
@@ -56,6 +58,7 @@ class Family:
     norm: Literal["each place", "the mean", "none"] = "none"
     head: str = "head"
     gates: Callable[[Any], list[Any]] | None = None
+    attends: tuple[int, tuple[int, ...], Callable[[Any], Any]] | None = None
 
 
 _VIT = {"img_size": 40, "patch_size": 8, "dim": 24, "num_heads": 3, "depths": [2], "mlp_ratio": 2}
@@ -72,12 +75,14 @@ FAMILIES = {
         {**_VIT, "global_pool": "token", "reg_tokens": 0},
         view(prefix=1),
         _INNER,
+        attends=(1, (0,), lambda m: m.blocks[-1].blocks),
     ),
     "ViT with registers": Family(
         "VisionTransformer",
         {**_VIT, "global_pool": "avg", "reg_tokens": 4, "use_local_pos_embed": True},
         view(prefix=5),
         _INNER,
+        attends=(5, (), lambda m: m.blocks[-1].blocks),
     ),
     "ConvNeXt": Family(
         "ConvNeXt",
@@ -98,6 +103,72 @@ FAMILIES = {
         view(),
         norm="each place",
         gates=lambda m: [block.act for chunk in m.blocks for block in chunk.blocks],
+    ),
+    "Vssd": Family(
+        "Vssd",
+        {
+            **{"img_size": 32, "dim": 16, "depths": [2], "num_heads": [2]},
+            "attentions_layers": "mamba2mixer",
+        },
+        view(),
+        norm="each place",
+    ),
+    # Mlla multiplies what is not its attention; here the same attention counts.
+    "Vssd with linear attention": Family(
+        "Vssd",
+        {
+            **{"img_size": 32, "dim": 16, "depths": [2], "num_heads": [2]},
+            "attentions_layers": "linearattention",
+        },
+        view(),
+        norm="each place",
+    ),
+    "IFormer": Family(
+        "IFormer",
+        {
+            "modules": ["iformerblock", "shmablock", "shmablock"],
+            "downsamplers": ["iformerstem", "convnormdownsampler", "convnormdownsampler"],
+            "downsampler_kwargs": [{}, {}, {}],
+            "module_kwargs": [
+                {"kernel_size": 3, "expand_ratio": 2.0},
+                *[
+                    {
+                        **{"num_heads": 1, "head_dim_reduce_ratio": 2},
+                        **{"attn_ratio": 1.0, "ffn_ratio": 2.0},
+                    }
+                ]
+                * 2,
+            ],
+            **{"dims": [8, 16, 24], "depths": [1, 1, 1]},
+        },
+        view(),
+        norm="the mean",
+    ),
+    "LowFormer": Family(
+        "LowFormer",
+        {
+            **{"widths": [8, 8, 16, 16, 24], "depths": [0, 1, 1, 1, 1]},
+            "block_types": ["conv", "conv", "conv", "attention", "attention"],
+            **{"att_strides": [2, 2, 2, 2, 1], "attention_type": "softmax"},
+        },
+        view(),
+    ),
+    "PartialFormer": Family(
+        "PartialFormer",
+        {
+            **{"img_size": 56, "dim": 16, "depths": [1, 1], "num_heads": [2, 2]},
+            **{"foreground_ratios": 0.5, "patch_size": 7},
+        },
+        view(),
+        norm="each place",
+    ),
+    "ReduceFormer": Family(
+        "ReduceFormer",
+        {
+            **{"widths": [8, 8, 16, 16, 24], "depths": [0, 1, 1, 1, 1], "head_dim": 4},
+            "block_types": ["conv", "conv", "conv", "attention", "attention"],
+        },
+        view(),
     ),
 }
 
@@ -126,11 +197,19 @@ def build(name: str) -> Network:
         return jax.vmap(lambda image: _call(model, image))(x)
 
     cuts = (
-        tuple(_at_input(model, where, x, family.maps) for where in family.inner)
+        tuple(_at(model, where, x, family.maps) for where in family.inner)
         if family.inner
         else (_at_features(model, family),)
     )
-    return Network(f"equimo {name}", fn, x, cuts, False, gates=gates)
+    attends = None
+    if family.attends:
+        prefix, readers, chunk = family.attends
+        blocks = tuple(
+            _at(model, lambda m, i=i: chunk(m)[i], x, family.maps, behind=True)
+            for i in range(len(chunk(model)))
+        )
+        attends = Attends(prefix, readers, blocks)
+    return Network(f"equimo {name}", fn, x, cuts, False, gates=gates, attends=attends)
 
 
 def _call(part: Callable, image: jax.Array) -> jax.Array:
@@ -171,21 +250,27 @@ def _at_features(model: Any, family: Family) -> Cut:
     return Cut(jax.vmap(features), jax.vmap(head), family.maps, between)
 
 
-def _at_input(
+def _at(
     model: Any,
     where: Callable[[Any], Any],
     x: jax.Array,
     maps: Callable[[jax.Array], jax.Array],
+    behind: bool = False,
 ) -> Cut:
-    """The cut at what a module is given."""
+    """The cut at what a module is given, or gives."""
     import equinox as eqx
 
     def run(image: jax.Array, put: jax.Array | None) -> tuple[jax.Array, jax.Array]:
         seen = []
 
-        def module(value: jax.Array, **options: Any) -> jax.Array:
+        def instead(value: jax.Array) -> jax.Array:
             seen.append(value)
-            return where(model)(value if put is None else put, **options)
+            return value if put is None else put
+
+        def module(value: jax.Array, **options: Any) -> jax.Array:
+            if behind:
+                return instead(where(model)(value, **options))
+            return where(model)(instead(value), **options)
 
         scores = _call(eqx.tree_at(where, model, module), image)
         return scores, seen[-1]

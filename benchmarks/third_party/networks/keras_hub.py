@@ -11,6 +11,7 @@ import numpy as np
 
 from benchmarks.third_party.networks.base import (
     CLASSES,
+    Attends,
     Cut,
     Network,
     images,
@@ -60,7 +61,12 @@ def build(family: str) -> Network:
             weight.assign(perturbed(name, weight.value, rng))
     fn, x = inference(model), images(size)
     cuts = tuple(_cut(fn, layer, x, tokens(prefix)) for layer in layers(backbone))
-    return Network(f"keras-hub {family}", fn, x, cuts, False)
+    attends = None
+    if prefix:
+        encoder = backbone.get_layer(f"{family.lower()}_encoder")
+        blocks = tuple(_cut(fn, layer, x, tokens(prefix)) for layer in encoder.encoder_layers)
+        attends = Attends(prefix, (0,), blocks)
+    return Network(f"keras-hub {family}", fn, x, cuts, False, attends=attends)
 
 
 def _cut(

@@ -19,7 +19,9 @@ def drawn(variables: Any, seed: int = 11) -> Any:
     """The variables in double precision, norms perturbed; what begins as zeros is drawn."""
     rng = np.random.default_rng(seed)
 
-    def draw(path: Sequence[Any], value: Any) -> jax.Array:
+    def draw(path: Sequence[Any], value: Any) -> Any:
+        if not np.issubdtype(np.asarray(value).dtype, np.floating):
+            return value  # an index
         name = _STATISTICS.get(path[-1].key, path[-1].key)
         if not np.any(value) and name != "moving_variance":
             name = "bias"
@@ -42,7 +44,8 @@ def cut(
 
         def step(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
             out = call(*args, **kwargs)
-            if context.method_name != "__call__" or context.module.path != path:
+            module = context.module
+            if context.method_name != "__call__" or module.scope is None or module.path != path:
                 return out
             value, rest = (out[0], out[1:]) if isinstance(out, tuple) else (out, None)
             seen.append(value)
