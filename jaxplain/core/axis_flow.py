@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxplain.core import _compat
@@ -40,10 +40,18 @@ class AxisFlow:
         equations: of the flat program, in order, the ones that do not depend on the input too.
         constants: the program's weights.
         inputs: the images.
+        given: values of which somebody knows better.
     """
 
-    def __init__(self, equations: Sequence[Any], constants: Sequence[Any], inputs: Sequence[Any]):
+    def __init__(
+        self,
+        equations: Sequence[Any],
+        constants: Sequence[Any],
+        inputs: Sequence[Any],
+        given: Mapping[Any, Axes] | None = None,
+    ):
         self.axes: dict[Any, Axes] = {v: image_axes(v.aval.shape) for v in inputs}
+        self._given = given or {}
         self._learned: set = set(constants)
         self._cuts: dict[Any, _Cut] = {}
         self._parts: dict[Any, Any] = {}
@@ -62,6 +70,7 @@ class AxisFlow:
                     a.size == n for a, n in zip(axes, shape, strict=True)
                 )
                 self.axes[v] = axes if fits else unknown(shape)
+                self.axes[v] = self._given.get(v, self.axes[v])
 
     def _of(self, atom: Any) -> Axes | None:
         return None if _literal(atom) else self.axes.get(atom)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from jaxplain.core import _compat
@@ -24,12 +25,15 @@ class Places:
     Attributes:
         axes: value -> its axes.
         layouts: value -> how maps lie in it, for the outputs of operations that have maps.
+
+    Args:
+        given: the axes of values, where the user says them.
     """
 
-    def __init__(self, graph: Graph):
+    def __init__(self, graph: Graph, given: Mapping[Any, Axes] | None = None):
         self.graph = graph
         equations = [*graph.constant_equations, *(e for op in graph.ops for e in op.equations)]
-        self.axes: dict[Any, Axes] = AxisFlow(equations, graph.constants, graph.inputs).axes
+        self.axes: dict[Any, Axes] = AxisFlow(equations, graph.constants, graph.inputs, given).axes
         values = [*graph.inputs, *(v for op in graph.ops for v in op.outputs)]
         found = {v: Layout.of(self.axes[v]) for v in values if v in self.axes}
         # What has other images than the network was given belongs to some of them, or to all.

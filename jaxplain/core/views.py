@@ -22,12 +22,18 @@ class Rearranged:
 
     Views of functions that rearrange values alike are equal, so that nothing compiles again for a
     function that is made anew at every call.
+
+    Attributes:
+        batch, height, width, channels: of the maps.
+        axes: what the axes of the value mean by it; None where the function does more than lay
+            out one axis, or two, as maps and leave out what is before and behind them.
     """
 
     batch: int
     height: int
     width: int
     channels: int
+    axes: Axes | None
     digest: bytes
     function: Callable[[jax.Array], jax.Array] = dataclasses.field(compare=False)
 
@@ -119,4 +125,27 @@ def _rearranged(what: str, shape: tuple, batch: int, function: Callable) -> Rear
         )
     digest = hashlib.sha256(np.ascontiguousarray(order).tobytes()).digest()
     b, h, w, channels = order.shape
-    return Rearranged(b, h, w, channels, digest, function)
+    return Rearranged(b, h, w, channels, _axes_by(order, shape), digest, function)
+
+
+def _axes_by(order: np.ndarray, shape: tuple[int, ...]) -> Axes | None:
+    """The axes of a value of which ``order`` are the numbers that make maps ``(B, h, w, C)``."""
+    batch, h, w, channels = order.shape
+    axes, kept = [], 1
+    for n, places in zip(shape, np.unravel_index(order, shape), strict=True):
+        moving = {d for d in range(4) if (places != places.take([0], d)).any()}
+        first, last = int(places.min()), int(places.max())
+        if moving and moving <= {1, 2}:
+            sides = [("height", h, 1 in moving), ("width", w, 2 in moving)]
+            factors = tuple(Factor(kind, size) for kind, size, moves in sides if moves)
+            picked = places[0, : h if 1 in moving else 1, : w if 2 in moving else 1, 0].ravel()
+            if (picked != first + np.arange(picked.size)).any():
+                return None
+            axes.append(Axis(factors, first, n - 1 - last))
+        elif len(moving) > 1 or last - first + 1 < n:
+            return None
+        else:
+            kind = "batch" if 0 in moving else "channel"
+            axes.append(single(kind, n))
+            kept *= n if kind == "channel" else 1
+    return tuple(axes) if kept == channels else None

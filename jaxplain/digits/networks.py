@@ -1,4 +1,4 @@
-"""Small networks in the shape of VGG, ResNet and GoogLeNet, for images of 32 x 32.
+"""Small networks in the shape of VGG, ResNet, GoogLeNet, ConvNeXt and ViT, for images of 32 x 32.
 
 Made of the blocks of the large ones and tagged like them, with an eighth to a quarter of their
 channels and fewer stages, so that two processor cores train them in minutes.
@@ -9,12 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from jaxplain import data
 from jaxplain.core import tag
-from jaxplain.models import ModelConfig
+from jaxplain.models import ModelConfig, convnext, transformer
 from jaxplain.models.config import default_layers
 from jaxplain.models.googlenet import Inception, Unit
 from jaxplain.models.layers import BatchNorm, Conv, WindowDense, global_avg_pool, max_pool
@@ -23,9 +24,11 @@ from jaxplain.models.resnet import LAYOUTS, BasicBlock
 __all__ = [
     "INPUT_SIZE",
     "NETWORKS",
+    "SmallConvNeXt",
     "SmallGoogLeNet",
     "SmallResNet",
     "SmallVGG",
+    "SmallViT",
     "small_image",
 ]
 
@@ -130,4 +133,90 @@ class SmallGoogLeNet(nnx.Module):
         return self.fc(tag(global_avg_pool(x), "pool5"))
 
 
-NETWORKS = {"VGG": SmallVGG, "ResNet": SmallResNet, "GoogLeNet": SmallGoogLeNet}
+class SmallConvNeXt(nnx.Module):
+    """A convolution, two stages of ConvNeXt's blocks behind its downsampling, norm and pool."""
+
+    def __init__(self, class_names: tuple[str, ...], *, rngs: nnx.Rngs):
+        self.config = _config("small ConvNeXt", "stages.0.0", "stages.1.1", class_names)
+        options: dict[str, Any] = dict(dtype=None, rngs=rngs)
+        self.stem = Conv(3, 16, 3, padding=1, rngs=rngs)
+        widths = (16, 32, 64)
+        pairs = zip(widths, widths[1:], strict=False)
+        self.downsamples = nnx.List([convnext.Downsample(i, o, **options) for i, o in pairs])
+        self.stages = nnx.List(
+            [
+                nnx.List([convnext.Block(width, **options) for _ in range(count)])
+                for width, count in zip(widths[1:], (1, 2), strict=True)
+            ]
+        )
+        for stage in self.stages:
+            for block in stage:  # a few epochs do not bring ConvNeXt's own 1e-6 up
+                block.scale.gamma[...] = jnp.ones_like(block.scale.gamma[...])
+        self.norm = transformer.LayerNorm(widths[-1], 1e-6, **options)
+        self.head = nnx.Linear(widths[-1], len(class_names), rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = tag(self.stem(x), "stem")
+        for i, (down, stage) in enumerate(zip(self.downsamples, self.stages, strict=True)):
+            x = down(x)
+            for j, block in enumerate(stage):
+                x = tag(block(x), f"stages.{i}.{j}")
+        return self.head(self.norm(tag(global_avg_pool(x), "avgpool")))
+
+
+class SmallViT(nnx.Module):
+    """Three transformer blocks on 8 x 8 tokens, which convolutions make, and a class token.
+
+    Patches cut out of the image would take far more images to learn from: see T. Xiao et al.,
+    Early Convolutions Help Transformers See Better, NeurIPS 2021.
+    """
+
+    def __init__(self, class_names: tuple[str, ...], *, rngs: nnx.Rngs):
+        self.config = _config("small ViT", "blocks.1", "blocks.2.norm1", class_names)
+        self.widths = (3, 16, 32, 64)
+        for i, (inputs, width) in enumerate(zip(self.widths, self.widths[1:], strict=False), 1):
+            stride = 1 if i == 1 else 2
+            conv = Conv(inputs, width, 3, stride, padding=1, bias=False, rngs=rngs)
+            setattr(self, f"conv{i}", conv)
+            setattr(self, f"norm{i}", BatchNorm(width, rngs=rngs))
+        width, tokens = self.widths[-1], (INPUT_SIZE // 4) ** 2
+        initial = nnx.initializers.truncated_normal(0.02)
+        self.class_token = nnx.Param(initial(rngs.params(), (1, 1, width)))
+        self.positions = nnx.Param(initial(rngs.params(), (1, 1 + tokens, width)))
+        self.blocks = nnx.List(
+            [
+                transformer.Block(
+                    width,
+                    4,
+                    expansion=2,
+                    activation="gelu",
+                    eps=1e-6,
+                    layer_scale=False,
+                    dtype=None,
+                    rngs=rngs,
+                )
+                for _ in range(3)
+            ]
+        )
+        self.norm = transformer.LayerNorm(width, 1e-6, dtype=None, rngs=rngs)
+        self.head = nnx.Linear(width, len(class_names), rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for i in range(1, len(self.widths)):
+            x = getattr(self, f"norm{i}")(getattr(self, f"conv{i}")(x))
+            x = tag(jax.nn.gelu(x, approximate=False), f"conv{i}")
+        x = x.reshape(x.shape[0], -1, x.shape[-1])
+        first = jnp.broadcast_to(self.class_token[...], (x.shape[0], 1, x.shape[-1]))
+        x = tag(jnp.concatenate([first, x], axis=1) + self.positions[...], "embeddings")
+        for i, block in enumerate(self.blocks):
+            x = block(x, f"blocks.{i}")
+        return self.head(tag(self.norm(x), "norm")[:, 0])
+
+
+NETWORKS = {
+    "VGG": SmallVGG,
+    "ResNet": SmallResNet,
+    "GoogLeNet": SmallGoogLeNet,
+    "ConvNeXt": SmallConvNeXt,
+    "ViT": SmallViT,
+}

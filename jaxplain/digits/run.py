@@ -39,7 +39,9 @@ _log = logging.getLogger(__name__)
 #: RISE's 1000 masks take minutes a network; on images of 32 x 32 these say as much.
 _OPTIONS: dict[str, dict[str, Any]] = {"rise": {"samples": 200}}
 #: A network with dense layers on top has to learn each digit at each place.
-_LONGER = {"VGG": 2.5}
+_LONGER = {"VGG": 2.5, "ViT": 0.75}
+#: Attention learns from more images what convolutions have built in; they are seen less often.
+_MORE = {"ViT": 4}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +137,8 @@ def benchmark(
         seconds[what] = time.perf_counter() - start
 
     with timed("drawing the images"):
-        fitted = arrays(size.train + size.validation, train=True)
+        extra = (max(_MORE.values()) - 1) * size.train
+        fitted = arrays(size.train + size.validation + extra, train=True)
     with timed("drawing the test images"):
         tested = arrays(size.test, train=False)
     source = ClutteredDigits(size.pointing, train=False)
@@ -231,20 +234,24 @@ def train_small(
 ) -> tuple[Any, float]:
     """A small network, trained on the first ``size.train`` images, and its validation loss.
 
+    Those after the validation images are for networks that need more.
+
     ``options`` are those of `jaxplain.training.loop.train`.
     """
     import optax
 
     network = NETWORKS[name](CLASSES, rngs=nnx.Rngs(0))
     pixels, targets = images
+    end = size.train + size.validation
+    rows = np.r_[: size.train, end : end + (_MORE.get(name, 1) - 1) * size.train]
     inputs = _inputs(network, pixels)
     batch = 32
     epochs = round(size.epochs * _LONGER.get(name, 1))
-    steps = epochs * max(size.train // batch, 1)
+    steps = epochs * max(len(rows) // batch, 1)
     result = train_network(
         network,
-        (inputs[: size.train], targets[: size.train]),
-        (inputs[size.train :], targets[size.train :]),
+        (inputs[rows], targets[rows]),
+        (inputs[size.train : end], targets[size.train : end]),
         loss="sigmoid_mean",
         optimiser=optax.adamw(optax.cosine_onecycle_schedule(steps, 4e-3, 0.2), weight_decay=1e-3),
         batch_size=batch,
@@ -264,11 +271,12 @@ def new_head(
     """Mean average precision of a new output layer, and of logistic regression in its place."""
     from sklearn.linear_model import LogisticRegression
 
+    end = size.train + size.validation
     features, unseen = (
         np.asarray(last_layer_inputs(network, _inputs(network, pixels), batch_size=100))
-        for pixels, _ in (fitted, tested)
+        for pixels in (fitted[0][:end], tested[0])
     )
-    targets = fitted[1]
+    targets = fitted[1][:end]
     parts = slice(0, size.train), slice(size.train, None)
     layer = LastLayer.fit(
         *((features[part], targets[part]) for part in parts),

@@ -55,10 +55,7 @@ def run(
     if logits:
         warn_of_probabilities(model.whole)
     if layer is None:
-        if tokens is not None:
-            raise ValueError(
-                "tokens= says how the values of a layer lie that is named; name it with layer="
-            )
+        require_named(tokens)
         layer = model.graph.last_spatial
     single = isinstance(layer, str)
     names = (layer,) if isinstance(layer, str) else tuple(layer)
@@ -80,6 +77,14 @@ def run(
         impl, model, x, targets, arrays=arrays, layers=names, class_chunk=chunk, **static
     )
     return result[names[0]] if single else result
+
+
+def require_named(tokens: Tokens) -> None:
+    """An error if ``tokens`` is given, as it is not for the default layer."""
+    if tokens is not None:
+        raise ValueError(
+            "tokens= says how the values of a layer lie that is named; name it with layer="
+        )
 
 
 def run_traced(

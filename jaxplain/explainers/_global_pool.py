@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from jaxplain.core import Graph, Operation, UnsuitableNetworkError
+from jaxplain.core import Model, Operation, UnsuitableNetworkError
+from jaxplain.core.axes import Axes
 from jaxplain.core.primitives import is_identity
+from jaxplain.core.spatial import Places
 
 
-def require_global_pool(graph: Graph, layer: str, method: str) -> None:
+def require_global_pool(model: Model, layer: str, method: str) -> None:
     """An error unless a global average pool and one classifier are all that follows the layer.
 
     Scales, biases and changes of shape may stand between them. Scales before the pool must not vary
     over space: only then the gradient at the layer is the classifier's weight divided by the number
     of positions. Tokens are space; others beside them must have been dropped before the pool.
     """
+    graph = model.graph
     source = graph.layer(layer)
-    if graph.layout(source) is None:
+    places = _places(model, layer, method)
+    if places.layouts.get(source) is None:
         _refuse(
             method,
             layer,
             f"the layer, of shape {tuple(source.aval.shape)}, has no height and width",
         )
-    space = _space(
-        graph, source, method, layer, "the layer"
-    )  # the axes of positions; () once pooled
-    axes = graph.places.axes
+    axes = places.axes
+    space = _space(axes[source], method, layer, "the layer")  # of positions; () once pooled
     classifiers = 0
     reached = graph.downstream(frozenset([source]))
     for op in (op for op in graph.ops if op in reached):
@@ -34,8 +36,8 @@ def require_global_pool(graph: Graph, layer: str, method: str) -> None:
             _refuse(method, layer, f"{op.name!r} ({op.kind}) at {op.place} lies after it")
         if op.kind == "structural":
             what = f"{op.name!r} at {op.place}"
-            before, space = space, _space(graph, op.output, method, layer, what)
-            if before and not _keeps_all(graph, op):
+            before, space = space, _space(axes[op.output], method, layer, what)
+            if before and not _keeps_all(places, op):
                 _refuse(method, layer, f"{what} comes before the pool")
         elif op.kind == "scale":
             if space and any(_varies(v, space, graph) for v in op.constants):
@@ -69,9 +71,23 @@ def _refuse(method: str, layer: str, why: str) -> NoReturn:
     )
 
 
-def _space(graph: Graph, v: Any, method: str, layer: str, what: str) -> tuple[int, ...]:
+def _places(model: Model, layer: str, method: str) -> Places:
+    """Where values have a place, after the word of the user on the layer."""
+    view = model.views.get(layer)
+    if view is None:
+        return model.graph.places
+    if view.axes is None:
+        raise ValueError(
+            f"{method} must know which axis of {layer!r} the positions lie along, which the "
+            "function tokens does not tell; it may leave out tokens in front of and behind the "
+            "positions and bring these to (h, w) row by row, as "
+            "lambda v: v[:, 1:].reshape(len(v), h, w, -1) does"
+        )
+    return Places(model.graph, {model.graph.layer(layer): view.axes})
+
+
+def _space(axes: Axes, method: str, layer: str, what: str) -> tuple[int, ...]:
     """The axes of a value, which ``what`` makes, along which positions lie."""
-    axes = graph.places.axes[v]
     places = {"height", "width"}
     for axis in axes:
         if (axis.kinds & places and not axis.kinds <= places) or "unknown" in axis.kinds:
@@ -81,9 +97,9 @@ def _space(graph: Graph, v: Any, method: str, layer: str, what: str) -> tuple[in
     return tuple(i for i, axis in enumerate(axes) if axis.kinds & places)
 
 
-def _keeps_all(graph: Graph, op: Operation) -> bool:
+def _keeps_all(places: Places, op: Operation) -> bool:
     """Whether a change of shape keeps every position, once; it may drop other tokens."""
-    old, new = graph.layout(op.inputs[0]), graph.layout(op.output)
+    old, new = places.layouts.get(op.inputs[0]), places.layouts.get(op.output)
     if old is None or new is None:
         return False
     same = (old.height, old.width, old.channels) == (new.height, new.width, new.channels)

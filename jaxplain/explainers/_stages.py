@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from jaxplain.core import Graph, UnknownLayerError
+from jaxplain.core import Graph, Model, UnknownLayerError
 
 
 def stages(graph: Graph) -> list[Any]:
@@ -53,16 +53,17 @@ def names(graph: Graph, variables: list) -> list[str]:
     return [graph.name_of(v) if v in known else f"stage{i}" for i, v in enumerate(variables, 1)]
 
 
-def require_maps(graph: Graph, name: str, method: str) -> Any:
-    """The variable behind a layer's name; an error unless it holds maps."""
+def require_maps(model: Model, name: str, method: str) -> tuple[Any, Any]:
+    """The variable behind a layer's name, and how maps lie in it; an error unless it holds maps."""
+    graph = model.graph
     v = graph.layer(name)
-    graph.check_place(name)
-    if graph.layout(v) is None:
+    layout = model.views.get(name) or graph.layout(v)
+    if layout is None:
         raise ValueError(
             f"{method} needs layers with height and width, but {name!r} has shape "
             f"{tuple(v.aval.shape)}: name a layer before the flattening"
         )
-    return v
+    return v, layout
 
 
 def size(graph: Graph, v: Any) -> tuple[int, int] | None:

@@ -102,7 +102,7 @@ def _require_space(layers, acts, method: str) -> None:
 def _cams(model, x, targets, *, layers, class_chunk, method, relu, options=()):
     if method == "cam":
         for name in layers:
-            require_global_pool(model.graph, name, "cam")
+            require_global_pool(model, name, "cam")
     scores, acts, pull = model.pullback(x, layers)
     _require_space(layers, acts, method)
     combine, extra = _MAPS[method], dict(options)
@@ -142,6 +142,7 @@ def cam(
     targets: Targets = None,
     *,
     layer: Layer = None,
+    tokens: Tokens = None,
     relu: bool = False,
     class_chunk: ClassChunk = "auto",
 ) -> Maps:
@@ -161,6 +162,8 @@ def cam(
         layer: None for the last layer with more than one position, the global average pool's input;
             or the name of a layer that only the pool and the classifier follow, or a sequence of
             names.
+        tokens: where it is not known how maps lie in the layer: the grid ``(h, w)`` of its
+            positions, row by row, or a function from its values to maps ``(B, h, w, C)``.
         relu: True keeps only the positive part.
         class_chunk: how many of K classes to take at once: with ``"auto"`` as many as half a
             gigabyte holds; None takes all.
@@ -186,7 +189,7 @@ def cam(
         Array([[[ 0.,  6.],
                 [12., 18.]]], dtype=float32)
     """
-    return _run("cam", fn, x, targets, layer, None, relu, class_chunk)
+    return _run("cam", fn, x, targets, layer, tokens, relu, class_chunk)
 
 
 def grad_cam(

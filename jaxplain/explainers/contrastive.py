@@ -165,6 +165,7 @@ def contrastive_cam(
     targets: Targets = None,
     *,
     layer: Layer = None,
+    tokens: Tokens = None,
     classifier: str = "last_linear",
     class_chunk: ClassChunk = "auto",
 ) -> Maps:
@@ -196,6 +197,7 @@ def contrastive_cam(
         x,
         targets,
         layer=layer,
+        tokens=tokens,
         class_chunk=class_chunk,
         classifier=classifier,
     )
@@ -203,7 +205,7 @@ def contrastive_cam(
 
 def _contrastive_cam(model, x, targets, *, layers, class_chunk, classifier):
     for name in layers:
-        require_global_pool(model.graph, name, "contrastive_cam")
+        require_global_pool(model, name, "contrastive_cam")
     rules = core.RuleSet(fold=False)
     scores, acts, forward = model.pullback(x, layers, rules)
     _, _, backward = model.pullback(x, layers, _reverse(rules, classifier))

@@ -21,9 +21,9 @@ import jax.numpy as jnp
 from jaxplain import postprocess
 from jaxplain.core import _compat, trace
 from jaxplain.core.numerics import magnitude
-from jaxplain.explainers._common import check_images, run_traced
+from jaxplain.explainers._common import check_images, require_named, run_traced
 from jaxplain.explainers._stages import names, require_maps, stages
-from jaxplain.explainers._types import Images, Layers, Network
+from jaxplain.explainers._types import Images, Layers, Network, Tokens
 
 __all__ = ["DenseAttention", "dense_attention"]
 
@@ -41,7 +41,9 @@ class DenseAttention(NamedTuple):
     cumulative: dict[str, jax.Array]
 
 
-def dense_attention(fn: Network, x: Images, *, layer: Layers = None) -> DenseAttention:
+def dense_attention(
+    fn: Network, x: Images, *, layer: Layers = None, tokens: Tokens = None
+) -> DenseAttention:
     """Dense attention maps (Ebrahimpour et al. 2019, Eqs. 5 to 14) of all layers at once.
 
     One forward and one backward pass, from the last of the layers; what lies above it is not
@@ -57,6 +59,8 @@ def dense_attention(fn: Network, x: Images, *, layer: Layers = None) -> DenseAtt
             VGG-16 the ends of its five stages, for ResNet those of the stem and the four stages,
             for GoogLeNet the inputs of its five pools, for EfficientNet the inputs of the strided
             convolutions and the head.
+        tokens: where it is not known how maps lie in a named layer: the grid ``(h, w)`` of its
+            positions, row by row, or a function from its values to maps ``(B, h, w, C)``.
 
     Returns:
         `DenseAttention`, in the dtype of ``x``; maps are non-negative, unscaled.
@@ -85,25 +89,29 @@ def dense_attention(fn: Network, x: Images, *, layer: Layers = None) -> DenseAtt
     model = trace(fn, x)
     graph = model.graph
     if layer is None:
+        require_named(tokens)
         variables = stages(graph)
         labels = names(graph, variables)
+        found = [(v, graph.layout(v)) for v in variables]
     else:
         labels = [layer] if isinstance(layer, str) else list(layer)
         if not labels:
             raise ValueError("layer is an empty sequence; name at least one layer")
-        variables = [require_maps(graph, name, "dense_attention") for name in labels]
-        if len(set(variables)) < len(variables):
+        model = model.viewed(labels, tokens)
+        found = [require_maps(model, name, "dense_attention") for name in labels]
+        if len({v for v, _ in found}) < len(found):
             raise ValueError(f"layer names one layer twice: {', '.join(map(repr, labels))}")
         order = {v: i for i, v in enumerate([*graph.inputs, *(op.output for op in graph.ops)])}
-        pairs = sorted(zip(variables, labels, strict=True), key=lambda pair: order[pair[0]])
-        variables, labels = (list(column) for column in zip(*pairs, strict=True))
-    own, cumulative = run_traced(_maps, model, x, None, variables=tuple(variables))
+        pairs = sorted(zip(found, labels, strict=True), key=lambda pair: order[pair[0][0]])
+        found, labels = (list(column) for column in zip(*pairs, strict=True))
+    own, cumulative = run_traced(_maps, model, x, None, found=tuple(found))
     return DenseAttention(
         dict(zip(labels, own, strict=True)), dict(zip(labels, cumulative, strict=True))
     )
 
 
-def _maps(model, x, _, *, variables):
+def _maps(model, x, _, *, found):
+    variables, layouts = zip(*found, strict=True)
     model.check_gradient([model.graph.name_of(v) for v in variables], None, variables[-1])
     zeros = [_compat.zeros_like_varying(v.aval.shape, v.aval.dtype, x) for v in variables]
     dtype = jnp.promote_types(x.dtype, jnp.float32)
@@ -115,7 +123,6 @@ def _maps(model, x, _, *, variables):
         last = layouts[-1].maps(acts[-1])
         return last.astype(dtype).mean((1, 2, 3)).sum(), acts  # the images are independent
 
-    layouts = [model.graph.layout(v) for v in variables]
     sensitivities, acts = jax.grad(total, has_aux=True)(zeros)
     own = [
         _attention(layout.maps(a).astype(dtype), layout.maps(g).astype(dtype))

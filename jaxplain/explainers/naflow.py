@@ -39,7 +39,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxplain.core import trace
+from jaxplain.core import UnknownLayerError, trace
 from jaxplain.core.numerics import safe_divide
 from jaxplain.explainers._chunks import class_chunk_of
 from jaxplain.explainers._common import (
@@ -47,6 +47,7 @@ from jaxplain.explainers._common import (
     check_images,
     check_targets,
     over_targets,
+    require_named,
     run_traced,
     warn_of_probabilities,
 )
@@ -60,7 +61,7 @@ from jaxplain.explainers._preimage import (
 )
 from jaxplain.explainers._stages import require_maps, size
 from jaxplain.explainers._stages import stages as resolutions
-from jaxplain.explainers._types import ClassChunk, Images, Layers, Maps, Network, Targets
+from jaxplain.explainers._types import ClassChunk, Images, Layers, Maps, Network, Targets, Tokens
 
 __all__ = ["Flow", "LeastSquares", "contribution_weights", "naflow", "naflow_similarity"]
 
@@ -115,6 +116,7 @@ def naflow(
     targets: Targets = None,
     *,
     layer: Layers = None,
+    tokens: Tokens = None,
     last: str | None = None,
     solver: LeastSquares = _SOLVER,
     details: bool = False,
@@ -136,6 +138,9 @@ def naflow(
             ``(B, K, H', W', N)``.
         layer: a name or a sequence of names; None for the last layer at each resolution that is a
             cut, first layer first.
+        tokens: where it is not known how maps lie in a named layer: the grid ``(h, w)`` of its
+            positions, row by row, or a function from its values to maps ``(B, h, w, C)``,
+            of one image, as they are led back one by one.
         last: the layer where the flow starts, whose feature map is the forward one; None for the
             last layer with more than one position.
         solver: how the least-squares problems are solved, see `LeastSquares`. Its ``damping`` is
@@ -176,7 +181,7 @@ def naflow(
         >>> flow.maps["below"].ravel().tolist()
         [0.0, 0.0, 1.0, 3.0]
     """
-    return _run(fn, x, targets, None, layer, last, solver, details, class_chunk, None)
+    return _run(fn, x, targets, None, layer, tokens, last, solver, details, class_chunk, None)
 
 
 def naflow_similarity(
@@ -185,6 +190,7 @@ def naflow_similarity(
     reference: Images,
     *,
     layer: Layers = None,
+    tokens: Tokens = None,
     last: str | None = None,
     similarity: Callable[..., jax.Array] | None = None,
     solver: LeastSquares = _SOLVER,
@@ -204,7 +210,7 @@ def naflow_similarity(
         similarity: None for the cosine; else a function of two vectors ``(D,)``. If it returns its
             ``(D,)`` terms, of which the similarity is the sum, these give contribution weights (Eq.
             20); if it returns a scalar, its gradient takes the class gradient's place.
-        layer, last, solver, details: as in `naflow`.
+        layer, tokens, last, solver, details: as in `naflow`.
 
     Returns:
         As `naflow`: signed maps ``(B, h, w)``, a dict of them unless ``layers`` is one name, or a
@@ -227,10 +233,11 @@ def naflow_similarity(
     if similarity is not None and not callable(similarity):
         raise TypeError(f"similarity must be a function of two vectors, not {similarity!r}")
     check_finite("reference holds", reference)
-    return _run(fn, x, None, jnp.asarray(reference), layer, last, solver, details, None, similarity)
+    reference = jnp.asarray(reference)
+    return _run(fn, x, None, reference, layer, tokens, last, solver, details, None, similarity)
 
 
-def _run(fn, x, targets, reference, layer, last, solver, details, class_chunk, similarity):
+def _run(fn, x, targets, reference, layer, tokens, last, solver, details, class_chunk, similarity):
     if not isinstance(solver, LeastSquares):
         raise TypeError(f"solver must be a jaxplain.LeastSquares, not {type(solver).__name__}")
     x = check_images(x)
@@ -241,11 +248,14 @@ def _run(fn, x, targets, reference, layer, last, solver, details, class_chunk, s
         warn_of_probabilities(model.whole)
     else:
         reference = _check_reference(model.graph, reference, x)
-    layer = _default_layers(model.graph, last) if layer is None else layer
+    if layer is None:
+        require_named(tokens)
+        layer = _default_layers(model.graph, last)
     single = isinstance(layer, str)
     names = (layer,) if isinstance(layer, str) else tuple(layer)
     if not names:
         raise ValueError("layer is an empty sequence; name at least one layer")
+    model = model.viewed(names, tokens)
     chunk = class_chunk_of(class_chunk, model, names, targets)
     flow = run_traced(
         _flow,
@@ -268,8 +278,20 @@ def _run(fn, x, targets, reference, layer, last, solver, details, class_chunk, s
 def _default_layers(graph, last: str | None) -> list[str]:
     """The cuts among the ends of the resolutions, up to where the flow starts."""
     cuts = {v: i for i, v in enumerate([graph.inputs[0], *(s.target for s in stages(graph))])}
-    top = position(graph, cuts, graph.last_spatial if last is None else last)
+    top = position(graph, cuts, _last(graph, last))
     return [graph.name_of(v) for v in resolutions(graph) if cuts.get(v, top + 1) <= top]
+
+
+def _last(graph, last: str | None) -> str:
+    """Where the flow starts."""
+    if last is not None:
+        return last
+    try:
+        return graph.last_spatial
+    except UnknownLayerError as error:
+        raise UnknownLayerError(
+            f"name with last= the layer where the flow starts, for {error}"
+        ) from error
 
 
 def all_layers(fn: Network, x: Images, last: str | None = None) -> list[str]:
@@ -287,7 +309,7 @@ def all_layers(fn: Network, x: Images, last: str | None = None) -> list[str]:
     """
     graph = trace(fn, check_images(x)[:1]).graph
     cuts = {stage.target: i for i, stage in enumerate(stages(graph))}
-    top = position(graph, cuts, graph.last_spatial if last is None else last)
+    top = position(graph, cuts, _last(graph, last))
     every = [graph.name_of(v) for v, i in cuts.items() if i <= top and size(graph, v)]
     named = [name for name in every if not name.rpartition(":")[2].lstrip("-").isdigit()]
     return named or every
@@ -320,7 +342,7 @@ def _flow(model, x, targets, reference, *, layers, class_chunk, last, solver, si
     if targets is not None and targets.ndim == 0:
         targets = jnp.broadcast_to(targets, len(x))
     plan = _Plan(model, layers, last)
-    model.check_gradient([model.graph.last_spatial if last is None else last])
+    model.check_gradient([_last(model.graph, last)])
 
     def one(x, targets, reference):
         def lift(v):
@@ -368,8 +390,8 @@ class _Plan:
         self.values = [graph.inputs[0], *(stage.target for stage in self.stages)]
         cuts = {v: i for i, v in enumerate(self.values)}
         self.at = {name: position(graph, cuts, name) for name in layers}
-        self.layouts = {name: graph.layout(require_maps(graph, name, "naflow")) for name in layers}
-        last = graph.last_spatial if last is None else last
+        self.layouts = {name: require_maps(model, name, "naflow")[1] for name in layers}
+        last = _last(graph, last)
         self.top = position(graph, cuts, last)
         self.bottom = min(self.at.values())
         for name, i in self.at.items():

@@ -25,10 +25,10 @@ import numpy as np
 from jaxplain import postprocess
 from jaxplain.core import UnknownLayerError, trace
 from jaxplain.core.numerics import magnitude
-from jaxplain.explainers._common import check_images, check_option, run_traced
+from jaxplain.explainers._common import check_images, check_option, require_named, run_traced
 from jaxplain.explainers._principal import HIGHEST, from_covariance, principal, route_costs
 from jaxplain.explainers._stages import require_maps, size, stages
-from jaxplain.explainers._types import Images, Network
+from jaxplain.explainers._types import Images, Network, Tokens
 
 __all__ = ["PFVBasis", "PrincipalFeatures", "pfv", "pfv_apply", "pfv_fit"]
 
@@ -87,6 +87,7 @@ def pfv(
     x: Images,
     *,
     layer: str | None = None,
+    tokens: Tokens = None,
     weight_layers: Sequence[str] | None = None,
     weighting: Literal["sum", "hierarchical"] = "sum",
     components: int = 3,
@@ -103,6 +104,8 @@ def pfv(
         x: float images ``(B, H, W, C)``. Colours are relative to this batch.
         layer: whose features are decomposed; None for the last convolutional layer, before the last
             pool, or a transformer's last tokens, behind its last norm.
+        tokens: where it is not known how maps lie in a named layer: the grid ``(h, w)`` of its
+            positions, row by row, or a function from its values to maps ``(B, h, w, C)``.
         weight_layers: whose channel sums weight the result; None for the last layer at each
             resolution before ``layer``: inputs of max pools and strided convolutions; of networks
             that mix tokens, none. An empty sequence leaves the components unweighted.
@@ -143,7 +146,7 @@ def pfv(
     """
     check_option("method", method, _ROUTES)
     basis = _unfitted(layer, weight_layers, weighting)
-    return _call(_pfv, fn, x, basis, components=components, method=method)
+    return _call(_pfv, fn, x, basis, tokens, components=components, method=method)
 
 
 def pfv_fit(
@@ -151,6 +154,7 @@ def pfv_fit(
     batches: Iterable[Images],
     *,
     layer: str | None = None,
+    tokens: Tokens = None,
     weight_layers: Sequence[str] | None = None,
     weighting: Literal["sum", "hierarchical"] = "sum",
     components: int = 3,
@@ -164,7 +168,7 @@ def pfv_fit(
     Args:
         fn: images ``(B, H, W, C)`` to anything.
         batches: float images ``(B, H, W, C)`` each; a list, or anything that can be iterated twice.
-        layer, weight_layers, components, weighting: as in `pfv`.
+        layer, tokens, weight_layers, components, weighting: as in `pfv`.
         scale: True reads the batches a second time, for the range of the colours, so that those of
             `pfv_apply` mean the same in every batch. False reads them once; `pfv_apply` then scales
             colours by the batch it is given.
@@ -196,7 +200,7 @@ def pfv_fit(
     basis = _unfitted(layer, weight_layers, weighting)
     moments = None
     for x in batches:
-        new = _call(_feature_moments, fn, x, basis, components=components)
+        new = _call(_feature_moments, fn, x, basis, tokens, components=components)
         moments = new if moments is None else _merge(moments, new)
     if moments is None:
         raise ValueError("batches is empty; give at least one batch of images (B, H, W, C)")
@@ -210,7 +214,7 @@ def pfv_fit(
     )
     if not scale:
         return basis
-    values = np.array([_call(_value_moments, fn, x, basis) for x in batches], np.float64)
+    values = np.array([_call(_value_moments, fn, x, basis, tokens) for x in batches], np.float64)
     n, mean, square, low, high = values.T
     total = (n * mean).sum() / n.sum()
     spread = np.sqrt((n * (square + (mean - total) ** 2)).sum() / n.sum())
@@ -218,14 +222,16 @@ def pfv_fit(
     return dataclasses.replace(basis, scale=jnp.asarray(limits, basis.mean.dtype))
 
 
-def pfv_apply(fn: Network, x: Images, *, basis: PFVBasis) -> PrincipalFeatures:
+def pfv_apply(
+    fn: Network, x: Images, *, tokens: Tokens = None, basis: PFVBasis
+) -> PrincipalFeatures:
     """The principal features of images along the directions of a `pfv_fit`.
 
     Every image's result depends on that image alone, if the basis has a ``scale``. Pure: works
     inside `jit`, with the basis as an argument.
 
     Args:
-        fn, x: as in `pfv`.
+        fn, x, tokens: as in `pfv`.
         basis: from `pfv_fit`, or from another batch's `pfv`.
 
     Returns:
@@ -247,7 +253,7 @@ def pfv_apply(fn: Network, x: Images, *, basis: PFVBasis) -> PrincipalFeatures:
     """
     if not isinstance(basis, PFVBasis) or basis.directions is None:
         raise TypeError(f"basis must be a PFVBasis of pfv_fit, not {type(basis).__name__}")
-    return _call(_apply, fn, x, basis)
+    return _call(_apply, fn, x, basis, tokens)
 
 
 # -- the traced part --------------------------------------------------------------------------
@@ -262,12 +268,16 @@ def _unfitted(layer, weight_layers, weighting) -> PFVBasis:
     return PFVBasis(nothing, nothing, nothing, nothing, None, layer, weight_layers, weighting)
 
 
-def _call(impl, fn, x, basis: PFVBasis, **static):
+def _call(impl, fn, x, basis: PFVBasis, tokens: Tokens, **static):
     """Find the layers, check them, and run ``impl`` in the one internal jit."""
     x = check_images(x)
     model = trace(fn, x)
-    variables = _variables(model.graph, basis)
-    layout: Any = model.graph.layout(variables[0])
+    named = [n for n in (basis.layer, *(basis.weight_layers or ())) if n is not None]
+    if not named:
+        require_named(tokens)
+    model = model.viewed(named, tokens)
+    found = _found(model, basis)
+    layout: Any = found[0][1]
     b, h, w, channels = layout.batch, layout.height, layout.width, layout.channels
     if basis.mean is not None and basis.mean.shape != (channels,):
         raise ValueError(
@@ -283,48 +293,50 @@ def _call(impl, fn, x, basis: PFVBasis, **static):
     if static.get("method") == "auto":
         costs = route_costs(b * h * w, channels, k)
         static["method"] = min(costs, key=lambda name: costs[name].flops)
-    return run_traced(impl, model, x, None, arrays=(basis,), variables=variables, **static)
+    return run_traced(impl, model, x, None, arrays=(basis,), found=found, **static)
 
 
-def _variables(graph, basis: PFVBasis) -> tuple:
-    """The features' variable, then those of the weight layers, first to last."""
+def _found(model, basis: PFVBasis) -> tuple:
+    """The features' variable, then those of the weight layers, with how maps lie in each."""
+    graph = model.graph
     tokens = graph.blocks.tokens
     sought = not tokens and (basis.layer is None or basis.weight_layers is None)
     found = stages(graph) if sought else []
     if basis.layer is None:
         last = tokens[-1] if tokens else found[-1]
+        features = last, graph.layout(last)
     else:
-        last = require_maps(graph, basis.layer, "pfv")
+        features = last, _ = require_maps(model, basis.layer, "pfv")
     if basis.weight_layers is not None:
-        named = [require_maps(graph, name, "pfv") for name in basis.weight_layers]
+        named = [require_maps(model, name, "pfv") for name in basis.weight_layers]
         order = {v: i for i, v in enumerate([*graph.inputs, *(op.output for op in graph.ops)])}
-        return last, *sorted(named, key=order.__getitem__)
+        return features, *sorted(named, key=lambda pair: order[pair[0]])
     if tokens:
-        return (last,)
+        return (features,)
     before = [op.output for op in graph.ops]
     before = set(before[: before.index(last)] if last in before else ())
-    weights = [v for v in found if v in before and size(graph, v) != size(graph, last)]
+    shape = features[1].height, features[1].width
+    weights = [(v, graph.layout(v)) for v in found if v in before and size(graph, v) != shape]
     if not weights:
         raise UnknownLayerError(
             "the network does not become smaller before the layer, so that there is "
             "no weight layer; name weight_layers, or say weight_layers=() for none"
         )
-    return last, *weights
+    return features, *weights
 
 
-def _activations(model, x, variables) -> tuple[jax.Array, list[jax.Array]]:
+def _activations(model, x, found) -> tuple[jax.Array, list[jax.Array]]:
     """Features, and the channel sums of the weight layers (Eq. 1), in float32 at least."""
-    values = model.evaluate([x], outputs=list(variables))
+    values = model.evaluate([x], outputs=[v for v, _ in found])
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     features, *weights = [
-        model.graph.layout(v).maps(value).astype(dtype)
-        for v, value in zip(variables, values, strict=True)
+        layout.maps(value).astype(dtype) for (_, layout), value in zip(found, values, strict=True)
     ]
     return features, [w.sum(-1) for w in weights]
 
 
-def _pfv(model, x, _, basis, *, variables, components, method):
-    features, sums = _activations(model, x, variables)
+def _pfv(model, x, _, basis, *, found, components, method):
+    features, sums = _activations(model, x, found)
     rows = features.reshape(-1, features.shape[-1])
     mean = rows.mean(0)
     centred = rows - mean
@@ -341,8 +353,8 @@ def _pfv(model, x, _, basis, *, variables, components, method):
     return _features(features, sums, basis, x)
 
 
-def _apply(model, x, _, basis, *, variables):
-    return _features(*_activations(model, x, variables), basis, x)
+def _apply(model, x, _, basis, *, found):
+    return _features(*_activations(model, x, found), basis, x)
 
 
 def _maxima(sums, like) -> jax.Array:
@@ -410,8 +422,8 @@ def _merge(a: _Moments, b: _Moments) -> _Moments:
     )
 
 
-def _feature_moments(model, x, _, basis, *, variables, components):
-    features, sums = _activations(model, x, variables)
+def _feature_moments(model, x, _, basis, *, found, components):
+    features, sums = _activations(model, x, found)
     rows = features.reshape(-1, features.shape[-1])
     mean = rows.mean(0)
     centred = rows - mean
@@ -419,10 +431,10 @@ def _feature_moments(model, x, _, basis, *, variables, components):
     return _Moments(mean, covariance, _maxima(sums, mean), jnp.asarray(rows.shape[0], mean.dtype))
 
 
-def _value_moments(model, x, _, basis, *, variables):
+def _value_moments(model, x, _, basis, *, found):
     """Count, mean, variance, lowest and highest of the weighted components."""
     v = _features(
-        *_activations(model, x, variables), basis, x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        *_activations(model, x, found), basis, x.astype(jnp.promote_types(x.dtype, jnp.float32))
     ).weighted
     mean = v.mean()
     count = jnp.asarray(v.size, mean.dtype)

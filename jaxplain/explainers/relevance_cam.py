@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jaxplain import core
 from jaxplain.core.numerics import positive
-from jaxplain.explainers._common import over_targets, run
+from jaxplain.explainers._common import check_images, over_targets, run
 from jaxplain.explainers._types import (
     ClassChunk,
     Composite,
@@ -56,17 +56,19 @@ def relevance_cam(
     """Relevance-CAM (Lee et al. 2021): channels weigh their relevance by LRP.
 
     ``sum_c w_c A_c`` with ``w_c`` the sum over space of the channel's relevance. Relevance starts
-    as 1 at the class and ``-1 / (N - 1)`` at all others (contrastive LRP), and goes down by LRP-z+.
-    The paper starts it at the score instead of 1, a factor of the whole map which would turn its
-    sign where the score is negative; the authors' code starts at 1 too. Works at early layers also,
-    where gradients are shattered.
+    as 1 at the class and ``-1 / (N - 1)`` at all others (contrastive LRP), and goes down by LRP-z+,
+    or by AttnLRP in networks with attention, of which the paper does not speak. The paper starts it
+    at the score instead of 1, a factor of the whole map which would turn its sign where the score
+    is negative; the authors' code starts at 1 too. Works at early layers also, where gradients are
+    shattered.
 
     Args:
         fn, x, targets: as in `grad_cam`.
         layer: None for the last layer with more than one position, a name, or a sequence of names.
         tokens: where it is not known how maps lie in the layer: the grid ``(h, w)`` of its
             positions, row by row, or a function from its values to maps ``(B, h, w, C)``.
-        composite: which rule of LRP goes on which layer, as in `lrp`; None for z+ without biases,
+        composite: which rule of LRP goes on which layer, as in `lrp`; None takes ``"attn_lrp"`` for
+            a network with attention, as `lrp` does, and for any other z+ without biases,
             ``composites.composite("z_plus", bias=False)``.
         contrastive: False leaves out the other classes.
         relu: True keeps only the positive part.
@@ -98,7 +100,10 @@ def relevance_cam(
         Array([[[ 0.5, -0.5]]], dtype=float32)
     """
     if composite is None:
-        rules = composites.composite("z_plus", bias=False)
+        fn = core.trace(fn, check_images(x))
+        attends = composites.default_composite(fn.graph) == "attn_lrp"
+        options = {} if attends else {"bias": False}
+        rules = composites.composite("attn_lrp" if attends else "z_plus", **options)
     elif isinstance(composite, str):
         rules = composites.composite(composite)
     elif isinstance(composite, core.RuleSet):

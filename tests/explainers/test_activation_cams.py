@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import nets
 import numpy as np
 import pytest
+import vits
 from jax.sharding import PartitionSpec as P
 
 import jaxplain
@@ -119,6 +120,21 @@ def test_relevance_cam_weighs_by_lrp(x):
     np.testing.assert_allclose(got, weighted(relevance.sum((1, 2)), a), rtol=1e-9, atol=1e-12)
     alone = jaxplain.relevance_cam(fn, x, 2, layer="mid", contrastive=False)
     assert np.abs(np.asarray(got - alone)).max() > 1e-3
+
+
+def test_relevance_cam_of_a_transformer_weighs_by_attn_lrp():
+    fn, x = vits.plain(vits.weights()), jnp.asarray(vits.images())
+    signal = np.full((2, vits.CLASSES), -1 / (vits.CLASSES - 1))
+    signal[:, 2] = 1
+    layer = jaxplain.trace(fn, x).graph.last_spatial
+    relevance = jaxplain.lrp(
+        fn, x, signal, layer=layer, composite="attn_lrp", seed="one", channels=True
+    )
+    model = jaxplain.trace(fn, x)
+    a = model.maps(layer, jaxplain.capture(fn, [layer])(x)[1][layer])
+    got = jaxplain.relevance_cam(fn, x, 2, layer=layer)
+    np.testing.assert_allclose(got, weighted(relevance.sum((1, 2)), a), rtol=1e-4, atol=1e-4)
+    assert np.abs(np.asarray(got)).max() > 1e-6
 
 
 def test_relevance_cam_of_two_classes_is_antisymmetric(x):

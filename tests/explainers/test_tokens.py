@@ -28,12 +28,14 @@ NAMES = sorted(
 )
 
 
-def network(blind: bool):
+def network(blind: bool, pooled: bool = False):
     """Scores of a layer of tokens, which a gather makes that no analysis can follow, if blind."""
 
     def fn(x):
         h = jax.nn.relu(x @ KERNEL).reshape(len(x), H * W, C)
         h = jaxplain.tag(h[:, EVERY] if blind else h, "out")
+        if pooled:
+            return h.mean(1) @ HEAD[:C]
         return jax.nn.relu(h.reshape(len(x), -1) @ HIDDEN) @ TOP
 
     return fn
@@ -51,8 +53,15 @@ def grid(v):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("tokens", [(H, W), grid], ids=["pair", "function"])
 def test_every_method_with_tokens_is_that_of_the_known_network(name, tokens, x):
-    expected = methods.explain(name, network(False), x, jnp.array([1, 2]), layer="out")
-    got = methods.explain(name, network(True), x, jnp.array([1, 2]), layer="out", tokens=tokens)
+    pooled, more = name in ("cam", "c-cam"), {"last": "out"} if name == "naflow" else {}
+    if name == "pfv":
+        more["weight_layers"] = ("out",)
+    got, expected = (
+        methods.explain(name, network(own, pooled), x, jnp.array([1, 2]), layer="out", **given)
+        for own, given in ((True, {**more, "tokens": tokens}), (False, more))
+    )
+    first = {"pfv": lambda r: r.weighted, "dense-attention": lambda r: r.layers["out"]}
+    got, expected = (first.get(name, lambda r: r)(r) for r in (got, expected))
     assert got.shape == expected.shape and float(jnp.abs(expected).max()) > 0
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
 
@@ -63,7 +72,7 @@ def test_the_methods_are_those_at_a_layer():
         for name in CATALOGUE
         if "layer" in methods.parameters(name) and "tokens" not in methods.parameters(name)
     }
-    assert without == {"c-cam", "cam", "dense-attention", "naflow", "pfv"} and len(NAMES) > 15
+    assert without == set() and len(NAMES) > 20
 
 
 def test_a_fit_at_tokens(x):
@@ -106,6 +115,31 @@ def test_ablation_leaves_alone_what_is_no_map(x):
     a, g = jnp.tanh(x @ KERNEL), HEAD[:, 1].reshape(H, W, C)
     drop = (a * g).sum((1, 2), keepdims=True)
     np.testing.assert_allclose(got, (drop * a).sum(-1), rtol=1e-4, atol=1e-5)
+
+
+def test_cam_knows_by_the_users_word_what_the_pool_is_over(x):
+    """A class token in front is left out; pooled with the patches it is not, nor one patch."""
+    extra = jnp.ones((1, 1, C))
+
+    def fn(x, pool):
+        h = jnp.tanh(x @ KERNEL).reshape(len(x), H * W, C)[:, EVERY]
+        h = jnp.concatenate([jnp.broadcast_to(extra, (len(x), 1, C)), h], 1)
+        return pool(jaxplain.tag(h, "out")) @ HEAD[:C]
+
+    def explain(pool, tokens=lambda v: grid(v[:, 1:])):
+        return jaxplain.cam(lambda x: fn(x, pool), x, 1, layer="out", tokens=tokens)
+
+    maps = explain(lambda h: h[:, 1:].mean(1))
+    np.testing.assert_allclose(maps, jnp.tanh(x @ KERNEL) @ HEAD[:C, 1], rtol=1e-4, atol=1e-6)
+    for pool, words in (
+        (lambda h: h.mean(1), "tokens without a place in the image are pooled"),
+        (lambda h: h[:, 2:].mean(1), "'slice' at .* comes before the pool"),
+        (lambda h: h[:, 1:].max(1), "lies after it"),
+    ):
+        with pytest.raises(jaxplain.UnsuitableNetworkError, match=words):
+            explain(pool)
+    with pytest.raises(ValueError, match="which axis of 'out' the positions lie along"):
+        explain(lambda h: h[:, 1:].mean(1), lambda v: grid(v[:, 1:])[:, ::-1])
 
 
 def test_functions_made_anew_compile_nothing_anew_and_work_under_jit(x):

@@ -58,11 +58,6 @@ REFUSED = {
         if name.startswith(_WITHOUT_RELU[:3])
     },
     **{
-        ("relevance-cam", name): "take 'attn_lrp' or 'cp_lrp'"
-        for name in ENTRIES
-        if name.startswith(_WITHOUT_RELU[:2])
-    },
-    **{
         ("full-grad", name): "it is not known where in the image the values"
         for name in ENTRIES
         if name.startswith(_WITHOUT_RELU[:3])
