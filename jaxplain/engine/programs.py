@@ -15,6 +15,7 @@ from jax.core import eval_jaxpr
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxplain.core.numerics import class_scores
+from jaxplain.core.program import Weights, prepared
 
 
 class Programs:
@@ -44,6 +45,7 @@ class Programs:
         self._everywhere = NamedSharding(mesh, PartitionSpec())
         self._lowered: dict[tuple, tuple[Any, list]] = {}
         self._compiled: dict[tuple, tuple[Any, list]] = {}
+        self._held = Weights()  # of all shapes: what is made of them alone is made once a run
         self._weights: dict[int, tuple[Any, jax.Array]] = {}
         self.spans: list[tuple[float, float]] = []
 
@@ -77,8 +79,14 @@ class Programs:
         Both are the same on all kinds and numbers of devices; the program's is another in another
         release of JAX.
         """
-        program, pixels, labels, weights = self._program((self.batch_size, *shape), width)
-        # Lowered for one kind of device, and not split over several.
+        closed, pixels, labels, tree = self._closed((self.batch_size, *shape), width)
+        weights = [jnp.asarray(value) for value in closed.consts]
+
+        def program(weights: list, pixels: jax.Array, labels: jax.Array) -> Any:
+            return jax.tree.unflatten(tree, eval_jaxpr(closed.jaxpr, weights, pixels, labels))
+
+        # Weights as they are, for devices differ in what they make of them. Lowered for one kind of
+        # device, and not split over several.
         lowered = jax.jit(program).trace(weights, pixels, labels).lower(lowering_platforms=("cpu",))
         values = []
         for value in weights:
@@ -105,7 +113,13 @@ class Programs:
         return self._lowered[key]
 
     def _trace(self, shape: tuple[int, ...], width: int) -> tuple[Any, list]:
-        program, pixels, labels, weights = self._program(shape, width)
+        closed, pixels, labels, tree = self._closed(shape, width)
+        call, numbers = prepared(closed, self._held)
+
+        def program(weights: list, pixels: jax.Array, labels: jax.Array) -> Any:
+            return jax.tree.unflatten(tree, call(weights, pixels, labels))
+
+        weights = self._held.ready(numbers)
         jitted = jax.jit(
             program,
             in_shardings=(self._everywhere, self._split, self._split),
@@ -113,20 +127,12 @@ class Programs:
         )
         return jitted.lower(weights, pixels, labels), weights
 
-    def _program(self, shape: tuple[int, ...], width: int) -> tuple[Callable, Any, Any, list]:
-        """Weights, pixels and labels to results; the forms of the latter; the weights."""
+    def _closed(self, shape: tuple[int, ...], width: int) -> tuple[Any, Any, Any, Any]:
+        """What a batch goes through, its constants the weights; pixels' and labels' forms; tree."""
         pixels = jax.ShapeDtypeStruct((*shape, 3), np.uint8)
         labels = jax.ShapeDtypeStruct((shape[0], width), np.int32)
-        # What the network closes over becomes an argument: compiled in, it would be in every
-        # program, and slow to compile.
         closed, like = jax.make_jaxpr(self._explain, return_shape=True)(pixels, labels)
-        tree = jax.tree.structure(like)
-
-        def program(weights: list, pixels: jax.Array, labels: jax.Array) -> Any:
-            leaves = eval_jaxpr(closed.jaxpr, weights, pixels, labels)
-            return jax.tree.unflatten(tree, leaves)
-
-        return program, pixels, labels, [jnp.asarray(value) for value in closed.consts]
+        return closed, pixels, labels, jax.tree.structure(like)
 
     def _place(self, weights: list) -> list:
         for value in weights:

@@ -21,7 +21,7 @@ from jaxplain import postprocess
 from jaxplain.core import Graph, Table, trace
 from jaxplain.core.model import Model
 from jaxplain.core.numerics import class_scores
-from jaxplain.evaluation.studies.questions import predicted
+from jaxplain.evaluation.studies.questions import predicted, together
 from jaxplain.evaluation.studies.report import Report, mean_and_error
 
 __all__ = [
@@ -226,15 +226,17 @@ def faithfulness_study(
     names = (RANDOM, *methods)
     parts: dict = {curve: {name: [] for name in names} for curve in CURVES}
     starts = range(0, len(x), batch_size)
+    explain = together(methods)
     for done, start in enumerate(starts, 1):
         rows = np.minimum(np.arange(start, start + batch_size), len(x) - 1)
         images, count = x[rows], min(batch_size, len(x) - start)
         classes = predicted(fn, images)
+        found = explain(images, classes)
         for name in names:
             if name == RANDOM:
                 maps = jax.random.uniform(jax.random.key(start), images.shape[:3])
             else:
-                maps = methods[name](images, classes).astype(jnp.float32)
+                maps = found[name].astype(jnp.float32)
                 maps = postprocess.resize(maps, (images.shape[1], images.shape[2]))
             for curve, own in options.items():
                 got = jax.device_get(_MEASURE[curve](fn, images, maps, classes, **own))

@@ -24,7 +24,7 @@ from jaxplain import postprocess
 from jaxplain.core import Table
 from jaxplain.evaluation import localisation
 from jaxplain.evaluation.intervals import wilson
-from jaxplain.evaluation.studies.questions import Explainer, Questions, boxes_of
+from jaxplain.evaluation.studies.questions import Explainer, Questions, boxes_of, together
 from jaxplain.evaluation.studies.report import INTERVAL, Report, percent, share_interval
 from jaxplain.explainers import segmentation
 
@@ -111,14 +111,15 @@ def dominant_objects(
     held_out = frozenset(held_out)
     hits: dict[str, list[np.ndarray]] = {name: [] for name in (WHOLE, *methods)}
     is_held: list[bool] = []
+    explain = together(methods)
     for group, x, truth, valid in _asked(asked, to_input):
         count = len(group.questions)
         is_held += [q.item.index in held_out for q in group.questions]
         whole = jnp.array([0, 0, x.shape[2], x.shape[1]], jnp.float32)
-        good = localisation.is_localised(jnp.tile(whole, (len(x), 1)), truth, valid, iou)
+        good = localisation.is_localised(jnp.tile(whole, (len(truth), 1)), truth, valid, iou)
         hits[WHOLE].append(np.asarray(good)[:count, None])
-        for name, explain in methods.items():
-            good = _thresholded(explain(x, group.signals), truth, valid, x.shape[1:3], iou)
+        for name, maps in explain(x, group.signals).items():
+            good = _thresholded(_flat(maps), truth, valid, x.shape[1:3], iou)
             hits[name].append(np.asarray(good)[:count])
     held = np.array(is_held)
     if held.all() or not held.any():
@@ -180,15 +181,19 @@ def graph_cut_objects(
     hits: dict[str, list[bool]] = {name: [] for name in (WHOLE, *methods, *given)}
     empty = dict.fromkeys(methods, 0)
     known, best, boxed = 0, 0, dict.fromkeys(given, 0)
+    explain = together(methods)
     for group, x, truth, valid in _asked(asked, to_input):
         count, shape = len(group.questions), x.shape[1:3]
-        pictures = np.asarray(group.pixels)
+        asked_each = group.signals.shape[1]
+        pictures = np.repeat(np.asarray(group.pixels), asked_each, axis=0)
         if predictions is None:
             rounds = [(group.signals, np.ones(count, bool))]
         else:
-            classes = np.asarray(predictions(x))
+            classes = np.repeat(np.asarray(predictions(x)), asked_each, axis=0)
             best = classes.shape[1]
-            rounds = _rounds(np.asarray(group.signals), classes, count)
+            signals = np.asarray(group.signals)
+            rounds = _rounds(signals.reshape(len(classes), -1), classes, count)
+            rounds = [(one.reshape(signals.shape), asked_for) for one, asked_for in rounds]
         there = np.any([asked_for for _, asked_for in rounds], axis=0) & np.ones(count, bool)
         known += int(there.sum())
 
@@ -197,15 +202,16 @@ def graph_cut_objects(
                 :count
             ]
 
-        whole = np.tile(np.array([0, 0, shape[1], shape[0]], np.float32), (len(x), 1))
+        whole = np.tile(np.array([0, 0, shape[1], shape[0]], np.float32), (len(truth), 1))
         hits[WHOLE] += (right(whole) & there).tolist()
-        for name, explain in methods.items():
+        explained = [(explain(x, signals), asked_for) for signals, asked_for in rounds]
+        for name in methods:
             good = np.zeros(count, bool)
-            for signals, asked_for in rounds:
-                maps = np.asarray(_enlarged(explain(x, signals), shape))
+            for found_maps, asked_for in explained:
+                maps = np.asarray(_enlarged(_flat(found_maps[name]), shape))
                 if not np.isfinite(maps).all():
                     raise ValueError(f"{name} gave a map that is not finite")
-                found = np.zeros((len(x), 4), np.float32)
+                found = np.zeros((len(truth), 4), np.float32)
                 for i in np.flatnonzero(asked_for):
                     if maps[i].max() > np.quantile(maps[i], options.get("background", 0.3)):
                         mask = segmentation.graph_cut(maps[i], pictures[i], **options)
@@ -304,6 +310,11 @@ def _asked(asked: Questions, to_input: Callable) -> Iterator[tuple]:
             scale = np.array([x.shape[2] / width, x.shape[1] / height] * 2, np.float32)
             truth[i, : len(boxes)], valid[i, : len(boxes)] = boxes * scale, True
         yield group, x, jnp.asarray(truth), jnp.asarray(valid)
+
+
+def _flat(maps: jax.Array) -> jax.Array:
+    """Maps ``(B, K, h, w)``, one after another."""
+    return maps.reshape(-1, *maps.shape[-2:])
 
 
 @functools.partial(jax.jit, static_argnums=1)

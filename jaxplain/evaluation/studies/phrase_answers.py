@@ -49,9 +49,8 @@ def answers_of(
     asked: Sequence[data.Phrase],
     proposals: Mapping[str, Proposals],
     given: Mapping[str, Mapping[str, Proposals]],
-    to_input: Callable,
     words: Words,
-    methods: Mapping[str, Callable],
+    explain: Callable[[jax.Array, jax.Array], Mapping[str, jax.Array]],
     held: bool,
 ) -> Iterator[Answered]:
     """All phrases of an image. Everything is padded, so that few programs are compiled."""
@@ -71,8 +70,8 @@ def answers_of(
         mine = item.record.boxes[list(phrase.objects)] * scale
         truth[i, : len(mine)], valid[i, : len(mine)] = mine, True
     small = phrases.is_small(truth, shape[0] * shape[1], valid)
-    x = to_input(jnp.asarray(item.pixels)[None])
-    maps = {name: explain(x, jnp.asarray(signals))[0] for name, explain in methods.items()}
+    found = explain(jnp.asarray(item.pixels)[None], jnp.asarray(signals))
+    maps = {name: own_maps[0] for name, own_maps in found.items()}
     # As large as a method's maps: one program less.
     sizes = [m.shape for m in maps.values()] or [(signals.shape[1], 2, 2)]
     maps = {UNIFORM: jnp.ones(sizes[0]), **maps}

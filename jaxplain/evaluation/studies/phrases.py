@@ -22,6 +22,7 @@ from jaxplain.data.proposals import Proposals
 from jaxplain.data.words import Words
 from jaxplain.evaluation import phrases
 from jaxplain.evaluation.studies.phrase_answers import KS, Answered, answers_of
+from jaxplain.evaluation.studies.questions import together
 from jaxplain.evaluation.studies.report import INTERVAL, Report, percent, share_interval
 
 __all__ = ["Localised", "Scores", "phrase_study", "sliding_boxes"]
@@ -144,6 +145,7 @@ def phrase_study(
         for item in data.load(which, prepare, indices=own, workers=workers)
     )
     total = sum(len(own) for _, own in chosen)
+    explain = together(methods, to_input)
     for done, (number, item) in enumerate(loaded, 1):
         if item.error is not None:
             failures.append((item.error.record, item.error.reason))
@@ -159,7 +161,7 @@ def phrase_study(
                     raise ValueError(f"there is no proposal for the image {item.record.id}")
             boxes = {name: predict(item.record) for name, predict in given.items()}
             is_held = number == 1 or item.index in held
-            found += answers_of(item, asked, regions, boxes, to_input, words, methods, is_held)
+            found += answers_of(item, asked, regions, boxes, words, explain, is_held)
         if progress is not None:
             progress(done, total)
     tested = [p for p in found if not p.held]

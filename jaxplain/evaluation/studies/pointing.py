@@ -22,7 +22,13 @@ from jaxplain import data
 from jaxplain.core import Table
 from jaxplain.evaluation import pointing
 from jaxplain.evaluation.intervals import wilson
-from jaxplain.evaluation.studies.questions import Explainer, Question, Questions, boxes_of
+from jaxplain.evaluation.studies.questions import (
+    Explainer,
+    Question,
+    Questions,
+    boxes_of,
+    together,
+)
 from jaxplain.evaluation.studies.report import INTERVAL, Report, percent, share_interval
 from jaxplain.postprocess import resize_matrix
 
@@ -40,8 +46,8 @@ class PointingMethod:
     """A method that plays.
 
     Attributes:
-        explain: images ``(B, h, w, 3)`` and signals over the outputs ``(B, N)`` to maps ``(B, h',
-            w')``.
+        explain: images ``(B, h, w, 3)`` and signals over the outputs ``(B, K, N)`` to maps ``(B, K,
+            h', w')``, K being the questions about an image.
         blur: whether its maps are blurred by ``BLUR``, as the paper does with Grad, Deconv and LRP.
     """
 
@@ -96,13 +102,14 @@ def pointing_game(
         progress=progress,
     )
     tally = _Tally([CENTRE, *methods], len(source.class_names))
+    explain = together({name: method.explain for name, method in methods.items()}, to_input)
     for group in asked:
-        x = to_input(group.pixels)
+        found = explain(group.pixels, group.signals)
         regions = _regions(group.full)
         sizes = np.array([q.item.record.size for q in group.full])
         points = [pointing.centre(sizes)]
-        for method in methods.values():
-            maps = method.explain(x, group.signals)
+        for name, method in methods.items():
+            maps = found[name].reshape(len(sizes), *found[name].shape[-2:])
             points.append(
                 _points(maps, *_enlarge((maps.shape[-2], maps.shape[-1]), sizes, method.blur))
             )

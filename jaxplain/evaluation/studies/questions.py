@@ -21,6 +21,7 @@ from jaxplain import data, postprocess
 from jaxplain.core import Graph, trace
 from jaxplain.core.model import Model
 from jaxplain.core.numerics import class_scores
+from jaxplain.core.program import Program
 from jaxplain.evaluation import pointing
 
 __all__ = [
@@ -31,9 +32,11 @@ __all__ = [
     "boxes_of",
     "predicted",
     "questions",
+    "together",
 ]
 
-#: Images ``(B, h, w, 3)`` and signals over the outputs ``(B, N)`` to maps ``(B, h', w')``.
+#: Images ``(B, h, w, 3)`` and signals over the outputs ``(B, K, N)`` to maps ``(B, K, h', w')``.
+#: It is traced by JAX, as `jax.jit` does.
 Explainer = Callable[[jax.Array, jax.Array], jax.Array]
 
 _MAPS, _MAP_LIMIT = Path("/proc/self/maps"), Path("/proc/sys/vm/max_map_count")
@@ -90,14 +93,14 @@ def boxes_of(question: Question) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Group:
-    """Questions about images of one shape.
+    """Questions about images of one shape, K about each of them.
 
     Attributes:
-        questions: at most the batch size.
-        full: the same, the last one repeated up to the size of an earlier group of this shape, so
-            that it needs no program of its own.
-        pixels: uint8 ``(B, h, w, 3)`` of ``full``.
-        signals: ``(B, N)`` of ``full``.
+        questions: at most the batch size; the K of an image stand together.
+        full: ``B K`` questions: the same, those of the last image repeated up to the size of an
+            earlier group of this shape, so that it needs no program of its own.
+        pixels: uint8 ``(B, h, w, 3)``, the images of ``full``.
+        signals: ``(B, K, N)`` of ``full``.
     """
 
     questions: list[Question]
@@ -114,7 +117,9 @@ class Questions:
         prepare: a record to uint8 pixels ``(h, w, 3)`` of one of few shapes.
         signals: ``(classes, N)``, what a class is to the network's outputs, see `data.cue_signals`.
             Classes with a row of zeros are not asked for.
-        batch_size: questions in a group.
+        batch_size: questions in a group. So many images of one question are in it, or half as many
+            of two, and so on by powers of two: three questions about an image are two and one.
+            What does not fill a group is asked one by one.
         indices: which records; None for all.
         workers: processes that read; 0 for threads.
         progress: called with the number of images that are done, and of all.
@@ -144,55 +149,102 @@ class Questions:
         self.not_asked: dict[str, int] = {}
 
     def __iter__(self) -> Iterator[Group]:
-        waiting: dict[tuple[int, ...], list[Question]] = {}
-        full: set[tuple[int, ...]] = set()  # shapes that have filled a batch
+        waiting: dict[tuple, list[list[Question]]] = {}  # of (shape, K), K questions each
+        full: set[tuple[int, ...]] = set()  # shapes that have filled a batch of single questions
         none = True
-        for question in self._asked():
+        for own in self._asked():
             none = False
-            shape = question.item.pixels.shape
-            waiting.setdefault(shape, []).append(question)
-            if len(waiting[shape]) == self.batch_size:
-                full.add(shape)
-                yield self._group(waiting.pop(shape))
-                self._tell(waiting)
-        for shape in list(waiting):
-            self._tell(waiting)
-            own = waiting.pop(shape)
-            # A shape that comes up now for the first time compiles anew in any case.
-            yield self._group(own, self.batch_size if shape in full else len(own))
-        self._tell(waiting)
+            shape = own[0].item.pixels.shape
+            for part in _parts(own, self.batch_size):
+                key = shape, len(part)
+                waiting.setdefault(key, []).append(part)
+                if len(waiting[key]) * len(part) > self.batch_size - len(part):
+                    full |= {shape} if len(part) == 1 else set()
+                    yield self._group(waiting.pop(key))
+                    self._tell(waiting)
+        # A program for each number of questions would take longer to compile than it saves.
+        rest: dict[tuple[int, ...], list[list[Question]]] = {}
+        for (shape, _), parts in waiting.items():
+            rest.setdefault(shape, []).extend([q] for part in parts for q in part)
+        for shape, single in rest.items():
+            for start in range(0, len(single), self.batch_size):
+                self._tell(rest)
+                own = single[start : start + self.batch_size]
+                full |= {shape} if len(own) == self.batch_size else set()
+                # A shape that comes up now for the first time compiles anew in any case.
+                yield self._group(own, self.batch_size if shape in full else len(own))
+                rest[shape] = single[start + self.batch_size :]
+        self._tell({})
         if none:
             raise ValueError(
                 "there was no question to ask: no image could be read, or the network has no "
                 "output for any class in them"
             )
 
-    def _tell(self, waiting: Mapping[Any, list[Question]]) -> None:
+    def _tell(self, waiting: Mapping[Any, list[list[Question]]]) -> None:
         if self.progress is not None:
-            unfinished = {q.item.index for group in waiting.values() for q in group}
+            unfinished = {own[0].item.index for group in waiting.values() for own in group}
             total = len(self.source) if self.indices is None else len(self.indices)
             self.progress(self.images + len(self.failures) - len(unfinished), total)
 
-    def _asked(self) -> Iterator[Question]:
+    def _asked(self) -> Iterator[list[Question]]:
+        """Those of each image that has any."""
         items = data.load(self.source, self.prepare, indices=self.indices, workers=self.workers)
         for item in items:
             if item.error is not None:
                 self.failures.append((item.error.record, item.error.reason))
                 continue
             self.images += 1
+            own = []
             for question in questions(item):
                 if self.signals[question.label].any():
-                    yield question
+                    own.append(question)
                 else:
                     name = self.source.class_names[question.label]
                     self.not_asked[name] = self.not_asked.get(name, 0) + 1
+            if own:
+                yield own
 
-    def _group(self, own: list[Question], size: int = 0) -> Group:
+    def _group(self, own: list[list[Question]], size: int = 0) -> Group:
         _free_programs()
         full = own + [own[-1]] * (size - len(own))
-        pixels = jnp.asarray(np.stack([q.item.pixels for q in full]))
-        signals = jnp.asarray(np.stack([self.signals[q.label] for q in full]))
-        return Group(own, full, pixels, signals)
+        pixels = jnp.asarray(np.stack([image[0].item.pixels for image in full]))
+        signals = [[self.signals[q.label] for q in image] for image in full]
+        return Group(sum(own, []), sum(full, []), pixels, jnp.asarray(np.stack(signals)))
+
+
+def _parts(own: list[Question], limit: int) -> Iterator[list[Question]]:
+    """An image's questions in parts whose lengths are powers of two, at most the limit."""
+    while own:
+        size = 1 << (min(len(own), limit).bit_length() - 1)
+        yield own[:size]
+        own = own[size:]
+
+
+def together(
+    methods: Mapping[str, Callable], to_input: Callable[[jax.Array], jax.Array] = lambda x: x
+) -> Callable[[jax.Array, jax.Array], dict[str, jax.Array]]:
+    """Pixels and targets to the maps of all methods, by one program that has one forward pass.
+
+    Args:
+        methods: name -> images and targets to maps.
+        to_input: pixels to images.
+
+    Returns:
+        Pixels and targets, classes ``(B,)`` or ``(B, K)`` or signals ``(B, K, N)``, to name -> maps
+        ``(B, h, w)`` or ``(B, K, h, w)``. A method whose maps have another shape is a `ValueError`.
+    """
+
+    def explain(pixels: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
+        x, found = to_input(pixels), {}
+        lead = targets.shape if jnp.issubdtype(targets.dtype, jnp.integer) else targets.shape[:-1]
+        for name, method in methods.items():
+            found[name] = maps = method(x, targets)
+            if maps.ndim != len(lead) + 2 or maps.shape[: len(lead)] != lead:
+                raise ValueError(f"{name} must give maps {(*lead, 'h', 'w')}, not {maps.shape}")
+        return found
+
+    return Program(explain)
 
 
 def _free_programs() -> None:

@@ -222,23 +222,30 @@ def randomisation_study(
     batches = [x[np.minimum(np.arange(i, i + batch_size), len(x) - 1)] for i in starts]
     classes = [predicted(module, b) for b in batches]
 
-    def maps(network: nnx.Module, explain: Callable) -> list[jax.Array]:
-        return [
-            _normalised(explain(network, b, c), (x.shape[1], x.shape[2]))
-            for b, c in zip(batches, classes, strict=True)
-        ]
+    graphdef = nnx.split(module)[0]
 
-    trained = {name: maps(module, explain) for name, explain in methods.items()}
+    @jax.jit
+    def explained(state: Any, b: jax.Array, c: jax.Array) -> dict[str, jax.Array]:
+        network, size = nnx.merge(graphdef, state), (x.shape[1], x.shape[2])
+        return {name: _normalised(m(network, b, c), size) for name, m in methods.items()}
+
+    def maps(network: nnx.Module) -> list[dict[str, jax.Array]]:
+        """Of each batch the maps of all methods."""
+        state = nnx.state(network)
+        return [explained(state, b, c) for b, c in zip(batches, classes, strict=True)]
+
+    trained = maps(module)
     found: dict = {}
     done = 0
     for mode in modes:
         values: dict = {name: {m: [] for m in MEASURES} for name in methods}
         copies = randomisations(module, x[:1], key, cascading=mode == "cascading", layers=layers)
         for _, other in copies:
-            for name, explain in methods.items():
+            after = maps(other)
+            for name in methods:
                 rows = [
-                    jax.device_get(_compare(a, b))
-                    for a, b in zip(trained[name], maps(other, explain), strict=True)
+                    jax.device_get(_compare(a[name], b[name]))
+                    for a, b in zip(trained, after, strict=True)
                 ]
                 for m in MEASURES:
                     values[name][m].append(np.concatenate([row[m] for row in rows])[: len(x)])

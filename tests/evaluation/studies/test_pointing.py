@@ -1,6 +1,7 @@
 """The pointing game over a data set, against the protocol written out for one image at a time."""
 
 import argparse
+import functools
 import json
 import math
 
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
 
 from jaxplain import cli, data, models, postprocess
@@ -15,6 +17,7 @@ from jaxplain.cli.datasets import Aspect
 from jaxplain.cli.evaluate import PROTOCOLS
 from jaxplain.evaluation.studies import questions
 from jaxplain.evaluation.studies.pointing import PointingMethod, pointing_game
+from jaxplain.explainers.catalogue import explainer
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
@@ -72,13 +75,13 @@ def explain(x, signals):
     """Maps of a quarter of the resolution: the mean of the channels that the signal weights."""
     b, h, w, _ = x.shape
     cells = x.reshape(b, h // 4, 4, w // 4, 4, 3).mean((2, 4))
-    return jnp.einsum("bhwc,bc->bhw", cells, signals[:, :3])
+    return jnp.einsum("bhwc,bkc->bkhw", cells, signals[..., :3])
 
 
 @jax.jit
 def at_pixels(x, signals):
     """Signed maps of full resolution, which look at another class's channel, and so often miss."""
-    return jnp.einsum("bhwc,bc->bhw", x, jnp.roll(signals[:, :3], 1, axis=1)) - 0.3
+    return jnp.einsum("bhwc,bkc->bkhw", x, jnp.roll(signals[..., :3], 1, axis=-1)) - 0.3
 
 
 def play_slowly(source, signals, method, blur, masks):
@@ -92,7 +95,9 @@ def play_slowly(source, signals, method, blur, masks):
                 continue
             x = jnp.asarray(prepare(record)[None], jnp.float32) / 255
             preset = "pointing_game_gradient" if blur else "pointing_game_eb"
-            large = postprocess.apply(preset, method(x, signals[label][None])[0], record.size)
+            large = postprocess.apply(
+                preset, method(x, signals[label][None, None])[0, 0], record.size
+            )
             row, column = divmod(int(np.argmax(large)), record.size[1])
             regions = data.boxes_to_masks(record.boxes[own], record.size)
             pixels = np.argwhere(regions.any(0))
@@ -192,7 +197,7 @@ def test_borders_by_hand(masks):
             lambda r: r.image,
             lambda p: p.astype(jnp.float32),
             np.eye(2, dtype=np.float32),
-            {"pixel": PointingMethod(lambda x, s: x[..., 0])},
+            {"pixel": PointingMethod(lambda x, s: x[:, None, ..., 0])},
             batch_size=len(cases),
         )
 
@@ -304,9 +309,9 @@ def test_a_shape_that_fills_no_batch_is_not_padded():
     asked = questions.Questions(Listed(records), lambda r: r.image, np.eye(1), batch_size=4)
     found = [(len(g.questions), g.pixels.shape, g.signals.shape) for g in asked]
     assert found == [
-        (4, (4, 20, 10, 3), (4, 1)),
-        (1, (4, 20, 10, 3), (4, 1)),
-        (3, (3, 10, 20, 3), (3, 1)),
+        (4, (4, 20, 10, 3), (4, 1, 1)),
+        (1, (4, 20, 10, 3), (4, 1, 1)),
+        (3, (3, 10, 20, 3), (3, 1, 1)),
     ]
 
 
@@ -354,3 +359,53 @@ def test_programs_are_dropped_before_linux_runs_out_of_maps(folder, tmp_path, mo
     cleared.clear()
     play()
     assert not cleared
+
+
+def test_questions_about_an_image_stand_together():
+    """By powers of two where they fill a group; every question is asked once, signals its own."""
+    counts = [3, 1, 5, 2, 3, 3, 1, 1, 2]
+    records = [
+        data.Record.make(
+            np.full((8, 8, 3), i, np.uint8), f"{i}", list(range(n)), [[1, 1, 5, 5]] * n
+        )
+        for i, n in enumerate(counts)
+    ]
+
+    class Source(list):
+        name, class_names = "a list", tuple("abcde")
+
+    asked = questions.Questions(Source(records), lambda r: r.image, np.eye(5), batch_size=4)
+    found, widths = [], []
+    for group in asked:
+        images, width = group.signals.shape[:2]
+        assert images * width <= 4 and len(group.full) == images * width
+        widths.append((images, width))
+        rows = np.asarray(group.signals).reshape(-1, 5).argmax(1)
+        shown = np.repeat(np.asarray(group.pixels)[:, 0, 0, 0], width)
+        assert rows.tolist() == [q.label for q in group.full]
+        assert shown.tolist() == [int(q.item.record.id) for q in group.full]
+        found += [(q.item.record.id, q.label) for q in group.questions]
+    assert sorted(found) == [(f"{i}", k) for i, n in enumerate(counts) for k in range(n)]
+    assert set(widths) == {(4, 1), (2, 2), (1, 4)}
+
+
+def test_methods_share_a_forward_pass_and_give_the_same_maps():
+    """One program's maps are those of each method for each question, in fewer operations."""
+    net = nnx.Sequential(
+        *(nnx.Conv(3, 8, (3, 3), rngs=nnx.Rngs(0)), nnx.relu),
+        *(nnx.Conv(8, 8, (3, 3), rngs=nnx.Rngs(1)), nnx.relu, lambda x: x.mean((1, 2))),
+        nnx.Linear(8, 5, rngs=nnx.Rngs(2)),
+    )
+    methods = {
+        name: functools.partial(explainer(name, None), net)
+        for name in ("mwp", "c-mwp", "gradient", "lrp", "grad-cam", "occlusion")
+    }
+    x = jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
+    signals = jax.random.normal(jax.random.key(1), (2, 2, 5))
+    together = questions.together(methods)
+    maps = together(x, signals)
+    for name, method in methods.items():
+        each = [[method(x[i : i + 1], signals[i : i + 1, k])[0] for k in (0, 1)] for i in (0, 1)]
+        np.testing.assert_allclose(maps[name], each, rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match=r"flat must give maps \(2, 2, 'h', 'w'\), not \(2, 16"):
+        questions.together({"flat": lambda x, s: x[..., 0]})(x, signals)

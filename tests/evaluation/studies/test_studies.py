@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("quick_compile")
 
 def colour(x, signals):
     """How much of the class's colour there is: a method that needs no network."""
-    return jnp.einsum("bhwc,bc->bhw", x, signals[:, :3])
+    return jnp.einsum("bhwc,bkc->bkhw", x, signals[..., :3])
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def asked_slowly(records):
 def test_dominant_objects_written_out(records):
     methods = {
         "colour": colour,
-        "coarse": lambda x, s: colour(x, s).reshape(-1, 12, 4, 12, 4).mean((2, 4)) - 0.2,
+        "coarse": lambda x, s: colour(x, s).reshape(*s.shape[:2], 12, 4, 12, 4).mean((3, 5)) - 0.2,
     }
     held = localisation.held_out_images(12, 5)
     asked = questions(records)
@@ -64,8 +64,10 @@ def test_dominant_objects_written_out(records):
         right = {True: [], False: []}
         for i, label, truth in asked_slowly(records):
             x = to_input(jnp.asarray(stretched(records[i])[None]))
-            one = postprocess.resize(method(x, jnp.eye(3)[label][None]), (SIZE, SIZE), "bicubic")
-            one = np.maximum(np.asarray(one[0]), 0)
+            one = postprocess.resize(
+                method(x, jnp.eye(3)[label][None, None]), (SIZE, SIZE), "bicubic"
+            )
+            one = np.maximum(np.asarray(one[0, 0]), 0)
             row = []
             for alpha in np.arange(21) / 2:
                 at = np.argwhere(one > alpha * one.mean())
@@ -88,7 +90,7 @@ def test_dominant_objects_written_out(records):
 
 def test_graph_cut_written_out(records):
     table = localisation.graph_cut_objects(
-        questions(records), to_input, {"colour": colour, "none": lambda x, s: x[..., 0] * 0}
+        questions(records), to_input, {"colour": colour, "none": lambda x, s: colour(x, s) * 0}
     )
     hits = []
     for i, label, truth in asked_slowly(records):
@@ -104,7 +106,7 @@ def test_graph_cut_written_out(records):
     assert f"none {len(hits)}" in table.markdown()
     with pytest.raises(ValueError, match="bad gave a map that is not finite"):
         localisation.graph_cut_objects(
-            questions(records[:2]), to_input, {"bad": lambda x, s: x[..., 0] / 0}
+            questions(records[:2]), to_input, {"bad": lambda x, s: colour(x, s) / 0}
         )
 
 
@@ -116,7 +118,7 @@ def test_graph_cut_of_the_best_predictions(records):
         return jnp.stack([x[..., 0], x[..., 1], x[:, ::-1, :, 0], x[..., 2]], -1)
 
     def explain(x, asked_for):
-        return jnp.einsum("bhwn,bn->bhw", outputs(x), asked_for)
+        return jnp.einsum("bhwn,bkn->bkhw", outputs(x), asked_for)
 
     def predictions(x):
         return jax.lax.top_k(outputs(x).mean((1, 2)) * jnp.array([0.9, 1.1, 1, 0.95]), 2)[1]
