@@ -30,6 +30,7 @@ class Maps(Sequence[Explanation]):
         class_names: the names of the network's classes; empty where they are not known.
         made_by: the devices and versions that made the shards, each kind once.
         failures: (id, reason) of records that have no maps.
+        ids, indices: of the records that have maps, in this order.
         complete: whether all records have maps, or are among the failures.
     """
 
@@ -59,6 +60,7 @@ class Maps(Sequence[Explanation]):
         # (index in the source, id, shard, position in it)
         self._places = sorted(places, key=lambda place: place[0])
         self.ids = tuple(key for _, key, _, _ in self._places)
+        self.indices = tuple(index for index, _, _, _ in self._places)
         self._positions: dict[str, list[int]] = {}
         for position, key in enumerate(self.ids):
             self._positions.setdefault(key, []).append(position)
