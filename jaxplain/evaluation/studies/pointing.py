@@ -176,7 +176,7 @@ def pointed_at(heat_map: np.ndarray, size: tuple[int, int], *, blur: bool = Fals
 
     Example:
         >>> pointed_at(np.array([[0.0, 1.0], [0.0, 0.0]], np.float32), (30, 40)).tolist()
-        [4, 34]
+        [0, 39]
     """
     sigma = BLUR * max(size) if blur else 0.0
     rows, columns = (_matrix(*pair, sigma) for pair in zip(heat_map.shape, size, strict=True))
