@@ -69,6 +69,7 @@ ONLY_ON_THE_NEWEST = (
     "tests/explainers/test_tokens.py",
     "tests/explainers/test_two_animals.py",
     "tests/models",
+    "tests/page",
     "tests/test_docs.py",
     "tests/test_postprocess.py",
     "tests/weights_convert",

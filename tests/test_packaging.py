@@ -74,7 +74,7 @@ def _package_files() -> set[str]:
     code = _files("jaxplain", ".py")
     for link in ("models", "weights_convert", "examples"):
         code |= _files(f"jaxplain/{link}", ".py")
-    data = _files("jaxplain/models/data")
+    data = _files("jaxplain/models/data") | _files("jaxplain/page/static")
     return code | data | {"jaxplain/py.typed", "jaxplain/examples/cat_and_cup.jpg"}
 
 

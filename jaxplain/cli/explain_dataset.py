@@ -159,6 +159,7 @@ def _run(arguments: argparse.Namespace, progress: Bar) -> RunSummary:
             "short": arguments.short,
             "multiple": arguments.multiple,
         },
+        class_names=config.class_names,
         progress=progress,
     )
 

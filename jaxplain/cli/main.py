@@ -26,6 +26,7 @@ from jaxplain.cli import (
     explain,
     explain_dataset,
     finetune,
+    gallery,
     layers,
     models,
     pfv,
@@ -37,7 +38,10 @@ from jaxplain.core import UnsupportedOperationError
 from jaxplain.core.errors import suggest
 from jaxplain.engine.stopping import ends_in_time
 
-COMMANDS = (explain, layers, models, convert, evaluate, explain_dataset, pfv, finetune, benchmark)
+COMMANDS = (
+    *(explain, layers, models, convert, evaluate, explain_dataset, gallery, pfv, finetune),
+    benchmark,
+)
 
 #: What input, files and installations can bring about. Anything else is a bug, and has a traceback.
 _EXPECTED = (CliError, UnsupportedOperationError, OSError, ImportError, ValueError)

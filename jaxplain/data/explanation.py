@@ -22,6 +22,9 @@ class Explanation:
             the record's own labels.
         maps: method -> float32 ``(h, w)``, or ``(K, h, w)`` with K targets, at the resolution that
             the method has.
+        scores: float32, of the shape of ``targets``: the network's scores that were explained, of a
+            label the mean that its signal takes; None in maps of versions before they were kept.
+        predicted: the class with the highest score; None as ``scores``.
     """
 
     id: str
@@ -30,10 +33,13 @@ class Explanation:
     input_size: tuple[int, int]
     targets: np.ndarray
     maps: Mapping[str, np.ndarray] = dataclasses.field(repr=False)
+    scores: np.ndarray | None = dataclasses.field(default=None, repr=False)
+    predicted: int | None = dataclasses.field(default=None, repr=False)
 
 
 def encode(one: Explanation) -> bytes:
-    """A line of JSON with names and shapes, then the numbers: int32 targets, float32 maps."""
+    """A line of JSON with names and shapes, then the numbers: int32 targets, float32 maps and
+    scores."""
     header = {
         "id": one.id,
         "index": one.index,
@@ -43,6 +49,9 @@ def encode(one: Explanation) -> bytes:
         "maps": {name: m.shape for name, m in one.maps.items()},
     }
     arrays = [one.targets.astype("<i4"), *(m.astype("<f4") for m in one.maps.values())]
+    if one.scores is not None:  # at the end, where readers that do not know of it do not look
+        header |= {"scores": one.scores.shape, "predicted": one.predicted}
+        arrays.append(one.scores.astype("<f4"))
     return b"".join([json.dumps(header).encode(), b"\n", *(a.tobytes() for a in arrays)])
 
 
@@ -66,6 +75,7 @@ def decode(data: bytes) -> Explanation:
 
     targets = take(header["targets"], "<i4")
     maps = {name: take(shape, "<f4") for name, shape in header["maps"].items()}
+    scores = take(header["scores"], "<f4") if "scores" in header else None
     return Explanation(
         header["id"],
         header["index"],
@@ -73,4 +83,6 @@ def decode(data: bytes) -> Explanation:
         tuple(header["input_size"]),
         targets,
         maps,
+        scores,
+        header.get("predicted"),
     )

@@ -27,13 +27,17 @@ class Maps(Sequence[Explanation]):
 
     Attributes:
         settings: what the maps were made with.
+        class_names: the names of the network's classes; empty where they are not known.
         made_by: the devices and versions that made the shards, each kind once.
         failures: (id, reason) of records that have no maps.
+        ids, indices: of the records that have maps, in this order.
         complete: whether all records have maps, or are among the failures.
     """
 
-    def __init__(self, folder: Folder, settings: Mapping[str, Any]):
-        self._folder, self.settings = folder, settings
+    def __init__(
+        self, folder: Folder, settings: Mapping[str, Any], class_names: Sequence[str] = ()
+    ):
+        self._folder, self.settings, self.class_names = folder, settings, tuple(class_names)
         names = folder.names("maps-*-of-*.array_record")
         count = -(-settings["records"] // settings["shard_size"])
         self.complete = len(names) == count and names == [
@@ -56,6 +60,7 @@ class Maps(Sequence[Explanation]):
         # (index in the source, id, shard, position in it)
         self._places = sorted(places, key=lambda place: place[0])
         self.ids = tuple(key for _, key, _, _ in self._places)
+        self.indices = tuple(index for index, _, _, _ in self._places)
         self._positions: dict[str, list[int]] = {}
         for position, key in enumerate(self.ids):
             self._positions.setdefault(key, []).append(position)
@@ -127,4 +132,4 @@ def open_maps(folder: str | os.PathLike[str]) -> Maps:
     found = shards.read_settings(place)
     if found is None:
         raise FileNotFoundError(f"There are no maps in {folder}: it has no {shards.SETTINGS}.")
-    return Maps(place, found["settings"])
+    return Maps(place, found["settings"], found.get("class_names", ()))

@@ -201,7 +201,9 @@ def read_settings(folder: Folder) -> dict[str, Any] | None:
         numbered = all(type(number) is int and number >= 0 for number in numbers)
         if found["format"] != FORMAT or not numbered or not numbers[1]:
             raise ValueError(unknown)
-        if not isinstance(found["begun"], dict):
+        names = found.get("class_names", [])  # absent from maps of earlier versions
+        named = isinstance(names, list) and all(isinstance(name, str) for name in names)
+        if not isinstance(found["begun"], dict) or not named:
             raise ValueError(unknown)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(unknown) from error

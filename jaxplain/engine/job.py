@@ -48,6 +48,7 @@ class Job:
     workers: int
     about: Mapping[str, Any]
     same_devices: bool
+    class_names: Sequence[str] = ()
 
 
 def made_by() -> dict[str, Any]:
@@ -147,6 +148,7 @@ class Opened:
             try:
                 self.folder.make()
                 about = {"settings": self.settings, "begun": self.made_by, "program": self._program}
+                about["class_names"] = list(self.job.class_names)
                 found = write_settings(self.folder, about)
             except OSError as error:
                 reason = error.strerror or str(error)

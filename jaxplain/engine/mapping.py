@@ -108,7 +108,7 @@ class ExplainBatches:
         pixels = [pixels for _, _, pixels in group]
         pixels += [pixels[-1]] * (self._size - len(pixels))
         labels = self._goal.padded([labels for _, labels, _ in group], self._size)
-        (targets, maps), _ = self._programs(np.stack(pixels), labels)
+        (targets, maps, *_), _ = self._programs(np.stack(pixels), labels)
         found = {"target": targets, **{f"maps/{name}": m for name, m in maps.items()}}
         for key, values in found.items():
             values = np.asarray(values)

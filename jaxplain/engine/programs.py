@@ -56,7 +56,8 @@ class Programs:
     def __call__(self, pixels: np.ndarray, labels: np.ndarray) -> tuple[Any, float]:
         """The results, still being computed, and when they were asked for.
 
-        Results are (targets int32 ``(B,)`` or ``(B, K)``, {name: float32 maps}).
+        Results are (targets int32 ``(B,)`` or ``(B, K)``, {name: float32 maps}, their scores
+        float32 of the same shape, the top classes int32 ``(B,)``).
         """
         key = (pixels.shape[:3], labels.shape[1])
         if key not in self._compiled:
@@ -140,15 +141,23 @@ class Programs:
                 self._weights[id(value)] = value, jax.device_put(value, self._everywhere)
         return [self._weights[id(value)][1] for value in weights]
 
-    def _explain(self, pixels: jax.Array, labels: jax.Array) -> tuple[jax.Array, dict]:
+    def _explain(
+        self, pixels: jax.Array, labels: jax.Array
+    ) -> tuple[jax.Array, dict, jax.Array, jax.Array]:
         x = self.to_input(pixels)
+        every = class_scores(self.fn(x)).astype(jnp.float32)
+        top = every.argmax(-1).astype(jnp.int32)
         if self.signals is not None:
             targets = jnp.asarray(self.signals)[labels]
-        elif self.classes is not None:
-            self._check_classes(self.classes, jax.eval_shape(self.fn, x).shape[-1])
-            targets = labels
+            scores = (targets * every[:, None]).sum(-1)
         else:
-            labels = targets = class_scores(self.fn(x)).argmax(-1).astype(jnp.int32)
+            if self.classes is not None:
+                self._check_classes(self.classes, every.shape[-1])
+                targets = labels
+            else:
+                labels = targets = top
+            at = labels.reshape(len(labels), -1)
+            scores = jnp.take_along_axis(every, at, axis=1).reshape(labels.shape)
         results = {name: method(self.fn, x, targets) for name, method in self.methods.items()}
         named = {}
         for path, values in jax.tree_util.tree_flatten_with_path(results)[0]:
@@ -159,7 +168,7 @@ class Programs:
                     f"{values.shape}."
                 )
             named[name] = values.astype(jnp.float32)
-        return labels, named
+        return labels, named, scores, top
 
     def _check_classes(self, classes: np.ndarray, outputs: int) -> None:
         wrong = [int(c) for c in classes if not 0 <= c < outputs]

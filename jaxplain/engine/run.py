@@ -70,6 +70,7 @@ def explain_dataset(
     indices: Sequence[int] | None = None,
     workers: int = 0,
     about: Mapping[str, Any] | None = None,
+    class_names: Sequence[str] = (),
     shards: tuple[int, int] | None = None,
     same_devices: bool = False,
     on: str | None = None,
@@ -106,6 +107,7 @@ def explain_dataset(
         indices: which records, in this order; None for all.
         workers: processes that read and resize; 0 for threads.
         about: JSON values that describe the run, for its settings; a change is an error.
+        class_names: of the network, for those who read the maps.
         shards: (a, b) makes only those of the shards a to b - 1 that there are, for the tasks of an
             array.
         same_devices: insists that all shards are made by the same devices and versions.
@@ -153,6 +155,7 @@ def explain_dataset(
         workers,
         about or {},
         same_devices,
+        class_names,
     )
     if on is not None:
         from jaxplain.engine.on_ray import explain_on_ray

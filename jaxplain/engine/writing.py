@@ -109,7 +109,7 @@ class Writing:
         results, spans = jax.block_until_ready(batch.results), self._made.computed
         idle_since = spans[-1][1] if spans else 0.0
         spans.append((max(batch.asked, idle_since), time.perf_counter()))
-        targets, maps = jax.tree.map(np.asarray, results)
+        targets, maps, scores, top = jax.tree.map(np.asarray, results)
         shard = self._open(batch.shard)
         for row, (item, count) in enumerate(zip(batch.items, batch.counts, strict=True)):
             kept = slice(count) if count else ...  # without the targets that fill up the width
@@ -121,6 +121,8 @@ class Writing:
                     batch.shape,
                     targets[row][kept],
                     {name: m[row][kept] for name, m in maps.items()},
+                    scores[row][kept],
+                    int(top[row]),
                 )
             )
         self._done += len(batch.items)

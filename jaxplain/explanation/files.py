@@ -7,8 +7,6 @@ import json
 import os
 import platform
 import re
-import shutil
-import tempfile
 import zipfile
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +16,7 @@ import numpy as np
 
 from jaxplain.core import Table
 from jaxplain.core.addresses import local
-from jaxplain.core.writing import write_atomically
+from jaxplain.core.writing import new_folder, write_atomically
 from jaxplain.explanation.result import Explanation, MethodMaps
 
 _ARRAYS, _MANIFEST = "maps.npz", "manifest.json"
@@ -148,13 +146,7 @@ def _save_folder(explanation: Explanation, folder: Path, dpi: float) -> None:
     """Whole or not at all: the folder is made beside its place, and then renamed."""
     from jaxplain import viz
 
-    if os.path.lexists(folder):
-        raise FileExistsError(f"{folder} exists already; name a new folder")
-    made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.absolute().parent))
-    try:
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(made, 0o777 & ~mask)  # mkdtemp's folders are private
+    with new_folder(folder) as made:
         (made / _ARRAYS).write_bytes(_npz(explanation))
         said = manifest(explanation)
         (made / "overlays").mkdir()
@@ -163,10 +155,6 @@ def _save_folder(explanation: Explanation, folder: Path, dpi: float) -> None:
         text = json.dumps(said, indent=1, allow_nan=False)
         (made / _MANIFEST).write_text(f"{text}\n", "utf-8")
         viz.save(explanation.figure(), made / "figure.png", dpi=dpi)
-        os.rename(made, folder)
-    except BaseException:
-        shutil.rmtree(made, ignore_errors=True)
-        raise
 
 
 def _overlays(explanation: Explanation, method: MethodMaps, folder: Path) -> list[str]:

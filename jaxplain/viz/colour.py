@@ -64,7 +64,7 @@ def colourise(
         )
     if not np.isfinite(heat_map).all():
         raise ValueError("The map holds NaN or infinity; only finite maps can be drawn.")
-    preset, name = STYLES[style]
+    preset, _ = STYLES[style]
     shape = heat_map.shape[:2] if shape is None else shape
     if coloured:
         # One scale for the three channels, so that the hue is that of the gradient.
@@ -74,9 +74,13 @@ def colourise(
         return (0.5 + 0.5 * values).astype(np.float32), values
     heat_map = np.abs(heat_map) if style == "gray" else heat_map
     values = np.asarray(postprocess.apply(preset, heat_map, shape))
+    return colours_of(values, style, cmap), values
+
+
+def colours_of(values: np.ndarray, style: str, cmap: str | None = None) -> np.ndarray:
+    """The colours of scaled values ``(...)``, float32 ``(..., 3)``; see `colourise`."""
     positions = 0.5 + 0.5 * values if style == "signed" else values
-    colours = colour_map(cmap or name)(positions)[..., :3]
-    return colours.astype(np.float32), values
+    return colour_map(cmap or STYLES[style][1])(positions)[..., :3].astype(np.float32)
 
 
 def colour_map(name: str) -> Colormap:

@@ -56,11 +56,23 @@ def overlay(
         largest = np.percentile(np.abs(heat_map), clip)
         heat_map = np.clip(heat_map, -largest, largest)
     colours, values = colourise(heat_map, style, image.shape[:2], cmap=cmap)
+    return blended(image, colours, values, style, strength)
+
+
+def share_of(values: np.ndarray, style: str, strength: float) -> np.ndarray:
+    """The share of the colour that stands for scaled values, in [0, 1]; see `overlay`."""
+    if style == "gray":
+        return np.ones_like(values)
+    return (strength if style == "heat" else 1.0) * np.abs(values) ** 0.6
+
+
+def blended(
+    image: np.ndarray, colours: np.ndarray, values: np.ndarray, style: str, strength: float = 0.75
+) -> np.ndarray:
+    """Colours (H, W, 3) that stand for scaled values (H, W) over a float image; see `overlay`."""
     if style == "gray":
         return colours
-    share = np.abs(values)[..., None] ** 0.6
-    if style == "heat":
-        share = strength * share
+    share = share_of(values, style, strength)[..., None]
     picture = (1 - share) * _background(image, style) + share * colours
     return np.clip(picture, 0, 1)  # float32 may end a hair above one
 

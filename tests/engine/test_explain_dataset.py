@@ -26,6 +26,10 @@ def expected(record, targets):
     return np.einsum("hwc,...c->...hw", record.image / np.float32(255), targets)
 
 
+def scores_of(record):
+    return np.asarray(network(record.image[None] / np.float32(255))[0])
+
+
 def test_maps_of_top_classes_are_the_explainers_own(tmp_path):
     methods = {
         "gradient": functools.partial(jaxplain.gradient, reduce="sum"),
@@ -42,6 +46,8 @@ def test_maps_of_top_classes_are_the_explainers_own(tmp_path):
         assert (one.id, one.size, one.input_size) == (record.id, record.size, record.size)
         top = int(network(record.image[None] / np.float32(255))[0].argmax())
         assert one.targets.shape == () and one.targets == top
+        assert one.predicted == top and one.scores.shape == ()
+        np.testing.assert_allclose(one.scores, scores_of(record)[top], rtol=1e-5)
         assert list(one.maps) == ["both/first", "both/one", "gradient"]
         wanted = expected(record, HEAD[:, top])
         np.testing.assert_allclose(one.maps["both/first"], wanted, atol=1e-6)

@@ -32,7 +32,7 @@ from jaxplain.evaluation.studies.questions import (
 from jaxplain.evaluation.studies.report import INTERVAL, Report, percent, share_interval
 from jaxplain.postprocess import resize_matrix
 
-__all__ = ["BLUR", "CENTRE", "PointingMethod", "pointing_game"]
+__all__ = ["BLUR", "CENTRE", "PointingMethod", "pointing_game", "pointed_at"]
 
 #: The baseline that points at the centre.
 CENTRE = "Center"
@@ -168,6 +168,27 @@ def _regions(
     for i, one in enumerate(corners):
         boxes[i, : len(one)], valid[i, : len(one)] = one, True
     return boxes, valid, None
+
+
+def pointed_at(heat_map: np.ndarray, size: tuple[int, int], *, blur: bool = False) -> np.ndarray:
+    """Where a map points in its image, as the game is played: its maximum at the image's size.
+
+    Args:
+        heat_map: float ``(h, w)``.
+        size: (height, width) of the original image.
+        blur: as of `PointingMethod`.
+
+    Returns:
+        int ``(2,)``, row and column.
+
+    Example:
+        >>> pointed_at(np.array([[0.0, 1.0], [0.0, 0.0]], np.float32), (30, 40)).tolist()
+        [0, 39]
+    """
+    sigma = BLUR * max(size) if blur else 0.0
+    rows, columns = (_matrix(*pair, sigma) for pair in zip(heat_map.shape, size, strict=True))
+    large = rows @ heat_map.astype(np.float32) @ columns.T
+    return np.asarray(np.unravel_index(large.argmax(), large.shape))
 
 
 def _enlarge(shape: tuple[int, int], sizes: np.ndarray, blur: bool) -> tuple[np.ndarray, ...]:
