@@ -179,7 +179,7 @@ def measure(entries: Sequence[Entry], looks: Sequence[Look]) -> None:
             entry.points.append([round((column + 0.5) / width, 4), round((row + 0.5) / height, 4)])
             hit = None
             if len(entry.boxes):
-                hit = bool(pointing.on_boxes(np.array([row, column]), entry.boxes))
+                hit = bool(pointing.on_boxes(np.array([row, column]), np.asarray(entry.boxes)))
             entry.hits.append(hit)
         scale = np.array([entry.size[1], entry.size[0]] * 2)
         boxes = np.asarray(entry.boxes, np.float64).reshape(-1, 4) / scale
