@@ -91,6 +91,19 @@ def test_sources_of_other_libraries():
             data.as_source(wrong)
 
 
+def test_a_data_set_of_hugging_face():
+    datasets = pytest.importorskip("datasets", reason="needs the package datasets")
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])}
+    )
+    columns = {"image": [{"bytes": encoded(), "path": None}] * 3, "label": [1, 0, 1]}
+    pets = datasets.Dataset.from_dict(columns, features=features)
+    source = data.as_source(pets, name="pets")
+    assert source.class_names == ("cat", "dog") and len(source) == 3
+    np.testing.assert_array_equal(source[2].image, PIXELS)
+    assert [source[i].labels.tolist() for i in range(3)] == [[1], [0], [1]]
+
+
 def archive(members):
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as file:
