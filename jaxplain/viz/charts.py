@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -12,6 +12,10 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 _MARKERS = "osD^v<>x.Pp*hH8d"
+#: Okabe and Ito's colours, which can be told apart whatever one's colour vision (2008); the n-th
+#: series has the same in every chart.
+_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#000000", "#b5a500")
+_LINES = ("-", "--", ":", "-.")
 
 
 def score_bars(
@@ -83,7 +87,7 @@ def group_bars(
     width = 0.8 / len(values)
     for k, (name, heights) in enumerate(values.items()):
         left = np.arange(len(groups)) + (k - (len(values) - 1) / 2) * width
-        axes.bar(left, heights, width, label=name)
+        axes.bar(left, heights, width, label=name, color=_COLOURS[k % len(_COLOURS)])
     axes.set_xticks(range(len(groups)), groups)
     axes.set_ylabel(label)
     axes.set_title(title)
@@ -123,31 +127,66 @@ def confusion(counts: ArrayLike, names: Sequence[str], title: str) -> Figure:
     return figure
 
 
-def row_dots(
-    values: Mapping[str, Sequence[float]], rows: Sequence[str], label: str, title: str
+class Share(NamedTuple):
+    """A share of trials that succeeded, with the ends of its interval of confidence; per cent."""
+
+    value: float
+    low: float
+    high: float
+
+
+def shares(
+    values: Mapping[str, Mapping[str, Share]],
+    cells: Mapping[str, Sequence[float]],
+    columns: Sequence[str],
+    label: str,
+    title: str,
 ) -> Figure:
-    """One line per row, the first on top, with one dot per series on it.
+    """One line per method: its shares with their intervals, and a table of shares by class.
 
     Args:
-        values: series -> its value in every row.
-        rows: their names.
-        label: what the values are.
-        title: over the chart.
+        values: series, such as "all" -> method -> share.
+        cells: method -> the share of each column in per cent, NaN for none; the first on top.
+        columns: their names.
+        label: what the shares are.
+        title: over the figure.
 
-    >>> len(row_dots({"CAM": [1.0, 2.0], "LRP": [3.0, 4.0]}, ["dogs", "cats"], "%", "").axes)
-    1
+    >>> figure = shares(
+    ...     {"all": {"CAM": Share(50, 20, 80)}}, {"CAM": [100.0, 0.0]}, ["dogs", "cats"], "%", ""
+    ... )
+    >>> [text.get_text() for text in figure.axes[1].texts]
+    ['100', '0']
     """
-    figure = _figure(8, 1.5 + 0.25 * len(rows))
-    axes = figure.add_subplot()
-    for k, (name, found) in enumerate(values.items()):
-        marker = _MARKERS[k % len(_MARKERS)]
-        axes.plot(found, range(len(rows)), marker, linestyle="", label=name, alpha=0.8)
-    axes.set_yticks(range(len(rows)), rows)
-    axes.invert_yaxis()
-    axes.grid(axis="y", alpha=0.3)
-    axes.set_xlabel(label)
-    axes.set_title(title)
-    figure.legend(loc="outside right upper")
+    names = list(cells)
+    width, height = 4.6 + 0.36 * len(columns), 1.9 + 0.3 * len(names)
+    figure = _figure(width, height)
+    left, right = figure.subplots(
+        1, 2, sharey=True, width_ratios=[3.2, max(0.36 * len(columns), 0.8)]
+    )
+    for k, (series, found) in enumerate(values.items()):
+        rows = np.arange(len(names)) + 0.26 * (k - (len(values) - 1) / 2)
+        points = np.array([found[name] for name in names])
+        errors = np.abs(points[:, 1:].T - points[:, 0])
+        style = {"color": _COLOURS[k % len(_COLOURS)], "markerfacecolor": "white" if k else None}
+        left.errorbar(
+            points[:, 0], rows, xerr=errors, fmt=_MARKERS[k], ms=5, lw=1.2, label=series, **style
+        )
+    left.set_xlim(0, 100)
+    left.set_xlabel(label, fontsize=9)
+    left.grid(axis="x", alpha=0.3)
+    left.spines[["top", "right"]].set_visible(False)
+    table = np.array([cells[name] for name in names], float)
+    right.imshow(table, cmap="cividis", vmin=0, vmax=100, aspect="auto")
+    for (i, j), cell in np.ndenumerate(table):
+        if np.isfinite(cell):
+            colour = "black" if cell > 55 else "white"
+            right.text(j, i, f"{cell:.0f}", ha="center", va="center", fontsize=7, color=colour)
+    right.set_xticks(range(len(columns)), columns, rotation=90, fontsize=8)
+    right.tick_params(axis="y", length=0)
+    left.set_yticks(range(len(names)), names)
+    left.set_ylim(len(names) - 0.5, -0.5)
+    figure.suptitle(title, fontsize=11)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=2, fontsize=8)
     return figure
 
 
@@ -195,7 +234,12 @@ def curves(
     for line, row in zip(grid, panels, strict=True):
         for axes, panel in zip(line, row, strict=True):
             for k, (name, values) in enumerate(panel.series.items()):
-                style = {"color": "#888888", "linestyle": "--"} if name == baseline else {}
+                style: dict[str, Any] = {
+                    "color": _COLOURS[k % len(_COLOURS)],
+                    "linestyle": _LINES[k // len(_COLOURS) % len(_LINES)],
+                }
+                if name == baseline:
+                    style = {"color": "#888888", "linestyle": "--"}
                 if markers:
                     style |= {"marker": _MARKERS[k % len(_MARKERS)]}
                 axes.plot(panel.x, values, label=name, markersize=3.5, linewidth=1.2, **style)

@@ -267,18 +267,30 @@ def _report(
         }
 
     def draw(report: Report[Accuracies]) -> Any:
-        """One dot per class and method: the figure of the paper's supplement."""
+        """Each method's hits with their intervals, and its accuracy on every class."""
         from jaxplain.viz import charts
 
         there = np.flatnonzero(np.asarray(everything.trials))
-        return charts.row_dots(
+        values: dict[str, dict[str, Any]] = {"all": {}, "difficult": {}}
+        for name, pair in report.results.items():
+            for series, result in zip(values, pair, strict=True):
+                hits, trials = int(result.hits.sum()), int(result.trials.sum())
+                if trials:
+                    low, high = map(float, wilson(hits, trials))
+                    values[series][name] = charts.Share(100 * hits / trials, 100 * low, 100 * high)
+        questions = {
+            name: int(result.trials.sum())
+            for name, result in zip(values, results[CENTRE], strict=True)
+        }
+        return charts.shares(
+            {f"{name} (n = {questions[name]})": found for name, found in values.items() if found},
             {
-                f"{name} ({percent(a.mean)})": (100 * np.asarray(a.per_class)[there]).tolist()
+                name: (100 * np.asarray(a.per_class)[there]).tolist()
                 for name, (a, _) in report.results.items()
             },
             [f"{class_names[i]} ({int(everything.trials[i])})" for i in there],
-            "accuracy (%); in brackets: number of questions, mean over classes",
-            report.title,
+            f"hits in % of the questions, with {INTERVAL}s",
+            f"{report.title}: {asked.images} images; accuracy by class in % (questions)",
         )
 
     return Report(

@@ -314,7 +314,8 @@ def _draw(report: Report[Similarities], layers: list[str]) -> Any:
         ]
         for mode, methods in report.results.items()
     ]
-    return charts.curves(panels, report.title, markers=True, ticks=["(trained)", *layers])
+    title = f"{report.title}: mean over {report.details['images']} images"
+    return charts.curves(panels, title, markers=True, ticks=["(trained)", *layers])
 
 
 @jax.jit
