@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-PASSED = ("relu", "relu6", "gelu", "silu")
+PASSED = ("relu", "relu6", "gelu", "silu", "elu")
 GATES = ("softmax", "sigmoid", "hard_sigmoid")
 #: The norms of frameworks: module, class, method.
 _NORMS = (
