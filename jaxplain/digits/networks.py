@@ -133,78 +133,64 @@ class SmallGoogLeNet(nnx.Module):
         return self.fc(tag(global_avg_pool(x), "pool5"))
 
 
-class SmallConvNeXt(nnx.Module):
-    """A convolution, two stages of ConvNeXt's blocks behind its downsampling, norm and pool."""
-
-    def __init__(self, class_names: tuple[str, ...], *, rngs: nnx.Rngs):
-        self.config = _config("small ConvNeXt", "stages.0.0", "stages.1.1", class_names)
-        options: dict[str, Any] = dict(dtype=None, rngs=rngs)
-        self.stem = Conv(3, 16, 3, padding=1, rngs=rngs)
-        widths = (16, 32, 64)
-        pairs = zip(widths, widths[1:], strict=False)
-        self.downsamples = nnx.List([convnext.Downsample(i, o, **options) for i, o in pairs])
-        self.stages = nnx.List(
-            [
-                nnx.List([convnext.Block(width, **options) for _ in range(count)])
-                for width, count in zip(widths[1:], (1, 2), strict=True)
-            ]
-        )
-        for stage in self.stages:
-            for block in stage:  # a few epochs do not bring ConvNeXt's own 1e-6 up
-                block.scale.gamma[...] = jnp.ones_like(block.scale.gamma[...])
-        self.norm = transformer.LayerNorm(widths[-1], 1e-6, **options)
-        self.head = nnx.Linear(widths[-1], len(class_names), rngs=rngs)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x = tag(self.stem(x), "stem")
-        for i, (down, stage) in enumerate(zip(self.downsamples, self.stages, strict=True)):
-            x = down(x)
-            for j, block in enumerate(stage):
-                x = tag(block(x), f"stages.{i}.{j}")
-        return self.head(self.norm(tag(global_avg_pool(x), "avgpool")))
-
-
-class SmallViT(nnx.Module):
-    """Three transformer blocks on 8 x 8 tokens, which convolutions make, and a class token.
+class Stem(nnx.Module):
+    """Convolutions of 3 x 3 that make tokens: the first at full size, the others halve it.
 
     Patches cut out of the image would take far more images to learn from: see T. Xiao et al.,
     Early Convolutions Help Transformers See Better, NeurIPS 2021.
     """
 
+    def __init__(self, *widths: int, rngs: nnx.Rngs):
+        self.count = len(widths)
+        for i, (inputs, width) in enumerate(zip((3, *widths), widths, strict=False)):
+            conv = Conv(inputs, width, 3, 2 if i else 1, padding=1, bias=False, rngs=rngs)
+            setattr(self, f"conv{i + 1}", conv)
+            setattr(self, f"norm{i + 1}", BatchNorm(width, rngs=rngs))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for i in range(1, self.count + 1):
+            x = getattr(self, f"norm{i}")(getattr(self, f"conv{i}")(x))
+            x = tag(jax.nn.gelu(x, approximate=False), f"conv{i}")
+        return x
+
+
+class SmallConvNeXt(nnx.Module):
+    """Two of ConvNeXt's blocks on 8 x 8 positions, which convolutions make, a pool and a norm."""
+
     def __init__(self, class_names: tuple[str, ...], *, rngs: nnx.Rngs):
-        self.config = _config("small ViT", "blocks.1", "blocks.2.norm1", class_names)
-        self.widths = (3, 16, 32, 64)
-        for i, (inputs, width) in enumerate(zip(self.widths, self.widths[1:], strict=False), 1):
-            stride = 1 if i == 1 else 2
-            conv = Conv(inputs, width, 3, stride, padding=1, bias=False, rngs=rngs)
-            setattr(self, f"conv{i}", conv)
-            setattr(self, f"norm{i}", BatchNorm(width, rngs=rngs))
-        width, tokens = self.widths[-1], (INPUT_SIZE // 4) ** 2
-        initial = nnx.initializers.truncated_normal(0.02)
-        self.class_token = nnx.Param(initial(rngs.params(), (1, 1, width)))
-        self.positions = nnx.Param(initial(rngs.params(), (1, 1 + tokens, width)))
-        self.blocks = nnx.List(
-            [
-                transformer.Block(
-                    width,
-                    4,
-                    expansion=2,
-                    activation="gelu",
-                    eps=1e-6,
-                    layer_scale=False,
-                    dtype=None,
-                    rngs=rngs,
-                )
-                for _ in range(3)
-            ]
-        )
-        self.norm = transformer.LayerNorm(width, 1e-6, dtype=None, rngs=rngs)
+        self.config = _config("small ConvNeXt", "blocks.0", "blocks.1", class_names)
+        width, options = 64, dict(dtype=None, rngs=rngs)
+        self.stem = Stem(16, 32, width, rngs=rngs)
+        self.blocks = nnx.List([convnext.Block(width, **options) for _ in range(2)])
+        for block in self.blocks:  # a few epochs do not bring ConvNeXt's own 1e-6 up
+            block.scale.gamma[...] = jnp.full((width,), 0.1)
+        self.norm = transformer.LayerNorm(width, 1e-6, **options)
         self.head = nnx.Linear(width, len(class_names), rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        for i in range(1, len(self.widths)):
-            x = getattr(self, f"norm{i}")(getattr(self, f"conv{i}")(x))
-            x = tag(jax.nn.gelu(x, approximate=False), f"conv{i}")
+        x = self.stem(x)
+        for i, block in enumerate(self.blocks):
+            x = tag(block(x), f"blocks.{i}")
+        return self.head(self.norm(tag(global_avg_pool(x), "avgpool")))
+
+
+class SmallViT(nnx.Module):
+    """Three transformer blocks on 8 x 8 tokens, which convolutions make, and a class token."""
+
+    def __init__(self, class_names: tuple[str, ...], *, rngs: nnx.Rngs):
+        self.config = _config("small ViT", "blocks.1", "blocks.2.norm1", class_names)
+        width, tokens, options = 64, (INPUT_SIZE // 4) ** 2, dict(dtype=None, rngs=rngs)
+        self.stem = Stem(16, 32, width, rngs=rngs)
+        initial = nnx.initializers.truncated_normal(0.02)
+        self.class_token = nnx.Param(initial(rngs.params(), (1, 1, width)))
+        self.positions = nnx.Param(initial(rngs.params(), (1, 1 + tokens, width)))
+        form: dict[str, Any] = dict(expansion=2, activation="gelu", eps=1e-6, layer_scale=False)
+        self.blocks = nnx.List([transformer.Block(width, 4, **form, **options) for _ in range(3)])
+        self.norm = transformer.LayerNorm(width, 1e-6, **options)
+        self.head = nnx.Linear(width, len(class_names), rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = self.stem(x)
         x = x.reshape(x.shape[0], -1, x.shape[-1])
         first = jnp.broadcast_to(self.class_token[...], (x.shape[0], 1, x.shape[-1]))
         x = tag(jnp.concatenate([first, x], axis=1) + self.positions[...], "embeddings")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import logging
 import os
 import time
@@ -12,20 +11,19 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-import jaxplain
 from jaxplain import data
 from jaxplain.core import Table
+from jaxplain.digits import games
+from jaxplain.digits.games import network_inputs
 from jaxplain.digits.images import CLASSES, ClutteredDigits
 from jaxplain.digits.networks import INPUT_SIZE, NETWORKS, small_image
 from jaxplain.evaluation.classification import mean_average_precision
-from jaxplain.evaluation.studies.pointing import CENTRE, Accuracies, PointingMethod, pointing_game
+from jaxplain.evaluation.studies.pointing import CENTRE, Accuracies
 from jaxplain.evaluation.studies.report import Report, percent
-from jaxplain.explainers.catalogue import METHODS, explainer
+from jaxplain.explainers.catalogue import METHODS
 from jaxplain.training.last_layer import LastLayer, last_layer_inputs
 from jaxplain.training.loop import train_network
 
@@ -36,12 +34,10 @@ __all__ = ["FULL", "QUICK", "Outcome", "Size", "arrays", "benchmark", "new_head"
 
 _log = logging.getLogger(__name__)
 
-#: RISE's 1000 masks take minutes a network; on images of 32 x 32 these say as much.
-_OPTIONS: dict[str, dict[str, Any]] = {"rise": {"samples": 200}}
 #: A network with dense layers on top has to learn each digit at each place.
-_LONGER = {"VGG": 2.5, "ViT": 0.75}
-#: Attention learns from more images what convolutions have built in; they are seen less often.
-_MORE = {"ViT": 4}
+_LONGER = {"VGG": 2.5, "ConvNeXt": 0.75, "ViT": 0.75}
+#: Attention and large kernels learn from more images what small kernels have built in.
+_MORE = {"ConvNeXt": 4, "ViT": 4}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +49,8 @@ class Size:
             training).
         test: images of other digits, for mean average precision.
         pointing: the first so many test images are asked about.
+        changed: of so many of them pixels are changed, and the maps compared with those of random
+            networks.
         epochs: of training.
         methods: names of the methods, of the command line's.
     """
@@ -61,18 +59,20 @@ class Size:
     validation: int
     test: int
     pointing: int
+    changed: int
     epochs: int
     methods: tuple[str, ...]
 
 
 #: c-Grad is zero everywhere, and c-CAM has CAM's maxima.
 _TOLD_APART = tuple(name for name in METHODS if name not in ("c-gradient", "c-cam"))
-FULL = Size(3000, 200, 400, 120, 8, _TOLD_APART)
+FULL = Size(3000, 200, 400, 120, 32, 8, _TOLD_APART)
 QUICK = Size(
     800,
     100,
     100,
     24,
+    16,
     3,
     ("gradient", "guided-backprop", "lrp", "cam", "grad-cam", "mwp", "c-mwp"),
 )
@@ -86,7 +86,9 @@ class Outcome(NamedTuple):
         precision: mean average precision on the test images.
         head: that of a new output layer on its frozen features, trained as `finetune` does it, and
             that of scikit-learn's logistic regression on the same features.
-        pointing: the `Report` of the pointing game.
+        pointing, faithfulness: the `Report` of the pointing game, and of insertion, deletion and
+            pixel-flipping.
+        sanity: method -> how alike its maps stay in networks made random.
         undefined: method -> why it does not exist there.
         claims: whether what the paper's Table 1 says of the difficult subset holds here.
     """
@@ -95,6 +97,8 @@ class Outcome(NamedTuple):
     precision: float
     head: tuple[float, float]
     pointing: Report[Accuracies]
+    faithfulness: Report[Any]
+    sanity: dict[str, games.Likeness]
     undefined: dict[str, str]
 
     @property
@@ -146,7 +150,7 @@ def benchmark(
         folder = None if checkpoint is None else Path(checkpoint) / name
         with timed(f"training {name}"):
             network, loss = train_small(name, fitted, size, checkpoint=folder, progress=progress)
-        scores = nnx.jit(lambda network, x: network(x))(network, _inputs(network, tested[0]))
+        scores = nnx.jit(lambda network, x: network(x))(network, network_inputs(network, tested[0]))
         precision = float(mean_average_precision(scores, tested[1] > 0))
         _log.info(
             "%s: validation loss %.4f, mean average precision %.1f %%", name, loss, 100 * precision
@@ -154,23 +158,29 @@ def benchmark(
         with timed(f"new head for {name}"):
             head = new_head(network, fitted, tested, size)
         with timed(f"pointing {name}"):
-            played, undefined = _point(network, source, size.methods, progress)
-        results[name] = Outcome(network, precision, head, played, undefined)
+            playing, undefined = games.players(network, size.methods)
+            played = games.point(network, source, playing, progress)
+        changed = tested[0][: size.changed]
+        with timed(f"changing pixels for {name}"):
+            faithful = games.faithfulness(network, changed, playing)
+        with timed(f"random weights for {name}"):
+            sane = games.sanity(network, changed, playing)
+        results[name] = Outcome(network, precision, head, played, faithful, sane, undefined)
     return _report(results, seconds)
 
 
 def _report(results: dict[str, Outcome], seconds: dict[str, float]) -> Report[dict[str, Outcome]]:
     """Accuracies in per cent, on all and on difficult questions of each network."""
-    games = [found.pointing for found in results.values()]
+    played = [found.pointing for found in results.values()]
     heads = [head for name in results for head in (f"{name}, all", "difficult")]
     rows = []
-    for method in dict.fromkeys(name for game in games for name in game.results):
+    for method in dict.fromkeys(name for game in played for name in game.results):
         cells: list[str] = []
-        for game in games:
+        for game in played:
             means = game.results.get(method)
             cells += [percent(m.mean) for m in means] if means else ["-", "-"]
         rows.append((method, *cells))
-    everything, hard = games[0].results[CENTRE]
+    everything, hard = played[0].results[CENTRE]
     precision = ", ".join(f"{n} {100 * r.precision:.1f} %" for n, r in results.items())
     new = ", ".join(
         f"{n} {100 * r.head[0]:.1f} ({100 * r.head[1]:.1f}) %" for n, r in results.items()
@@ -178,10 +188,21 @@ def _report(results: dict[str, Outcome], seconds: dict[str, float]) -> Report[di
     return Report(
         "digits in clutter",
         "Pointing game on digits in clutter",
-        [("", Table(rows, ["method", *heads], right=heads))],
         [
-            f"{games[0].details['images']} images, {int(everything.trials.sum())} questions, "
-            f"{int(hard.trials.sum())} of them difficult; hits on {games[0].details['region']}. "
+            ("", Table(rows, ["method", *heads], right=heads)),
+            (
+                "Insertion (higher is better) and deletion (lower), mean area in per cent",
+                _compared(results, ("insertion", "deletion"), _areas),
+            ),
+            (
+                "Rank correlation of maps with those of the network whose top layer, or all of "
+                "whose layers, are random",
+                _compared(results, ("top", "all"), _likeness),
+            ),
+        ],
+        [
+            f"{played[0].details['images']} images, {int(everything.trials.sum())} questions, "
+            f"{int(hard.trials.sum())} of them difficult; hits on {played[0].details['region']}. "
             f"Mean average precision of the networks: {precision}; of new heads on their frozen "
             f"features (logistic regression on the same): {new}. Took "
             f"{sum(seconds.values()):.0f} s.",
@@ -200,12 +221,40 @@ def _report(results: dict[str, Outcome], seconds: dict[str, float]) -> Report[di
                 for name, r in results.items()
             },
             "pointing": {name: r.pointing.to_json() for name, r in results.items()},
+            "faithfulness": {name: r.faithfulness.to_json() for name, r in results.items()},
+            "sanity": {
+                name: {method: alike._asdict() for method, alike in r.sanity.items()}
+                for name, r in results.items()
+            },
             "undefined": {name: r.undefined for name, r in results.items()},
             "claims": {name: r.claims for name, r in results.items()},
             "seconds": {name: round(s, 1) for name, s in seconds.items()},
         },
         _draw,
     )
+
+
+def _compared(
+    results: dict[str, Outcome],
+    columns: Sequence[str],
+    read: Callable[[Outcome], dict[str, Sequence[str]]],
+) -> Table[Any]:
+    """Cells of each method, as many as there are columns for each network; "-" where undefined."""
+    found = {name: read(outcome) for name, outcome in results.items()}
+    heads = [head for n in results for head in (f"{n}, {columns[0]}", *columns[1:])]
+    methods = dict.fromkeys(method for own in found.values() for method in own)
+    none = ["-"] * len(columns)
+    rows = [(m, *(c for own in found.values() for c in own.get(m, none))) for m in methods]
+    return Table(rows, ["method", *heads], right=heads)
+
+
+def _areas(outcome: Outcome) -> dict[str, Sequence[str]]:
+    inserted, deleted = (outcome.faithfulness.results[k] for k in ("insertion", "deletion"))
+    return {m: [percent(c.area.mean()) for c in (inserted[m], deleted[m])] for m in inserted}
+
+
+def _likeness(outcome: Outcome) -> dict[str, Sequence[str]]:
+    return {m: [f"{value:.2f}" for value in alike] for m, alike in outcome.sanity.items()}
 
 
 def _draw(report: Report[dict[str, Outcome]]) -> Figure:
@@ -225,10 +274,6 @@ def arrays(count: int, *, train: bool) -> tuple[np.ndarray, np.ndarray]:
     return pixels, targets
 
 
-def _inputs(network: Any, pixels: Any) -> jax.Array:
-    return jnp.asarray(data.normalise(pixels, network.config))
-
-
 def train_small(
     name: str, images: tuple[np.ndarray, np.ndarray], size: Size, **options: Any
 ) -> tuple[Any, float]:
@@ -244,7 +289,7 @@ def train_small(
     pixels, targets = images
     end = size.train + size.validation
     rows = np.r_[: size.train, end : end + (_MORE.get(name, 1) - 1) * size.train]
-    inputs = _inputs(network, pixels)
+    inputs = network_inputs(network, pixels)
     batch = 32
     epochs = round(size.epochs * _LONGER.get(name, 1))
     steps = epochs * max(len(rows) // batch, 1)
@@ -273,7 +318,7 @@ def new_head(
 
     end = size.train + size.validation
     features, unseen = (
-        np.asarray(last_layer_inputs(network, _inputs(network, pixels), batch_size=100))
+        np.asarray(last_layer_inputs(network, network_inputs(network, pixels), batch_size=100))
         for pixels in (fitted[0][:end], tested[0])
     )
     targets = fitted[1][:end]
@@ -300,33 +345,3 @@ def new_head(
     present = tested[1] > 0
     ours, reference = (mean_average_precision(s, present) for s in (layer(unseen), theirs))
     return float(ours), float(reference)
-
-
-def _point(
-    network: Any,
-    source: ClutteredDigits,
-    methods: Sequence[str],
-    progress: Callable[[int, int], None] | None,
-) -> tuple[Report[Accuracies], dict[str, str]]:
-    """The pointing game with the methods that are defined, and why the others are not."""
-    players, undefined = {}, {}
-    example = jnp.zeros((1, INPUT_SIZE, INPUT_SIZE, 3))
-    for name in methods:
-        explain = explainer(name, network.config, **_OPTIONS.get(name, {}))
-        explain = functools.partial(explain, network)
-        try:
-            jax.eval_shape(explain, example, jnp.zeros((1, len(CLASSES))))
-        except (ValueError, jaxplain.UnsupportedOperationError) as error:
-            undefined[METHODS[name].title] = str(error)
-            continue
-        players[METHODS[name].title] = PointingMethod(explain, METHODS[name].blurred)
-    report = pointing_game(
-        source,
-        small_image,
-        functools.partial(_inputs, network),
-        np.eye(len(CLASSES), dtype=np.float32),
-        players,
-        batch_size=16,
-        progress=progress,
-    )
-    return report, undefined
