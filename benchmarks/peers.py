@@ -41,7 +41,6 @@ PEERS = {
 }
 #: Network -> torchvision's name of its last layer with maps.
 NETWORKS = {"resnet50": "layer4", "googlenet": "inception5b"}
-TARGET = 7
 
 
 class Pair(NamedTuple):
@@ -116,10 +115,12 @@ def pairs(name: str, batch: int, chosen: list[str]) -> Iterator[Pair]:
     net = torch_network(name)
     images = np.random.default_rng(0).normal(size=(batch, 224, 224, 3)).astype(np.float32)
     x = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
-    there = [TARGET] * batch
+    # Of a class that is there Grad-CAM's map is not zero.
+    target = int(net(x).mean(0).argmax())
+    there = [target] * batch
     at = NETWORKS[name]
     module = dict(net.named_modules())[at]
-    xj, targets = jnp.asarray(images), jnp.full(batch, TARGET)
+    xj, targets = jnp.asarray(images), jnp.full(batch, target)
     same = same_in_jaxplain(name, net)
     traced, layer = jaxplain.trace(same, xj), same.config.layer("last")
 
@@ -135,9 +136,11 @@ def pairs(name: str, batch: int, chosen: list[str]) -> Iterator[Pair]:
     path = ours(jaxplain.integrated_gradients, steps=8)
 
     if "captum" in chosen:
-        yield from _captum(net, x, module, saliency, product, guided, deconvnet, grad_cam, path)
+        yield from _captum(
+            net, x, target, module, saliency, product, guided, deconvnet, grad_cam, path
+        )
     if "zennit" in chosen:
-        yield from _zennit(net, x, saliency, guided, lrp)
+        yield from _zennit(net, x, target, saliency, guided, lrp)
     if "grad-cam" in chosen:
         plus = ours(jaxplain.grad_cam_plus_plus, layer=layer)
         yield from _grad_cam(net, x, module, there, grad_cam, plus)
@@ -145,11 +148,13 @@ def pairs(name: str, batch: int, chosen: list[str]) -> Iterator[Pair]:
         yield from _torchray(net, x, at, there, saliency, guided, deconvnet, grad_cam, mwp)
 
 
-def _captum(net, x, module, saliency, product, guided, deconvnet, grad_cam, path) -> Iterator[Pair]:
+def _captum(
+    net, x, target, module, saliency, product, guided, deconvnet, grad_cam, path
+) -> Iterator[Pair]:
     from captum import attr
 
     def of(method: Any, **options: Any) -> Callable[[], Any]:
-        return lambda: method.attribute(x.requires_grad_(), target=TARGET, **options).detach()
+        return lambda: method.attribute(x.requires_grad_(), target=target, **options).detach()
 
     def channels(call: Callable[[], Any], signed: bool = True) -> Callable[[], Any]:
         return lambda: call().sum(1) if signed else call().abs().amax(1)
@@ -165,7 +170,7 @@ def _captum(net, x, module, saliency, product, guided, deconvnet, grad_cam, path
     yield Pair("captum", "integrated gradients, 8 steps", channels(integrated), path)
 
 
-def _zennit(net, x, saliency, guided, lrp) -> Iterator[Pair]:
+def _zennit(net, x, target, saliency, guided, lrp) -> Iterator[Pair]:
     import torch
     from zennit.attribution import Gradient
     from zennit.canonizers import SequentialMergeBatchNorm
@@ -173,7 +178,7 @@ def _zennit(net, x, saliency, guided, lrp) -> Iterator[Pair]:
     from zennit.rules import Epsilon, Norm, Pass
     from zennit.types import Activation, AvgPool, Convolution, Linear
 
-    signal = torch.nn.functional.one_hot(torch.tensor(TARGET), 1000).float().expand(len(x), -1)
+    signal = torch.nn.functional.one_hot(torch.tensor(target), 1000).float().expand(len(x), -1)
     epsilon = LayerMapComposite(
         [(Activation, Pass()), (AvgPool, Norm()), (Convolution, Epsilon()), (Linear, Epsilon())],
         canonizers=[SequentialMergeBatchNorm()],
@@ -227,7 +232,8 @@ def _torchray(net, x, at, there, saliency, guided, deconvnet, grad_cam, mwp) -> 
 def measure(pair: Pair, rounds: int) -> tuple[float, float, float, float]:
     """Medians of the peer's seconds, of jaxplain's, and of their ratio; the maps' correlation."""
     theirs, ours = np.asarray(pair.theirs()), np.asarray(pair.ours())
-    pair.theirs(), pair.ours()
+    for call in (pair.theirs, pair.ours):
+        call()
     taken: list[tuple[float, float]] = []
     for i in range(rounds):
         each = {}
@@ -240,7 +246,12 @@ def measure(pair: Pair, rounds: int) -> tuple[float, float, float, float]:
     correlation = float("nan")
     if theirs.shape == ours.shape:
         correlation = float(np.corrcoef(theirs.ravel(), ours.ravel())[0, 1])
-    return *(statistics.median(column) for column in zip(*taken, strict=True)), ratio, correlation
+    return (
+        statistics.median(other for other, _ in taken),
+        statistics.median(own for _, own in taken),
+        ratio,
+        correlation,
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:

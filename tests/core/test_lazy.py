@@ -6,6 +6,7 @@ import types
 
 import jaxplain
 from jaxplain import core, engine, explainers, explanation
+from jaxplain.explainers.catalogue import CATALOGUE
 
 
 def test_every_name_is_there_and_is_what_its_file_says():
@@ -14,7 +15,7 @@ def test_every_name_is_there_and_is_what_its_file_says():
         for name in package.__all__:
             found = getattr(package, name)
             assert isinstance(found, types.ModuleType) == (name in jaxplain._MODULES)
-    files = {explainers.catalogue.CATALOGUE[m].file for m in explainers.catalogue.CATALOGUE}
+    files = {method.file for method in CATALOGUE.values()}
     modules = [sys.modules[f"jaxplain.explainers.{file}"] for file in files]
     assert set(explainers.__all__) == {name for module in modules for name in module.__all__}
 
