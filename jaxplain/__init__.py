@@ -1,31 +1,40 @@
 """Visual explanation of image classifiers in JAX, as function transformations."""
 
-import importlib
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from jaxplain import core, explainers, postprocess, rules
-from jaxplain.core import (
-    RuleSet,
-    UnknownLayerError,
-    UnsuitableNetworkError,
-    UnsupportedOperationError,
-    capture,
-    layers,
-    split,
-    tag,
-    trace,
-    with_rules,
-)
-from jaxplain.engine import explain_dataset
-from jaxplain.explainers import *  # noqa: F403 (its __all__ is the list of explainers)
-from jaxplain.explainers.segmentation import feedback_localise
-from jaxplain.explainers.tables import conservation, coverage
-from jaxplain.explanation import Explanation, explain
+from jaxplain import explainers
+from jaxplain.core.lazy import import_when_asked
 
 if TYPE_CHECKING:
-    from jaxplain import data, evaluation, models, viz, weights_convert
+    from jaxplain import (
+        core,
+        data,
+        evaluation,
+        models,
+        postprocess,
+        rules,
+        viz,
+        weights_convert,
+    )
+    from jaxplain.core import (
+        RuleSet,
+        UnknownLayerError,
+        UnsuitableNetworkError,
+        UnsupportedOperationError,
+        capture,
+        layers,
+        split,
+        tag,
+        trace,
+        with_rules,
+    )
+    from jaxplain.engine import explain_dataset
     from jaxplain.evaluation.studies.scoring import score
+    from jaxplain.explainers import *  # noqa: F403 (its __all__ is the list of explainers)
+    from jaxplain.explainers.segmentation import feedback_localise
+    from jaxplain.explainers.tables import conservation, coverage
+    from jaxplain.explanation import Explanation, explain
     from jaxplain.training.finetune import finetune
 
 try:
@@ -64,18 +73,26 @@ __all__ = [
 ]
 __all__ += explainers.__all__
 
-#: Not needed for explaining, and imported when first asked for: they bring Flax, Matplotlib, Orbax.
-_LAZY_FUNCTIONS = {"finetune": "training.finetune", "score": "evaluation.studies.scoring"}
-_LAZY_MODULES = ("data", "evaluation", "models", "viz", "weights_convert")
-
-
-def __getattr__(name: str) -> Any:
-    if name in _LAZY_MODULES:
-        return importlib.import_module(f"jaxplain.{name}")
-    if name in _LAZY_FUNCTIONS:
-        return getattr(importlib.import_module(f"jaxplain.{_LAZY_FUNCTIONS[name]}"), name)
-    raise AttributeError(f"module 'jaxplain' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+#: What is imported when it is first asked for: all that needs JAX, Flax, Matplotlib or Orbax.
+_PLACES = {
+    "core": (
+        *("RuleSet", "UnknownLayerError", "UnsuitableNetworkError", "UnsupportedOperationError"),
+        *("capture", "layers", "split", "tag", "trace", "with_rules"),
+    ),
+    "engine": ("explain_dataset",),
+    "evaluation.studies.scoring": ("score",),
+    "explainers": tuple(explainers.__all__),
+    "explainers.segmentation": ("feedback_localise",),
+    "explainers.tables": ("conservation", "coverage"),
+    "explanation": ("Explanation", "explain"),
+    "training.finetune": ("finetune",),
+}
+_MODULES = (
+    *("core", "data", "evaluation", "explainers", "models", "postprocess", "rules", "viz"),
+    "weights_convert",
+)
+import_when_asked(
+    __name__,
+    {name: place for place, names in _PLACES.items() for name in names}
+    | {name: name for name in _MODULES},
+)

@@ -1,19 +1,24 @@
 """Trace, analyse, rewrite, tap. The core knows JAX; it knows no method and no model."""
 
-from jaxplain.core.errors import (
-    UnknownLayerError,
-    UnsuitableNetworkError,
-    UnsupportedOperationError,
-    nearest,
-)
-from jaxplain.core.graph import Graph
-from jaxplain.core.layer_table import Layer
-from jaxplain.core.model import Model
-from jaxplain.core.operations import KINDS, Operation
-from jaxplain.core.rules import BoundOp, Rule, RuleSet, pass_rule
-from jaxplain.core.table import Table
-from jaxplain.core.trace import tag, trace
-from jaxplain.core.transforms import Coverage, capture, coverage, layers, split, with_rules
+from typing import TYPE_CHECKING
+
+from jaxplain.core.lazy import import_when_asked
+
+if TYPE_CHECKING:
+    from jaxplain.core.errors import (
+        UnknownLayerError,
+        UnsuitableNetworkError,
+        UnsupportedOperationError,
+        nearest,
+    )
+    from jaxplain.core.graph import Graph
+    from jaxplain.core.layer_table import Layer
+    from jaxplain.core.model import Model
+    from jaxplain.core.operations import KINDS, Operation
+    from jaxplain.core.rules import BoundOp, Rule, RuleSet, pass_rule
+    from jaxplain.core.table import Table
+    from jaxplain.core.trace import tag, trace
+    from jaxplain.core.transforms import Coverage, capture, coverage, layers, split, with_rules
 
 __all__ = [
     "KINDS",
@@ -39,3 +44,40 @@ __all__ = [
     "trace",
     "with_rules",
 ]
+
+#: Module -> what it has. Imported when first asked for, for ``jaxplain --help`` needs no JAX.
+_PLACES = {
+    "errors": (
+        "UnknownLayerError",
+        "UnsuitableNetworkError",
+        "UnsupportedOperationError",
+        "nearest",
+    ),
+    "graph": ("Graph",),
+    "layer_table": ("Layer",),
+    "model": ("Model",),
+    "operations": (
+        "KINDS",
+        "Operation",
+    ),
+    "rules": (
+        "BoundOp",
+        "Rule",
+        "RuleSet",
+        "pass_rule",
+    ),
+    "table": ("Table",),
+    "trace": (
+        "tag",
+        "trace",
+    ),
+    "transforms": (
+        "Coverage",
+        "capture",
+        "coverage",
+        "layers",
+        "split",
+        "with_rules",
+    ),
+}
+import_when_asked(__name__, {name: file for file, names in _PLACES.items() for name in names})

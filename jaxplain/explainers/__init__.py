@@ -5,17 +5,20 @@ and from `jaxplain`. Type checkers read ``__init__.pyi``, which is generated fro
 (``python tests/helpers/explainer_stub.py``).
 """
 
-import importlib
-
+from jaxplain.core.lazy import import_when_asked
 from jaxplain.explainers.catalogue import CATALOGUE
 
+#: What explainers take and give back, and what belongs to one; file -> names.
+_BESIDES = {
+    "dense_attention": ("DenseAttention",),
+    "feedback": ("Feedback",),
+    "fitted_cam": ("FittedCam",),
+    "naflow": ("Flow", "LeastSquares", "contribution_weights"),
+    "pfv": ("PFVBasis", "PrincipalFeatures"),
+}
+_PLACES = {name: file for file, names in _BESIDES.items() for name in names}
+for _method in CATALOGUE.values():
+    _PLACES.update(dict.fromkeys((_method.function, *_method.also), _method.file))
 
-def _exported() -> dict[str, object]:
-    files = sorted({method.file for method in CATALOGUE.values()})
-    # All are imported first: an import sets a module where a function of its name shall stand.
-    modules = [importlib.import_module(f"{__name__}.{file}") for file in files]
-    return {name: getattr(module, name) for module in modules for name in module.__all__}
-
-
-globals().update(_exported())
-__all__ = sorted(_exported())  # pyright: ignore[reportUnsupportedDunderAll]
+import_when_asked(__name__, _PLACES)
+__all__ = sorted(_PLACES)  # pyright: ignore[reportUnsupportedDunderAll]

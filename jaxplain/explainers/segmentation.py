@@ -11,7 +11,7 @@ SIGGRAPH 2004.
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,12 +20,11 @@ from jaxplain.core.extras import missing
 from jaxplain.explainers import _graph_cut
 from jaxplain.explainers._common import check_option
 from jaxplain.explainers._types import Images, Network, Targets
+from jaxplain.explainers.cut_names import SEGMENTATIONS, Segmentation
 from jaxplain.explainers.feedback import feedback
 
 __all__ = ["SEGMENTATIONS", "Localisation", "Segmentation", "feedback_localise", "graph_cut"]
 
-Segmentation = Literal["boykov_jolly", "grabcut"]
-SEGMENTATIONS: tuple[Segmentation, ...] = get_args(Segmentation)
 #: The default weight of Boykov and Jolly's regional term, and of GrabCut's rounds.
 _STRENGTH, _ITERATIONS = 0.1, 5
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxplain.core.numerics import class_scores
 from jaxplain.explainers.catalogue import DEFAULT
 from jaxplain.explanation import computing, outputs
 from jaxplain.explanation.choice import Choice, choices_of
@@ -157,6 +156,8 @@ def _classified(
 ) -> tuple[computing.Subject, str]:
     import jax
     import jax.numpy as jnp
+
+    from jaxplain.core.numerics import class_scores
 
     scores = np.asarray(class_scores(jnp.asarray(outputs.scores_of(network, x))[None])[0])
     probabilities = np.asarray(jax.nn.softmax(scores))

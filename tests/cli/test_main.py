@@ -239,3 +239,17 @@ sys.exit(main(["models"]))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 130, done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["explain", "--help"]])
+def test_help_does_not_wait_for_jax(arguments):
+    code = (
+        "import sys\nfrom jaxplain import cli\n"
+        "try:\n    cli.main(sys.argv[1:])\n"
+        "except SystemExit as end:\n    assert not end.code\n"
+        "print({'jax', 'flax', 'matplotlib', 'PIL'} & {*sys.modules}, file=sys.stderr)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.startswith(("usage: ", "jaxplain ")) and run.stderr == "set()\n"

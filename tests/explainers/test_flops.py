@@ -53,3 +53,45 @@ def test_cost_of_a_transformer():
     assert rows["LRP cp_lrp"].ratio <= 2.15
     assert rows[f"LRP attn_lrp, {flops.CLASSES} classes"].ratio <= 1.05 * (1 + flops.CLASSES)
     assert rows["MWP, input"].ratio <= 3.3
+
+
+def _compiled(explain, layers, weight, images):
+    """The program of a function of so many weights and images, all of float32."""
+    weights = [jax.ShapeDtypeStruct(weight, jnp.float32)] * layers
+    return jax.jit(explain).lower(weights, jax.ShapeDtypeStruct(images, jnp.float32)).compile()
+
+
+def test_excitatory_weights_of_all_layers_are_not_held_at_once():
+    """They are made when the signal comes: of eight layers of 4 MB it is those of about one."""
+    layers, side = 8, 1024
+
+    def explain(weights, x):
+        def network(x):
+            for weight in weights:
+                x = jax.nn.relu(x @ weight)
+            return x.mean((1, 2))
+
+        return jaxplain.excitation_backprop(network, x, 0, layer="input")
+
+    program = _compiled(explain, layers, (side, side), (1, 1, 1, side))
+    assert program.memory_analysis().temp_size_in_bytes < 4 * 4 * side**2
+
+
+def test_feedback_makes_two_passes_a_sweep_and_none_after():
+    """XLA counts one turn of the loop: the map after it is a pass that the last sweep has made."""
+
+    def network(weights, x):
+        for weight in weights:
+            x = jax.nn.relu(
+                jax.lax.conv_general_dilated(
+                    x, weight, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+                )
+            )
+        return x.mean((1, 2))
+
+    shapes = 3, (3, 3, 32, 32), (1, 16, 16, 32)
+    once = _compiled(network, *shapes).cost_analysis()["flops"]
+    swept = _compiled(
+        lambda weights, x: jaxplain.feedback(lambda v: network(weights, v), x, 0, steps=5), *shapes
+    )
+    assert swept.cost_analysis()["flops"] == pytest.approx(2 * once, rel=0.05)

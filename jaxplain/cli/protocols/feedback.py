@@ -14,7 +14,7 @@ from jaxplain.cli.progress import Bar
 from jaxplain.cli.protocols.common import Protocol
 from jaxplain.cli.protocols.localisation import prepared
 from jaxplain.core.errors import suggest
-from jaxplain.explainers.segmentation import SEGMENTATIONS
+from jaxplain.explainers.cut_names import SEGMENTATIONS
 
 if TYPE_CHECKING:
     from jaxplain.evaluation.studies.report import Report
