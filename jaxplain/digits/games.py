@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import jaxplain
 from jaxplain import data
+from jaxplain.core import UnsupportedOperationError
 from jaxplain.digits.images import CLASSES, ClutteredDigits
 from jaxplain.digits.networks import INPUT_SIZE, small_image
 from jaxplain.evaluation import similarity
@@ -72,7 +72,7 @@ def players(network: Any, methods: Sequence[str]) -> tuple[dict[str, Player], di
             jax.eval_shape(
                 functools.partial(explain, network), example, jnp.zeros((1, len(CLASSES)))
             )
-        except (ValueError, jaxplain.UnsupportedOperationError) as error:
+        except (ValueError, UnsupportedOperationError) as error:
             undefined[title] = str(error)
             continue
         found[title] = Player(explain, method.blurred, method.style)
