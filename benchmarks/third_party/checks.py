@@ -117,10 +117,8 @@ def full_grad(s: Subject) -> Result:
     complete = error(total, s.fn(s.x)[:, s.target])
     size, expected = s.x.shape[1:3], 0.0
     for name, term in terms.items():
-        if term.ndim == 3 and s.value.ndim == 3 and term.shape[1] != s.value.shape[1]:
-            term = term.swapaxes(1, 2)  # tokens behind heads
         term = term if name == "input" or term.ndim < 3 else s.cut.maps(term)
-        if term.ndim == 4 and term.shape[1] * term.shape[2] > 1:
+        if term is not None and term.ndim == 4 and term.shape[1] * term.shape[2] > 1:
             m = jnp.abs(term)
             low, high = m.min((1, 2), keepdims=True), m.max((1, 2), keepdims=True)
             m = jnp.where(high > low, (m - low) / jnp.where(high > low, high - low, 1), 0).sum(-1)

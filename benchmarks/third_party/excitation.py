@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -100,10 +100,17 @@ class Tape:
         self.steps.append(step)
         return outs
 
-    def back(self, signal: jax.Array, rule: Callable, negate: bool = False) -> dict:
-        """The signal at each value, by its id: ``rule`` is of linear layers and additions."""
-        found = {id(self.output): signal}
+    def back(
+        self, signal: jax.Array, rule: Callable, to: list[Value], negate: bool = False
+    ) -> dict:
+        """The signal on its way to inputs, by value's id; ``rule``: linear layers, additions."""
+        found, behind = {id(self.output): signal}, set(map(id, to))
+        for step in self.steps:
+            if not behind.isdisjoint(map(id, step.inputs)):
+                behind.update(map(id, step.outputs))
         for step in reversed(self.steps):
+            if behind.isdisjoint(map(id, step.inputs)):
+                continue
             outs = [found.get(id(v)) for v in step.outputs]
             if all(r is None for r in outs):
                 continue
@@ -232,24 +239,47 @@ def win(product: Callable | None, a: Any, r: jax.Array, sign: Any, w: Any = None
 
 
 class Signals(NamedTuple):
-    """What arrives at a cut, and of the winner at the images too."""
+    """What arrives at a cut of a class, and of the negative of the classifier."""
 
     shares: jax.Array
     against: jax.Array
-    won: jax.Array
-    won_pixels: jax.Array
+
+
+class Winners(NamedTuple):
+    """The winner that arrives at a cut, or past it at the images."""
+
+    value: jax.Array
+    pixels: jax.Array
+
+
+def _tapes(s: Subject, cut: Cut, target: int) -> Iterator[tuple[Tape, jax.Array]]:
+    """Image by image, whose axis may then lie anywhere; with the signal at the scores."""
+    for x, value in zip(s.x, s.value_at(cut), strict=True):
+        tape = Tape(cut.scores, x[None], value[None])
+        yield tape, jnp.zeros_like(tape.output.array).at[:, target].set(1)
+
+
+def _arrived(found: dict, value: Value) -> jax.Array:
+    return found.get(id(value), jnp.zeros_like(value.array))
 
 
 @functools.lru_cache(maxsize=1)
 def signals(s: Subject, cut: Cut, target: int) -> Signals:
-    """The signals of a class, image by image, whose axis may then lie anywhere."""
+    """The signals of a class."""
     found = []
-    for x, value in zip(s.x, s.value_at(cut), strict=True):
-        tape = Tape(cut.scores, x[None], value[None])
-        one = jnp.zeros_like(tape.output.array).at[:, target].set(1)
-        won = tape.back(one, win)
-        of = [tape.back(one, share), tape.back(one, share, negate=True), won]
-        pixels, value = tape.inputs
-        found.append([*(at.get(id(value), jnp.zeros_like(value.array)) for at in of)])
-        found[-1].append(won.get(id(pixels), jnp.zeros_like(pixels.array)))
+    for tape, one in _tapes(s, cut, target):
+        _, value = tape.inputs
+        ways = [tape.back(one, share, [value], negate) for negate in (False, True)]
+        found.append([_arrived(way, value) for way in ways])
     return Signals(*(jnp.concatenate(parts) for parts in zip(*found, strict=True)))
+
+
+@functools.lru_cache(maxsize=1)
+def winners(s: Subject, cut: Cut, target: int) -> Winners:
+    """The winner of a class."""
+    found = []
+    for tape, one in _tapes(s, cut, target):
+        pixels, value = tape.inputs
+        way = tape.back(one, win, tape.inputs)
+        found.append([_arrived(way, value), _arrived(way, pixels)])
+    return Winners(*(jnp.concatenate(parts) for parts in zip(*found, strict=True)))

@@ -88,11 +88,10 @@ def _marked() -> Iterator[None]:
         return called
 
     with contextlib.ExitStack() as stack:
+        calls = {name: around(name, getattr(jax.nn, name), 0) for name in (*PASSED, *GATES)}
         for module in filter(None, (jax.nn, sys.modules.get("flax.linen"))):
-            for name in (*PASSED, *GATES):
-                if hasattr(module, name):
-                    new = around(name, getattr(jax.nn, name), 0)
-                    stack.enter_context(mock.patch.object(module, name, new))
+            own = {name: call for name, call in calls.items() if hasattr(module, name)}
+            stack.enter_context(mock.patch.multiple(module, **own))
         # `jax.nn.dot_product_attention` calls it by its own name.
         own = inspect.unwrap(jax.nn.dot_product_attention).__globals__
         new = around("softmax", own["softmax"], 0)

@@ -66,14 +66,18 @@ def markdown(cells: Mapping[str, Mapping[str, Cell]]) -> str:
         "# Every method on networks that others wrote",
         "",
         "Written by `python -m benchmarks.third_party --output benchmarks/third_party.md`. + is "
-        "right, r is refused; **W** is wrong and **?** unchecked.",
+        "right, r is refused; **W** is wrong and **?** unchecked; an empty cell was not run.",
         "",
         "| network | " + " | ".join(methods) + " |",
         "| --- |" + " --- |" * len(methods),
     ]
     signs = {"right": "+", "refused": "r", "wrong": "**W**", "unchecked": "**?**"}
     for name, row in cells.items():
-        lines.append(f"| {name} | " + " | ".join(signs[row[m].state] for m in methods) + " |")
+        lines.append(
+            f"| {name} | "
+            + " | ".join(signs[row[m].state] if m in row else "" for m in methods)
+            + " |"
+        )
         for method, found in row.items():
             words = found.words.partition(" (off by")[0] if found.state == "right" else found.words
             notes.setdefault((method, f"{found.state}: {words}"), []).append(name)
@@ -82,6 +86,7 @@ def markdown(cells: Mapping[str, Mapping[str, Cell]]) -> str:
         for (of, words), names in notes.items():
             if of == method:
                 text = " ".join(words.split()).replace("|", "\\|").replace(f"{Path.cwd()}/", "")
-                where = "all" if len(names) == len(cells) else ", ".join(names)
+                run = [name for name, row in cells.items() if method in row]
+                where = "all" if names == run else ", ".join(names)
                 lines.append(f"| {method} | {text} | {where} |")
     return "\n".join(lines) + "\n"

@@ -16,7 +16,7 @@ import numpy as np
 
 import jaxplain
 from benchmarks.third_party.attention import attn_lrp
-from benchmarks.third_party.excitation import signals
+from benchmarks.third_party.excitation import signals, winners
 from benchmarks.third_party.networks import CLASSES
 from benchmarks.third_party.subject import (
     NoCheckError,
@@ -93,8 +93,8 @@ def _other_winners(s: Subject) -> float:
     below = s.network.cuts[-1]
     for target in range(CLASSES):
         layers = s.explain("d-wta", target, layer=(s.layer, "input"))
-        of = signals(s, s.cut, target)
-        arrived, found, won = s.cut.maps(of.won).sum(-1), layers["input"], of.won_pixels.sum(-1)
+        of = winners(s, s.cut, target)
+        arrived, found, won = s.cut.maps(of.value).sum(-1), layers["input"], of.pixels.sum(-1)
         if below is not s.cut and s.value.ndim == 3:
             # Nothing goes past this cut: all its tokens are pixels of the rest.
             found = jaxplain.winner_take_all(
@@ -103,7 +103,7 @@ def _other_winners(s: Subject) -> float:
                 target,
                 layer="input",
             )
-            won = signals(s, below, target).won.sum(-1)[:, :, None]
+            won = winners(s, below, target).value.sum(-1)[:, :, None]
         pairs = ((layers[s.layer], arrived), (found, won))
         if any(bool(a.any()) for pair in pairs for a in pair):
             return max(float(jnp.abs(a - b).max()) for a, b in pairs)

@@ -122,6 +122,28 @@ def test_each_call_of_a_module_is_a_layer(build):
     np.testing.assert_allclose(found["body:1"], second, rtol=1e-5, atol=1e-6)
 
 
+def test_a_module_without_a_scope():
+    """Linen's are without where a class's own ``__init__`` sets none of its fields."""
+
+    class Same(linen.Module):
+        def __init__(self):
+            pass
+
+        def __call__(self, x):
+            return x
+
+    class Net(linen.Module):
+        @linen.compact
+        def __call__(self, x):
+            return linen.Conv(3, (3, 3))(Same()(x)).mean((1, 2))
+
+    net = Net()
+    params = net.init(jax.random.key(0), X)
+    found = jaxplain.gradient(lambda x: net.apply(params, x), X, 1, reduce=None)
+    expected = jax.grad(lambda x: net.apply(params, x)[:, 1].sum())(X)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
 # -- models ----------------------------------------------------------------------------------------
 
 

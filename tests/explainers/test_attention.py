@@ -107,10 +107,10 @@ def mapped(q, k, v):
 
 
 def mixed_heads(q, k, v):
-    """Talking heads whose mixings change nothing."""
-    eye = jnp.asarray(np.eye(vits.HEADS))
+    """Talking heads whose mixings, with their biases, change nothing."""
+    eye, bias = jnp.asarray(np.eye(vits.HEADS)), jnp.asarray(np.zeros((vits.HEADS, 1, 1)))
     scores = jnp.einsum("bhqk,hg->bgqk", jnp.einsum("bqhd,bkhd->bhqk", q, k) * SCALE, eye)
-    a = jnp.einsum("bhqk,hg->bgqk", jax.nn.softmax(scores), eye)
+    a = jnp.einsum("bhqk,hg->bgqk", jax.nn.softmax(scores + bias), eye) + bias
     return jnp.einsum("bhqk,bkhd->bqhd", a, v)
 
 

@@ -24,10 +24,21 @@ from benchmarks.third_party.networks.base import (
 )
 
 
-def view(prefix: int = 0) -> Callable[[jax.Array], jax.Array]:
-    """That of maps ``(B, C, h, w)``, whose channels may be groups, and of tokens."""
+def view(prefix: int = 0, grids: tuple[int, ...] = ()) -> Callable[[jax.Array], jax.Array | None]:
+    """That of maps ``(B, C, h, w)``, whose channels may be groups, and of tokens.
 
-    def maps(value: jax.Array) -> jax.Array:
+    With the sides that grids have, also of tokens behind heads, ``(B, heads, tokens)`` and
+    ``(B, heads, tokens, C)``, and None of what has no place.
+    """
+
+    def maps(value: jax.Array) -> jax.Array | None:
+        counts = [side**2 for side in grids]
+        if value.ndim == 3 and value.shape[2] in counts and value.shape[1] not in counts:
+            value = value.swapaxes(1, 2)
+        elif value.ndim == 4 and value.shape[2] in counts:
+            value = value.swapaxes(1, 2).reshape(len(value), value.shape[2], -1)
+        elif value.ndim == 4 and grids and value.shape[2] not in grids:
+            return None
         if value.ndim == 5:
             value = value.reshape(len(value), -1, *value.shape[3:])
         return value.transpose(0, 2, 3, 1) if value.ndim == 4 else tokens(prefix)(value)
@@ -48,7 +59,8 @@ class Family:
             the mean by ``head``.
         norm, head: by their names.
         gates: the activations that only multiply, where others are of the same function.
-        attends: the tokens without a place, those that the scores read, and the chunk of blocks.
+        attends: the tokens without a place, those that the scores read, and the chunk of blocks,
+            if there is one among the same tokens.
     """
 
     kind: str
@@ -58,7 +70,7 @@ class Family:
     norm: Literal["each place", "the mean", "none"] = "none"
     head: str = "head"
     gates: Callable[[Any], list[Any]] | None = None
-    attends: tuple[int, tuple[int, ...], Callable[[Any], Any]] | None = None
+    attends: tuple[int, tuple[int, ...], Callable[[Any], Any] | None] | None = None
 
 
 _VIT = {"img_size": 40, "patch_size": 8, "dim": 24, "num_heads": 3, "depths": [2], "mlp_ratio": 2}
@@ -104,71 +116,15 @@ FAMILIES = {
         norm="each place",
         gates=lambda m: [block.act for chunk in m.blocks for block in chunk.blocks],
     ),
-    "Vssd": Family(
-        "Vssd",
-        {
-            **{"img_size": 32, "dim": 16, "depths": [2], "num_heads": [2]},
-            "attentions_layers": "mamba2mixer",
-        },
-        view(),
-        norm="each place",
-    ),
     # Mlla multiplies what is not its attention; here the same attention counts.
     "Vssd with linear attention": Family(
         "Vssd",
         {
-            **{"img_size": 32, "dim": 16, "depths": [2], "num_heads": [2]},
+            **{"img_size": 32, "dim": 24, "depths": [2], "num_heads": [2]},
             "attentions_layers": "linearattention",
         },
-        view(),
+        view(grids=(8, 16)),
         norm="each place",
-    ),
-    "IFormer": Family(
-        "IFormer",
-        {
-            "modules": ["iformerblock", "shmablock", "shmablock"],
-            "downsamplers": ["iformerstem", "convnormdownsampler", "convnormdownsampler"],
-            "downsampler_kwargs": [{}, {}, {}],
-            "module_kwargs": [
-                {"kernel_size": 3, "expand_ratio": 2.0},
-                *[
-                    {
-                        **{"num_heads": 1, "head_dim_reduce_ratio": 2},
-                        **{"attn_ratio": 1.0, "ffn_ratio": 2.0},
-                    }
-                ]
-                * 2,
-            ],
-            **{"dims": [8, 16, 24], "depths": [1, 1, 1]},
-        },
-        view(),
-        norm="the mean",
-    ),
-    "LowFormer": Family(
-        "LowFormer",
-        {
-            **{"widths": [8, 8, 16, 16, 24], "depths": [0, 1, 1, 1, 1]},
-            "block_types": ["conv", "conv", "conv", "attention", "attention"],
-            **{"att_strides": [2, 2, 2, 2, 1], "attention_type": "softmax"},
-        },
-        view(),
-    ),
-    "PartialFormer": Family(
-        "PartialFormer",
-        {
-            **{"img_size": 56, "dim": 16, "depths": [1, 1], "num_heads": [2, 2]},
-            **{"foreground_ratios": 0.5, "patch_size": 7},
-        },
-        view(),
-        norm="each place",
-    ),
-    "ReduceFormer": Family(
-        "ReduceFormer",
-        {
-            **{"widths": [8, 8, 16, 16, 24], "depths": [0, 1, 1, 1, 1], "head_dim": 4},
-            "block_types": ["conv", "conv", "conv", "attention", "attention"],
-        },
-        view(),
     ),
 }
 
@@ -206,7 +162,7 @@ def build(name: str) -> Network:
         prefix, readers, chunk = family.attends
         blocks = tuple(
             _at(model, lambda m, i=i: chunk(m)[i], x, family.maps, behind=True)
-            for i in range(len(chunk(model)))
+            for i in range(len(chunk(model)) if chunk else 0)
         )
         attends = Attends(prefix, readers, blocks)
     return Network(f"equimo {name}", fn, x, cuts, False, gates=gates, attends=attends)

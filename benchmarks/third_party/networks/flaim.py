@@ -55,12 +55,6 @@ FAMILIES = {
         (("MetaFormerBlock_1", "LayerNorm_0"), ("MetaFormerBlock_0",)),
         (1, (), 2),
     ),
-    "Swin": Family(
-        "Swin",
-        {**_STAGES, "depths": (2, 2), "token_dim": 24, "window_size": 4},
-        64,
-        (("SwinStage_1", "MetaFormerBlock_1", "LayerNorm_0"), ("SwinStage_1", "MetaFormerBlock_0")),
-    ),
     "PVTV2": Family(
         "PVTV2",
         {**_STAGES, "token_dims": (16, 24), "sr_factors": (2, 1)},
