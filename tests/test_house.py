@@ -59,7 +59,6 @@ EXCEPTIONS = {
     ("data.imagenet", "models.imagenet"): "networks and the data set share the classes of ImageNet",
     ("data.images", "models.pixels"): "networks and data sets share one way to read an image",
     ("engine.job", "jaxplain"): "a run notes the version of the package, and calls methods by name",
-    ("digits.run", "jaxplain"): "a run notes the version of the package",
     ("explanation.files", "jaxplain"): "a folder of maps notes the version of the package",
     ("explainers.catalogue", "jaxplain"): "a method's function is looked up when it is called",
 }

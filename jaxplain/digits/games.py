@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import jaxplain
 from jaxplain import data
+from jaxplain.core import UnsupportedOperationError
 from jaxplain.digits.images import CLASSES, ClutteredDigits
 from jaxplain.digits.networks import INPUT_SIZE, small_image
 from jaxplain.evaluation import similarity
@@ -72,7 +72,7 @@ def players(network: Any, methods: Sequence[str]) -> tuple[dict[str, Player], di
             jax.eval_shape(
                 functools.partial(explain, network), example, jnp.zeros((1, len(CLASSES)))
             )
-        except (ValueError, jaxplain.UnsupportedOperationError) as error:
+        except (ValueError, UnsupportedOperationError) as error:
             undefined[title] = str(error)
             continue
         found[title] = Player(explain, method.blurred, method.style)
@@ -114,7 +114,7 @@ def sanity(network: Any, pixels: np.ndarray, playing: Mapping[str, Player]) -> d
 
     Maps that are drawn as heat count where they are positive, others by their size.
     """
-    x = network_inputs(network, pixels)
+    x = network_inputs(network, pixels[:_BATCH])
     classes = predicted(network, x)
     layers = top_modules(network, x[:1])
     copies = [copy for _, copy in randomisations(network, x[:1], jax.random.key(0), layers=layers)]
