@@ -114,7 +114,7 @@ def sanity(network: Any, pixels: np.ndarray, playing: Mapping[str, Player]) -> d
 
     Maps that are drawn as heat count where they are positive, others by their size.
     """
-    x = network_inputs(network, pixels)
+    x = network_inputs(network, pixels[:_BATCH])
     classes = predicted(network, x)
     layers = top_modules(network, x[:1])
     copies = [copy for _, copy in randomisations(network, x[:1], jax.random.key(0), layers=layers)]

@@ -69,7 +69,7 @@ def test_the_benchmark_command(tmp_path, monkeypatch, capsys):
 
     one = dict(list(NETWORKS.items())[1:2])
     monkeypatch.setattr(run, "NETWORKS", one)
-    monkeypatch.setattr(run, "QUICK", run.Size(64, 16, 16, 4, 1, ("gradient", "mwp", "c-mwp")))
+    monkeypatch.setattr(run, "QUICK", run.Size(64, 16, 16, 4, 2, 1, ("gradient", "mwp", "c-mwp")))
     assert cli.main(["benchmark", "--quick", "--output", str(tmp_path)]) == 0
     out, err = capsys.readouterr()
     (name,) = one

@@ -92,7 +92,8 @@ def randomisations(
         key: of the random numbers.
         cascading: True randomises each layer on top of the ones before; False each layer alone.
         layers: paths of submodules, whose parameters (with all below them) are randomised together,
-            in this order; None for `parameter_layers`, from the top down.
+            in this order, "" being the parameters that the network itself owns; None for
+            `parameter_layers`, from the top down.
 
     Yields:
         (layer, network).
@@ -123,7 +124,8 @@ def randomisations(
         own = [
             i
             for i, path in enumerate(names)
-            if path in parameters and f"{_name(path)}.".startswith(f"{layer}.")
+            if path in parameters
+            and (f"{_name(path)}.".startswith(f"{layer}.") if layer else len(path) == 1)
         ]
         if not own:
             raise ValueError(f"there is no submodule {layer!r} with parameters")
