@@ -61,7 +61,7 @@ def torch_network(name: str) -> Any:
     torch.manual_seed(0)
     if name == "googlenet":
         net = torchvision.models.googlenet(
-            weights=None, aux_logits=False, init_weights=False, transform_input=False
+            weights=None, aux_logits=False, init_weights=False, transform_input=True
         )
     else:
         net = getattr(torchvision.models, name)(weights=None)
