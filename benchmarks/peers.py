@@ -4,21 +4,22 @@
 weights, loads the same weights into jaxplain, and explains the same images of 224 x 224, in float32
 and by as many threads on both sides. In each round the peer's call and jaxplain's follow on one
 another; the table has the medians of both, the median of the rounds' ratios (below 1: jaxplain is
-faster), and the correlation of the maps, summed or combined over channels as the peer does. Both
+faster), and the correlation of the maps, whose channels are reduced as jaxplain reduces them. Both
 sides are called as their users call them, with a class given, and until the result is there;
-jaxplain has the network traced once (`jaxplain.trace`), which its calls may also do themselves.
+jaxplain is given the network traced once (`jaxplain.trace`).
 
 Peers that are not installed are left out, and named. Needs `pip install torch torchvision zennit
 captum grad-cam torchray`; TorchRay's licence allows no commercial use.
 
 Where the two compute not quite the same: pytorch-grad-cam's maps are resized to the image and
-scaled; zennit's and captum's are the image's size with channels, which are summed here; TorchRay's
-excitation backprop lets additions pass the signal, where jaxplain shares it (`residual`).
+scaled, so that they are not compared; TorchRay's excitation backprop lets additions pass the whole
+signal to each branch, where jaxplain shares it (`residual`).
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import functools
 import importlib.util
 import os
@@ -53,20 +54,31 @@ class Pair(NamedTuple):
 
 
 def torch_network(name: str) -> Any:
-    """torchvision's network, every ReLU of it a module of its own, not in place.
-
-    Guided backprop finds modules: functions, and modules that are used three times, it misses.
-    """
+    """torchvision's network, of random weights."""
     import torch
     import torchvision
 
     torch.manual_seed(0)
     if name == "googlenet":
         net = torchvision.models.googlenet(
-            weights=None, aux_logits=False, init_weights=False, transform_input=False
+            weights=None, aux_logits=False, init_weights=False, transform_input=True
         )
     else:
         net = getattr(torchvision.models, name)(weights=None)
+
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):  # as a trained network's: no 1 and 0
+            torch.nn.init.uniform_(module.weight, 0.5, 1.0)
+            torch.nn.init.normal_(module.bias, 0.0, 0.1)
+    return net.eval().requires_grad_(False)
+
+
+def with_modules(net: Any) -> Any:
+    """The network with every ReLU a module of its own, not in place.
+
+    Guided backprop finds modules: functions, and modules that are used three times, it misses.
+    """
+    import torch
 
     def bottleneck(self: Any, x: Any) -> Any:
         out = self.relu1(self.bn1(self.conv1(x)))
@@ -87,10 +99,7 @@ def torch_network(name: str) -> Any:
             module.forward = types.MethodType(basic_conv, module)
         elif isinstance(module, torch.nn.ReLU):
             module.inplace = False
-        elif isinstance(module, torch.nn.BatchNorm2d):  # as a trained network's: no 1 and 0
-            torch.nn.init.uniform_(module.weight, 0.5, 1.0)
-            torch.nn.init.normal_(module.bias, 0.0, 0.1)
-    return net.eval().requires_grad_(False)
+    return net
 
 
 def same_in_jaxplain(name: str, net: Any) -> Any:
@@ -112,7 +121,8 @@ def pairs(name: str, batch: int, chosen: list[str]) -> Iterator[Pair]:
 
     import jaxplain
 
-    net = torch_network(name)
+    plain = torch_network(name)
+    net = with_modules(copy.deepcopy(plain))
     images = np.random.default_rng(0).normal(size=(batch, 224, 224, 3)).astype(np.float32)
     x = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
     # Of a class that is there Grad-CAM's map is not zero.
@@ -121,7 +131,7 @@ def pairs(name: str, batch: int, chosen: list[str]) -> Iterator[Pair]:
     at = NETWORKS[name]
     module = dict(net.named_modules())[at]
     xj, targets = jnp.asarray(images), jnp.full(batch, target)
-    same = same_in_jaxplain(name, net)
+    same = same_in_jaxplain(name, plain)
     traced, layer = jaxplain.trace(same, xj), same.config.layer("last")
 
     def ours(function: Callable, **options: Any) -> Callable[[], Any]:
@@ -140,7 +150,7 @@ def pairs(name: str, batch: int, chosen: list[str]) -> Iterator[Pair]:
             net, x, target, module, saliency, product, guided, deconvnet, grad_cam, path
         )
     if "zennit" in chosen:
-        yield from _zennit(net, x, target, saliency, guided, lrp)
+        yield from _zennit(net, plain, x, target, saliency, guided, lrp)
     if "grad-cam" in chosen:
         plus = ours(jaxplain.grad_cam_plus_plus, layer=layer)
         yield from _grad_cam(net, x, module, there, grad_cam, plus)
@@ -170,25 +180,30 @@ def _captum(
     yield Pair("captum", "integrated gradients, 8 steps", channels(integrated), path)
 
 
-def _zennit(net, x, target, saliency, guided, lrp) -> Iterator[Pair]:
+def _zennit(net, plain, x, target, saliency, guided, lrp) -> Iterator[Pair]:
     import torch
     from zennit.attribution import Gradient
-    from zennit.canonizers import SequentialMergeBatchNorm
     from zennit.composites import GuidedBackprop, LayerMapComposite
+    from zennit.layer import Sum
     from zennit.rules import Epsilon, Norm, Pass
+    from zennit.torchvision import ResNetCanonizer
     from zennit.types import Activation, AvgPool, Convolution, Linear
 
     signal = torch.nn.functional.one_hot(torch.tensor(target), 1000).float().expand(len(x), -1)
     epsilon = LayerMapComposite(
-        [(Activation, Pass()), (AvgPool, Norm()), (Convolution, Epsilon()), (Linear, Epsilon())],
-        canonizers=[SequentialMergeBatchNorm()],
+        [
+            *((Activation, Pass()), (AvgPool, Norm()), (Sum, Norm())),
+            *((Convolution, Epsilon()), (Linear, Epsilon())),
+        ],
+        canonizers=[ResNetCanonizer()],  # it has additions, and merges all batch norms
     )
     for method, composite, signed, own in (
         ("saliency", None, False, saliency),
         ("guided backprop", GuidedBackprop(), False, guided),
         ("LRP epsilon", epsilon, True, lrp),
     ):
-        attributor = Gradient(model=net, composite=composite)
+        # The canonizer knows torchvision's own blocks.
+        attributor = Gradient(model=plain if own is lrp else net, composite=composite)
 
         def theirs(attributor: Any = attributor, signed: bool = signed) -> Any:
             with attributor:
@@ -281,9 +296,10 @@ def main(arguments: list[str] | None = None) -> None:
                 if given.methods and pair.method not in given.methods:
                     continue
                 theirs, ours, ratio, alike = measure(pair, given.rounds)
+                shown = "-" if np.isnan(alike) else f"{alike:.3f}"
                 print(
                     f"| {name} | {batch} | {pair.peer} | {pair.method} | {1e3 * theirs:,.0f} | "
-                    f"{1e3 * ours:,.0f} | {ratio:.2f} | {alike:.3f} |",
+                    f"{1e3 * ours:,.0f} | {ratio:.2f} | {shown} |",
                     flush=True,
                 )
 

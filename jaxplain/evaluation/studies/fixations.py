@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxplain import postprocess
 from jaxplain.core import Table
+from jaxplain.core.program import Program
 from jaxplain.evaluation import fixations as scores
 from jaxplain.evaluation.intervals import bootstrap
 from jaxplain.evaluation.studies.report import INTERVAL, Report, between
@@ -76,14 +77,14 @@ def compare_with_fixations(
     Args:
         methods: name -> function from images ``(B, H, W, C)`` to maps ``(B, h, w)``, only the
             positive part of which counts, or to a dict of several such maps, which are then scored
-            under its keys. It is jitted here.
+            under its keys. All are one jitted program.
         x: images ``(N, H, W, C)`` as the network expects them.
         truth: human densities of the images, non-negative (`fixation_map`): ``(N, h', w')``, or a
             list of N of their own sizes ``(h', w')``. Scores are taken at these sizes, maps being
             resized bilinearly.
         fixations: of the same form, how often each pixel was looked at; None where only densities
             are known.
-        batch_size: images at once; the last batch is filled up, so that each method compiles once.
+        batch_size: images at once; the last batch is filled up, so that it compiles once.
         baselines: names of methods that the figure draws in grey.
         progress: called with the number of batches that are done, and of all methods together.
 
@@ -112,11 +113,10 @@ def compare_with_fixations(
     at_once = batch if len({one.shape for one in truth}) == 1 else 1
     parts: dict[str, dict[str, list[np.ndarray]]] = {}
     starts, done = range(0, len(x), batch), 0
-    for name, method in methods.items():
-        method = jax.jit(method)
-        for start in starts:
-            rows = np.minimum(np.arange(start, start + batch), len(x) - 1)
-            maps = method(x[rows])
+    explain = Program(lambda x: [method(x) for method in methods.values()])
+    for start in starts:
+        rows = np.minimum(np.arange(start, start + batch), len(x) - 1)
+        for name, maps in zip(methods, explain(x[rows]), strict=True):
             for key, one in (maps if isinstance(maps, dict) else {name: maps}).items():
                 if one.ndim != 3 or one.shape[0] != batch:
                     raise ValueError(f"{key} must give maps ({batch}, h, w), not {one.shape}")

@@ -235,16 +235,18 @@ def together(
         ``(B, h, w)`` or ``(B, K, h, w)``. A method whose maps have another shape is a `ValueError`.
     """
 
-    def explain(pixels: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
-        x, found = to_input(pixels), {}
+    def explain(pixels: jax.Array, targets: jax.Array) -> list[jax.Array]:
+        x, found = to_input(pixels), []
         lead = targets.shape if jnp.issubdtype(targets.dtype, jnp.integer) else targets.shape[:-1]
         for name, method in methods.items():
-            found[name] = maps = method(x, targets)
+            maps = method(x, targets)
             if maps.ndim != len(lead) + 2 or maps.shape[: len(lead)] != lead:
                 raise ValueError(f"{name} must give maps {(*lead, 'h', 'w')}, not {maps.shape}")
+            found.append(maps)
         return found
 
-    return Program(explain)
+    program = Program(explain)  # of a list, for JAX sorts the names of a dict
+    return lambda pixels, targets: dict(zip(methods, program(pixels, targets), strict=True))
 
 
 def _free_programs() -> None:

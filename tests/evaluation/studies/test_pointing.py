@@ -404,6 +404,7 @@ def test_methods_share_a_forward_pass_and_give_the_same_maps():
     signals = jax.random.normal(jax.random.key(1), (2, 2, 5))
     together = questions.together(methods)
     maps = together(x, signals)
+    assert list(maps) == list(methods)
     for name, method in methods.items():
         each = [[method(x[i : i + 1], signals[i : i + 1, k])[0] for k in (0, 1)] for i in (0, 1)]
         np.testing.assert_allclose(maps[name], each, rtol=1e-4, atol=1e-6)
