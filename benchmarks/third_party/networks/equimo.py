@@ -24,14 +24,14 @@ from benchmarks.third_party.networks.base import (
 )
 
 
-def view(prefix: int = 0, grids: tuple[int, ...] = ()) -> Callable[[jax.Array], jax.Array | None]:
+def view(prefix: int = 0, grids: tuple[int, ...] = ()) -> Callable[[jax.Array], Any]:
     """That of maps ``(B, C, h, w)``, whose channels may be groups, and of tokens.
 
     With the sides that grids have, also of tokens behind heads, ``(B, heads, tokens)`` and
     ``(B, heads, tokens, C)``, and None of what has no place.
     """
 
-    def maps(value: jax.Array) -> jax.Array | None:
+    def maps(value: jax.Array) -> Any:
         counts = [side**2 for side in grids]
         if value.ndim == 3 and value.shape[2] in counts and value.shape[1] not in counts:
             value = value.swapaxes(1, 2)
