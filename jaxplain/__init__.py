@@ -26,6 +26,7 @@ from jaxplain.explanation import Explanation, explain
 if TYPE_CHECKING:
     from jaxplain import data, evaluation, models, viz, weights_convert
     from jaxplain.evaluation.studies.scoring import score
+    from jaxplain.page.app import app
     from jaxplain.training.finetune import finetune
 
 try:
@@ -39,6 +40,7 @@ __all__ = [
     "UnknownLayerError",
     "UnsuitableNetworkError",
     "UnsupportedOperationError",
+    "app",
     "capture",
     "conservation",
     "core",
@@ -65,7 +67,11 @@ __all__ = [
 __all__ += explainers.__all__
 
 #: Not needed for explaining, and imported when first asked for: they bring Flax, Matplotlib, Orbax.
-_LAZY_FUNCTIONS = {"finetune": "training.finetune", "score": "evaluation.studies.scoring"}
+_LAZY_FUNCTIONS = {
+    "app": "page.app",
+    "finetune": "training.finetune",
+    "score": "evaluation.studies.scoring",
+}
 _LAZY_MODULES = ("data", "evaluation", "models", "viz", "weights_convert")
 
 

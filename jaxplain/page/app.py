@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxplain.core.extras import missing
 from jaxplain.explainers.catalogue import CATALOGUE
-from jaxplain.page.markup import HEAD, STYLE, message, pictures
+from jaxplain.page.markup import HEAD, STYLE, message, pictures, program
 from jaxplain.page.studio import METHODS, PictureError, Studio, code_of, read_picture
 
 __all__ = ["app"]
@@ -42,6 +42,7 @@ def app(
     preprocess: Callable[[np.ndarray], Any] | None = None,
     methods: Sequence[str] = _DEFAULT,
     others: Mapping[str, Callable[[], Any]] | None = None,
+    name: str | None = None,
     host: str = "127.0.0.1",
     port: int | None = None,
 ) -> Any:
@@ -57,6 +58,7 @@ def app(
         methods: what is chosen at first.
         others: networks to choose besides, each by what it is called and what loads it when it is
             chosen.
+        name: what the network is called; by default its own name.
         host: the address to listen on; "0.0.0.0" for all of this machine.
         port: None for the first that is free from 7860 on.
 
@@ -76,15 +78,16 @@ def app(
     from jaxplain.explanation.choice import names_of_methods
 
     chosen = names_of_methods(methods, METHODS)
-    own = model if isinstance(model, str) else getattr(model, "__name__", "network")
+    if name is None and isinstance(model, str):
+        name = model
     studio = Studio(
         model,
         class_names=class_names,
         config=config,
         preprocess=preprocess,
-        said=repr(model) if isinstance(model, str) else "network",
+        said="network" if name is None else repr(name),
     )
-    page = _Page(gradio, own, studio, others or {}, chosen)
+    page = _Page(gradio, name or "network", studio, others or {}, chosen)
     blocks = page.blocks
     blocks.queue(max_size=_QUEUE, default_concurrency_limit=1)
     blocks.launch(**page.launch_options, server_name=host, server_port=port)
@@ -116,6 +119,12 @@ class _Page:
         self.studios: dict[str, Studio] = {own: studio}
         self.others = {name: load for name, load in others.items() if name != own}
         theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
+        theme = theme.set(  # its own are too faint to be read by all
+            input_placeholder_color="*neutral_600",
+            input_placeholder_color_dark="*neutral_300",
+            body_text_color_subdued="*neutral_600",
+            body_text_color_subdued_dark="*neutral_300",
+        )
         self.launch_options: dict[str, Any] = {
             "theme": theme,
             "css": STYLE,
@@ -151,7 +160,7 @@ class _Page:
         state = gr.State(None)
         with gr.Row():
             with gr.Column(scale=1, min_width=300):
-                picture = _image_file(gr)(
+                picture = gr.Image(
                     label="Picture",
                     type="filepath",
                     sources=["upload", "clipboard", "webcam"],
@@ -159,6 +168,8 @@ class _Page:
                     height=300,
                     elem_id="picture",
                 )
+                # The file as it is, so that what is wrong with it can be said.
+                picture.preprocess = lambda given: None if given is None else given.path
                 network = gr.Dropdown(
                     [self.own, *self.others],
                     value=self.own,
@@ -199,7 +210,7 @@ class _Page:
                 with gr.Row():
                     arrays = gr.DownloadButton("Raw maps (npz)", elem_id="npz", interactive=False)
                     image = gr.DownloadButton("Pictures (PNG)", elem_id="png", interactive=False)
-                code = gr.Code("", language="python", label="The same in Python", elem_id="code")
+                code = gr.HTML("", elem_id="code")
         knobs = [picture, network, chosen, top, search, against, layer, opacity, cmap]
         results = [state, status, shown, arrays, image, code, top, search, against, layer]
         heavy: dict[str, Any] = {
@@ -218,14 +229,16 @@ class _Page:
             ("top", top.input),
             ("search", search.input),
             ("against", against.input),
-            ("layer", layer.release),
+            ("layer", layer.input),
         ):
             event(partial(self.explain, cause), **heavy)
-        for event in (opacity.release, cmap.input):
+        for event in (opacity.input, cmap.input):
             event(
                 self.redraw,
                 inputs=[state, opacity, cmap],
                 outputs=[shown, image],
+                trigger_mode="always_last",
+                show_progress="hidden",
                 api_visibility="private",
             )
 
@@ -290,7 +303,7 @@ class _Page:
         text = (
             f"{about.class_names[0]}: score {about.scores[0]:.4g}. Move over a map for its values."
         )
-        script = code_of(studio.said, list(methods), about.targets, where, about.name)
+        script = program(code_of(studio, methods, about, where))
         return [
             about,
             message(f"{text} {said}".strip(), wrong=bool(said)),
@@ -334,18 +347,6 @@ def _cache() -> str:
     folder = Path(get_upload_folder())
     folder.mkdir(parents=True, exist_ok=True)
     return str(folder)
-
-
-def _image_file(gradio: Any) -> Any:
-    """A picture that is handed on as the file it is, so that what is wrong with it can be said."""
-
-    class ImageFile(gradio.Image):
-        is_template = True
-
-        def preprocess(self, payload: Any) -> str | None:
-            return None if payload is None else payload.path
-
-    return ImageFile
 
 
 def _policy() -> Any:

@@ -23,6 +23,7 @@ STYLE = """
 .jp-class { font-weight: 600; margin: 0.8rem 0 0.3rem; overflow-wrap: anywhere; }
 .jp-value { font-variant-numeric: tabular-nums; min-height: 1.5em; display: block; }
 .jp-wrong { border-left: 4px solid #c22; padding-left: 0.6rem; }
+.jp-code { overflow-x: auto; font-size: 0.85rem; }
 .jp-said { overflow-wrap: anywhere; }
 """
 
@@ -51,6 +52,15 @@ def message(text: str, *, wrong: bool = False) -> str:
     """A sentence for the page."""
     kind = "jp-said jp-wrong" if wrong else "jp-said"
     return f'<p class="{kind}" role="{"alert" if wrong else "status"}">{html.escape(text)}</p>'
+
+
+def program(text: str) -> str:
+    """Lines of Python for the page."""
+    code = html.escape(text)
+    return (
+        '<p class="jp-class">The same in Python</p>'
+        f'<pre class="jp-code" tabindex="0" aria-label="Python" role="region">{code}</pre>'
+    )
 
 
 def pictures(about: Explanation, opacity: float, cmap: str) -> tuple[str, Any]:

@@ -70,6 +70,8 @@ class Studio:
         if kind(self.config) != "classes":
             raise ValueError(f"The page explains classes, and {said} gives none.")
         self.preprocess, self.said = preprocess, said
+        more = {"class_names": class_names, "config": config, "preprocess": preprocess}
+        self.given = tuple(key for key, value in more.items() if value is not None)
         names = class_names
         if names is None and self.config is not None and self.config.class_names:
             names = self.config.class_names
@@ -207,16 +209,15 @@ class _Compiled(Choice):
         return self.studio.compiled(self)
 
 
-def code_of(
-    said: str, methods: Sequence[str], targets: Sequence[int], layer: str | None, picture: str
-) -> str:
+def code_of(studio: Studio, methods: Sequence[str], about: Explanation, layer: str | None) -> str:
     """The lines of Python that make the same maps."""
     asked = {name: {"layer": layer} if layer and can_take_layer(name) else {} for name in methods}
+    given = "".join(f", {name}={name}" for name in studio.given)
     lines = [
         "import jaxplain",
-        f"found = jaxplain.explain({picture!r}, {said}, {asked!r}, {list(targets)!r})",
-        "found.maps  # raw, one array for each method",
-        'found.save("maps.npz")',
+        f"methods, classes = {asked!r}, {list(about.targets)!r}",
+        f"found = jaxplain.explain({about.name!r}, {studio.said}, methods, classes{given})",
+        'found.save("maps.npz")  # found.maps are the arrays',
         'found.to_pil().save("maps.png")',
     ]
     return "\n".join(lines)
