@@ -55,6 +55,8 @@ def test_code_runs(page, folder, quick_compile):
     text = _text(page)
     if "tensorboardX" in text:
         pytest.importorskip("tensorboardX")
+    if "jaxplain.app(" in text:
+        pytest.importorskip("gradio", reason="gradio is not installed")
     names: dict = {"__name__": page}
     for number, block in enumerate(_BLOCK.findall(text), 1):
         exec(compile(block, f"{page}, block {number}", "exec"), names)
