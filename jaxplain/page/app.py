@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -98,10 +99,9 @@ def _gradio() -> Any:
     # Read when gradio is imported, which would else tell its makers of it.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:
-        import gradio
+        return importlib.import_module("gradio")
     except ImportError as error:
         raise missing("app", "gradio", "The page in the browser") from error
-    return gradio
 
 
 class _Page:
@@ -342,17 +342,15 @@ class _Page:
 
 
 def _cache() -> str:
-    from gradio.utils import get_upload_folder
-
-    folder = Path(get_upload_folder())
+    folder = Path(importlib.import_module("gradio.utils").get_upload_folder())
     folder.mkdir(parents=True, exist_ok=True)
     return str(folder)
 
 
 def _policy() -> Any:
     """Adds a Content-Security-Policy to all answers."""
-    from starlette.datastructures import MutableHeaders
-    from starlette.middleware import Middleware
+    headers_of = importlib.import_module("starlette.datastructures").MutableHeaders
+    middleware = importlib.import_module("starlette.middleware").Middleware
 
     class Policy:
         def __init__(self, inner: Any):
@@ -361,11 +359,11 @@ def _policy() -> Any:
         async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
             async def answered(event: Any) -> None:
                 if event["type"] == "http.response.start":
-                    headers = MutableHeaders(scope=event)
+                    headers = headers_of(scope=event)
                     headers["Content-Security-Policy"] = _POLICY
                     headers["Referrer-Policy"] = "no-referrer"
                 await send(event)
 
             await self.inner(scope, receive, answered)
 
-    return Middleware(Policy)
+    return middleware(Policy)
