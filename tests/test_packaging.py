@@ -185,7 +185,7 @@ def test_extras_are_apart():
     extras = set(PROJECT["project"]["optional-dependencies"])
     (everything,) = _requirements("all")
     named = set(everything.removeprefix("jaxplain[").removesuffix("]").split(","))
-    assert named == extras - {"all", "test", "dev", "docs", "data-prepare", "ray"}
+    assert named == extras - {"all", "test", "dev", "docs", "data-prepare", "ray", "app"}
     for extra, package in (
         ("coco", "pycocotools"),
         ("tfds", "tensorflow-datasets"),

@@ -20,6 +20,7 @@ from typing import NoReturn
 
 import jaxplain
 from jaxplain.cli import (
+    app,
     benchmark,
     convert,
     evaluate,
@@ -39,8 +40,8 @@ from jaxplain.core.errors import suggest
 from jaxplain.engine.stopping import ends_in_time
 
 COMMANDS = (
-    *(explain, layers, models, convert, evaluate, explain_dataset, gallery, pfv, finetune),
-    benchmark,
+    *(explain, layers, models, convert, evaluate, explain_dataset, gallery, app, pfv),
+    *(finetune, benchmark),
 )
 
 #: What input, files and installations can bring about. Anything else is a bug, and has a traceback.

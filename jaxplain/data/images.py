@@ -59,7 +59,9 @@ class UnreadableImageError(ValueError):
         return type(self), (self.path, self.reason)
 
 
-def read_image(path: str | os.PathLike[str], *, upright: bool = True) -> np.ndarray:
+def read_image(
+    path: str | os.PathLike[str], *, upright: bool = True, most_pixels: int = MOST_PIXELS
+) -> np.ndarray:
     """An image file as uint8 ``(H, W, 3)``, red, green and blue.
 
     It reads JPEG, PNG, WebP, BMP, GIF, TIFF and PPM, and of files with several pictures the first.
@@ -72,10 +74,11 @@ def read_image(path: str | os.PathLike[str], *, upright: bool = True) -> np.ndar
         upright: turns a photograph as its orientation tag says. False gives the pixels as they are
             stored, which is what boxes and masks of data sets refer to. Where EXIF data are broken,
             the stored pixels are taken to be upright.
+        most_pixels: what has more is refused before it is decoded; 2^27 at the most.
 
     Raises:
-        UnreadableImageError: it is missing, broken, of another format, of more than 2^27 pixels, or
-            has values outside the ranges above.
+        UnreadableImageError: it is missing, broken, of another format, of too many pixels, or has
+            values outside the ranges above.
         ImportError: Pillow is not installed.
 
     Example:
@@ -86,7 +89,7 @@ def read_image(path: str | os.PathLike[str], *, upright: bool = True) -> np.ndar
         jaxplain.data.images.UnreadableImageError: cannot read the image nowhere.png: No such file
             or directory
     """
-    return _decode(path, functools.partial(rgb_of, upright=upright))
+    return _decode(path, functools.partial(rgb_of, upright=upright), most_pixels)
 
 
 def decode_image(content: bytes, record: str, *, upright: bool = True) -> np.ndarray:
@@ -160,7 +163,9 @@ def has_image_name(path: Path) -> bool:
 
 
 def _decode(
-    source: str | os.PathLike[str] | io.BytesIO, pixels: Callable[[Any], np.ndarray]
+    source: str | os.PathLike[str] | io.BytesIO,
+    pixels: Callable[[Any], np.ndarray],
+    most: int = MOST_PIXELS,
 ) -> np.ndarray:
     path = "" if isinstance(source, io.BytesIO) else source
     try:
@@ -172,11 +177,10 @@ def _decode(
         # cut short meanwhile would then end the process.
         opened = source if isinstance(source, io.BytesIO) else open_regular(source)
         with opened as file, Image.open(file, formats=list(_FORMATS)) as image:
-            if image.width * image.height > MOST_PIXELS:
+            if image.width * image.height > min(most, MOST_PIXELS):
                 raise UnreadableImageError(
                     path,
-                    f"it has {image.width} x {image.height} pixels, and at most {MOST_PIXELS} are "
-                    "read",
+                    f"it has {image.width} x {image.height} pixels, and at most {most} are read",
                 )
             return pixels(image)
     except UnreadableImageError:

@@ -88,7 +88,7 @@ def explain(
     network, config = load(model, config)
     subjects = []
     for one, name in zip(images, _names(images), strict=True):
-        shown, x = _input(one, config, preprocess)
+        shown, x = input_of(one, config, preprocess)
         subject, _ = subject_of(
             network, shown, x, targets, name=name, config=config, names=class_names
         )
@@ -131,8 +131,11 @@ def subject_of(
     name: str = "",
     config: ModelConfig | None = None,
     names: Sequence[str] | None = None,
+    scores: np.ndarray | None = None,
 ) -> tuple[computing.Subject, str]:
     """A picture with what is asked for: classes, or as in `outputs`; and what the network says.
+
+    ``scores`` are those of the classes, where they are known already.
 
     Raises:
         ValueError: there is no such target, or names that are not one each score.
@@ -140,7 +143,7 @@ def subject_of(
     gives = outputs.kind(config)
     if gives == "classes":
         targets = "top2" if targets is None else targets
-        return _classified(network, shown, x, targets, name, config, names)
+        return _classified(network, shown, x, targets, name, config, names, scores)
     ask = outputs.embedded if gives == "embedding" else outputs.placed
     return ask(network, shown, x, targets, name=name, called=_called(network, config))
 
@@ -153,13 +156,16 @@ def _classified(
     name: str,
     config: ModelConfig | None,
     names: Sequence[str] | None,
+    scores: np.ndarray | None,
 ) -> tuple[computing.Subject, str]:
     import jax
     import jax.numpy as jnp
 
     from jaxplain.core.numerics import class_scores
 
-    scores = np.asarray(class_scores(jnp.asarray(outputs.scores_of(network, x))[None])[0])
+    if scores is None:
+        scores = outputs.scores_of(network, x)
+    scores = np.asarray(class_scores(jnp.asarray(scores)[None])[0])
     probabilities = np.asarray(jax.nn.softmax(scores))
     if names is None:
         names = () if config is None else config.class_names
@@ -253,7 +259,7 @@ def names_of_files(paths: Iterable[Path]) -> dict[Path, str]:
     return {path: name if names.count(name) == 1 else str(path) for path, name in short.items()}
 
 
-def _input(
+def input_of(
     image: Any, config: ModelConfig | None, preprocess: Callable | None
 ) -> tuple[np.ndarray, jax.Array]:
     """The picture as it is shown, uint8 (H, W, 3), and the network's input (1, H, W, C)."""

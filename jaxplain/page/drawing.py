@@ -65,6 +65,12 @@ class Drawn:
         return [*levels.shape, base64.b64encode(levels.tobytes()).decode()]
 
 
+def drawn(heat_map: np.ndarray, style: str) -> Drawn:
+    """A map as `draw` scales it."""
+    heat_map = np.abs(heat_map) if style == "gray" else heat_map
+    return Drawn(np.asarray(_scaled(STYLES[style][0])(heat_map)))
+
+
 def draw(entries: Sequence[Entry], looks: Sequence[Look]) -> list[list[Drawn]]:
     """The maps of each entry, scaled by the preset of each method's style."""
     columns = []
@@ -85,19 +91,25 @@ def _scaled(preset: str) -> Any:
     return scaled
 
 
-def thumbnail(photo: np.ndarray, drawn: Drawn, style: str) -> np.ndarray:
-    """A small photograph with a map over it, uint8."""
+def thumbnail(
+    photo: np.ndarray,
+    drawn: Drawn,
+    style: str,
+    size: int = THUMBNAIL,
+    opacity: float = 1.0,
+    cmap: str | None = None,
+) -> np.ndarray:
+    """A photograph of at most a size with a map over it, uint8; ``cmap`` is for heat maps."""
     from PIL import Image
 
-    small = np.asarray(_within(photo, THUMBNAIL))
-    size = small.shape[1], small.shape[0]
+    small = np.asarray(_within(photo, size))
     enlarged = Image.fromarray(drawn.values.astype(np.float32)).resize(
-        size, Image.Resampling.BILINEAR
+        (small.shape[1], small.shape[0]), Image.Resampling.BILINEAR
     )
     values = np.asarray(enlarged).clip(-1, 1)
-    picture = blended(
-        small.astype(np.float32) / 255, colours_of(values, style), values, style, _STRENGTH
-    )
+    colours = colours_of(values, style, cmap if style == "heat" else None)
+    bare = small.astype(np.float32) / 255
+    picture = opacity * blended(bare, colours, values, style, _STRENGTH) + (1 - opacity) * bare
     return np.rint(255 * picture).astype(np.uint8)
 
 

@@ -54,7 +54,7 @@ class Entry:
     right: bool | None
     labels: list[int]
     maps: list[np.ndarray]
-    boxes: np.ndarray | list
+    boxes: Any
     agreement: float | None = None
     concentration: list[float] = dataclasses.field(default_factory=list)
     points: list[list[float]] = dataclasses.field(default_factory=list)

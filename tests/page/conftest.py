@@ -39,7 +39,9 @@ def visit(browser):
 
     with contextlib.ExitStack() as open_now:
 
-        def visit(url, *, width=1280, scheme="light", selector="#grid a", expected=None):
+        def visit(
+            url, *, width=1280, scheme="light", selector="#grid a", state="visible", expected=None
+        ):
             size = {"width": width, "height": 900}
             context = browser.new_context(viewport=size, color_scheme=scheme)
             open_now.callback(context.close)
@@ -50,7 +52,7 @@ def visit(browser):
             page.on("console", lambda message: said(message, expected))
             page.goto(url)
             if selector:
-                page.wait_for_selector(selector)
+                page.wait_for_selector(selector, state=state)
             return page
 
         yield visit

@@ -144,6 +144,9 @@ detail.addEventListener("cancel", (event) => {
   event.preventDefault();
   leave();
 });
+detail.addEventListener("close", () => {
+  if (shown !== null) leave(); // browsers may close it without asking
+});
 detail.addEventListener("keydown", (event) => {
   if (event.target.tagName === "INPUT" || event.altKey || event.ctrlKey || event.metaKey) return;
   if (event.key === "ArrowLeft") step(-1);
