@@ -102,8 +102,11 @@ def relevance_cam(
     if composite is None:
         fn = core.trace(fn, check_images(x))
         attends = composites.default_composite(fn.graph) == "attn_lrp"
-        options = {} if attends else {"bias": False}
-        rules = composites.composite("attn_lrp" if attends else "z_plus", **options)
+        rules = (
+            composites.composite("attn_lrp")
+            if attends
+            else composites.composite("z_plus", bias=False)
+        )
     elif isinstance(composite, str):
         rules = composites.composite(composite)
     elif isinstance(composite, core.RuleSet):
