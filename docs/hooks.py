@@ -94,7 +94,11 @@ def method_page(names: list[str], written: str) -> str:
             what = _SHOWN.get(
                 name, "Egyptian cat, and espresso" if method.per_class else "no class"
             )
-            lines += ["", picture, "", f"*{CATALOGUE[name].title} of EfficientNet-Lite0: {what}.*"]
+            network = "EfficientNet-Lite0"
+            if method.attention:
+                network = "a trained ViT-S/14"
+                what = "what made its importance map bright on the cat, and on the cup"
+            lines += ["", picture, "", f"*{CATALOGUE[name].title} of {network}: {what}.*"]
     asked = ",".join(names)
     lines += ["", "```sh", f"jaxplain explain photo.jpg --methods {asked}", "```", ""]
     lines += ["| | |", "| --- | --- |"]

@@ -147,6 +147,30 @@ def test_grouped_queries(weights, x):
     np.testing.assert_allclose(*maps, rtol=1e-5, atol=1e-8)
 
 
+def multiplied_and_summed(q, k, v):
+    q, k, v = (t.transpose(0, 2, 1, 3) for t in (q, k, v))
+    scores = (q[:, :, :, None] * k[:, :, None]).sum(-1) / q.shape[-1] ** 0.5
+    return (jax.nn.softmax(scores)[..., None] * v[:, :, None]).sum(3).transpose(0, 2, 1, 3)
+
+
+def test_attention_as_products_and_sums_is_explained_alike_or_refused(weights, x):
+    """Rules see its softmax and gates; methods that need the matrix of weights see none."""
+    fn, plain = vits.plain(weights, multiplied_and_summed), vits.plain(weights)
+    for explain in (
+        jaxplain.lrp,
+        functools.partial(jaxplain.lrp, composite="cp_lrp"),
+        functools.partial(jaxplain.excitation_backprop, layer="input"),
+        functools.partial(jaxplain.input_x_gradient, layer="input"),
+    ):
+        got, expected = explain(fn, x, 1), explain(plain, x, 1)
+        np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4 * abs(expected).max())
+    for method in (jaxplain.attention_rollout, jaxplain.legrad, jaxplain.transformer_attribution):
+        with pytest.raises(jaxplain.UnsuitableNetworkError, match="the network has no attention"):
+            method(fn, x, 1)
+    with pytest.raises(jaxplain.UnknownLayerError, match="several last layers"):
+        jaxplain.grad_cam(fn, x, 1)
+
+
 def test_rows_that_are_masked_whole(weights, x):
     """A register that may look at nothing: no NaN, and it keeps what it has."""
     mask = jnp.ones((vits.TOKENS, vits.TOKENS), bool).at[1].set(False)
