@@ -16,8 +16,8 @@ ENTRIES = {
         config=ModelConfig(
             name=_NAME,
             input_size=224,
-            # Of the last block, the first norm shows the background and the second the object.
-            layers=default_layers("stages.2.5", "stages.3.1.norm2"),
+            # Behind all blocks: no layer of the last one points as well, see docs/how-to/layer.md.
+            layers=default_layers("stages.2.5", "norm"),
             **{**TORCH_INPUT, "interpolation": "bicubic", "crop_fraction": 0.9},
         ),
         sources=(
