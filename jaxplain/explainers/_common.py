@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxplain.core import Graph, Model, _compat, trace
+from jaxplain.core import Graph, Model, UnsuitableNetworkError, _compat, trace
 from jaxplain.core.batched import in_chunks
 from jaxplain.core.errors import warn_the_caller
 from jaxplain.core.numerics import class_scores, magnitude
@@ -122,6 +122,31 @@ def warn_of_probabilities(graph: Graph) -> None:
         f"fn ends in a {op.name}: of a probability that rounds to 0 or 1 the gradient is 0, and so "
         "is the map; return the logits instead"
     )
+
+
+def require_classifier(graph: Graph, classifier: str) -> None:
+    """Refuses to contrast what has no classifier.
+
+    Of the layers with weights that have none after them on some path, none may lie behind another:
+    a residual stream that ends in an embedding goes past all its layers, and what one of them adds
+    is no score. Two heads side by side are one classifier.
+
+    Raises:
+        UnsuitableNetworkError: of such a network, where no layer is named.
+    """
+    if classifier != "last_linear":
+        return
+    last, behind = set(graph.last_layers()), set()
+    for op in graph.ops:
+        if op in last or not behind.isdisjoint(op.inputs):
+            behind.update(op.outputs)
+    if not last or any(not behind.isdisjoint(op.inputs) for op in last):
+        raise UnsuitableNetworkError(
+            "a contrast negates the weights of the classifier, and this network has none: its "
+            "outputs are reached past its last layer with weights, as an embedding's are; "
+            "put a dense layer behind it (such as the product with the embeddings of texts), name "
+            "the layer (classifier=), or take the method without the contrast"
+        )
 
 
 def check_images(x: Any) -> jax.Array:

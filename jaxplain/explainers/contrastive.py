@@ -15,7 +15,13 @@ import jax
 
 from jaxplain import core
 from jaxplain.core.numerics import unit_l1
-from jaxplain.explainers._common import check_option, over_targets, reduce_channels, run
+from jaxplain.explainers._common import (
+    check_option,
+    over_targets,
+    reduce_channels,
+    require_classifier,
+    run,
+)
 from jaxplain.explainers._global_pool import require_global_pool
 from jaxplain.explainers._types import ClassChunk, Images, Layer, Maps, Network, Targets, Tokens
 from jaxplain.explainers.cams import cam_map
@@ -35,6 +41,7 @@ def _reverse(rules: core.RuleSet, classifier: str) -> core.RuleSet:
 
 
 def _contrastive(model, x, targets, *, layers, class_chunk, rules, classifier, reduce):
+    require_classifier(model.graph, classifier)
     scores, _, forward = model.pullback(x, layers, rules)
     _, _, backward = model.pullback(x, layers, _reverse(rules, classifier))
 
@@ -110,6 +117,7 @@ def contrastive_deconvnet(
         ValueError: x is not four-dimensional or not finite, a class is out of range, or there is no
             such layer, form or reduction.
         UnsupportedOperationError: an operation that may hide a ReLU cannot be opened.
+        UnsuitableNetworkError: the network has no classifier, and none is named.
 
     Reference: Zhang et al., *Top-down neural attention by excitation backprop*, IJCV 2018.
 

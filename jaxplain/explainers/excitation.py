@@ -15,7 +15,7 @@ from typing import Literal
 import jax
 
 from jaxplain.core.numerics import positive, unit_l1
-from jaxplain.explainers._common import check_option, over_targets, run
+from jaxplain.explainers._common import check_option, over_targets, require_classifier, run
 from jaxplain.explainers._types import ClassChunk, Images, Layer, Maps, Network, Targets, Tokens
 from jaxplain.rules.excitation import SHARES, ResidualShare, excitation_rules
 from jaxplain.rules.winner import winner_rules
@@ -85,6 +85,8 @@ def excitation_backprop(
 
     Raises:
         UnsupportedOperationError: an operation between layer and output that has no rule.
+        UnsuitableNetworkError: a contrast in a network without a classifier, such as one whose
+            residual stream is its output.
         ValueError, TypeError: unknown layer or option, class out of range, images that are no
             finite float batch.
 
@@ -136,6 +138,8 @@ def _excitation(
     classifier,
     channels,
 ):
+    if contrastive:
+        require_classifier(model.graph, classifier)
     share = ResidualShare(shares=residual, graph=model.graph if residual == "branch" else None)
 
     def pullback(contrast: Literal[-1, 0, 1]):

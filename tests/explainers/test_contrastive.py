@@ -131,3 +131,33 @@ def test_contrastive_cam_is_cam_with_another_scale(x64):
     np.testing.assert_allclose(got, 2 * unit(ahead), rtol=1e-9)
     with pytest.raises(jaxplain.UnsuitableNetworkError, match="contrastive_cam needs a network"):
         jaxplain.contrastive_cam(nets.convnet(PARAMS), x, 0, layer="input")
+
+
+def test_two_heads_are_one_classifier_and_an_embedding_has_none(convnet):
+    fn, x = convnet
+    weights = [jnp.asarray(nets.normal(i, 6, 3)) for i in (1, 2)]
+
+    def pooled(x):
+        return jaxplain.capture(fn, ["pool"])(x)[1]["pool"].mean((1, 2))
+
+    def one(x):
+        return pooled(x) @ (weights[0] + weights[1]) / 2
+
+    def two(x):
+        y = pooled(x)
+        return (y @ weights[0] + y @ weights[1]) / 2
+
+    def embedding(x):
+        y = pooled(x)
+        return y + jax.nn.relu(y) @ jnp.asarray(nets.normal(3, 6, 6))
+
+    got, expected = (jaxplain.contrastive_gradient(f, x, 1, reduce="sum") for f in (two, one))
+    np.testing.assert_allclose(got, expected, rtol=1e-9, atol=1e-13)
+    for call in (
+        jaxplain.contrastive_deconvnet,
+        jaxplain.contrastive_gradient,
+        lambda f, x, t: jaxplain.excitation_backprop(f, x, t, contrastive=True),
+    ):
+        with pytest.raises(jaxplain.UnsuitableNetworkError, match="this network has none"):
+            call(embedding, x, 1)
+    assert jaxplain.excitation_backprop(embedding, x, 1).shape[0] == len(x)

@@ -40,6 +40,8 @@ FAMILIES = (
     "convnext_tiny",
 )
 _WITHOUT_RELU = ("vit_", "deit_", "swin_", "convnext_")
+# Their residual stream is their output: there is no classifier that could be contrasted.
+_EMBEDDINGS = ("_dinov2", "_siglip_224")
 # (method, network) -> what is rightly said of it.
 REFUSED = {
     **{
@@ -50,6 +52,12 @@ REFUSED = {
         or name.endswith(("_npid", "_ms"))
         or name in ("alexnet", "bvlc_alexnet", "caffenet", "cnn_s")
         or name.startswith(_WITHOUT_RELU)
+    },
+    **{
+        (method, name): "this network has none"
+        for method in ("c-mwp", "c-gradient")
+        for name in ENTRIES
+        if name.endswith(_EMBEDDINGS)
     },
     # No layer is a cut of the residual stream.
     **{
@@ -132,7 +140,9 @@ def test_excitation_backprop_covers(name):
         network = nnx.merge(graph, s)
         table.extend(jaxplain.coverage(network, x, excitation_rules()))
         target = min(1, ENTRIES[name].outputs - 1)
-        maps = jaxplain.excitation_backprop(network, x, target, layer=layer, contrastive=True)
+        maps = jaxplain.excitation_backprop(
+            network, x, target, layer=layer, contrastive=not name.endswith(_EMBEDDINGS)
+        )
         return maps, jaxplain.capture(network, [layer])(x)[1][layer]
 
     maps, activation = jax.eval_shape(run, state, image)
