@@ -16,7 +16,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import IO, NoReturn
 
 import jaxplain
 from jaxplain.cli import (
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if sys.stdout is not None:
                 sys.stdout.flush()  # a full disk, or a reader that has left, is noticed here
     except BrokenPipeError:  # `jaxplain layers | head`
-        _drop_output()
+        _drop(sys.stdout)
         return 0
     except _EXPECTED as error:
         if isinstance(error, ImportError) and (error.name or "").startswith("jaxplain"):
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         line = " ".join(str(error).split())
         _say(f"jaxplain: error: {line}{_origin(error)}")
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EIO):
-            _drop_output()
+            _drop(sys.stdout)
         return 2
     except KeyboardInterrupt:
         _say("jaxplain: interrupted")
@@ -89,15 +89,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _say(text: str) -> None:
     """Writes a line on stderr, if that can be written."""
-    with contextlib.suppress(OSError):
-        text = text.encode("utf-8", "backslashreplace").decode()  # names of files may be no UTF-8
+    text = text.encode("utf-8", "backslashreplace").decode()  # names of files may be no UTF-8
+    try:
         print(text, file=sys.stderr, flush=True)
+    except OSError:
+        _drop(sys.stderr)
 
 
-def _drop_output() -> None:
-    """What is left for stdout goes nowhere, or Python would complain of it when it ends."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _drop(stream: IO[str] | None) -> None:
+    """What is left for a stream goes nowhere, or Python would complain of it when it ends."""
+    if stream is not None:  # as where it was closed before the process began
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _origin(error: BaseException) -> str:

@@ -85,7 +85,9 @@ class Writing:
             raise self._failure
 
     def __exit__(self, kind: Any, *_: object) -> None:
-        self._stopped = kind is not None  # then what is in the queue is not wanted any more
+        # A shard that is made already is written even if the source has failed since; not where one
+        # does not want to wait for it.
+        self._stopped = kind is not None and not issubclass(kind, Exception)
         self._queue.put(None)
         self._thread.join()
         if self._shard is not None:
