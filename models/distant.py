@@ -35,14 +35,14 @@ def fetched(address: str, network: str | None) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="jaxplain-") as temporary:
         copy = Path(temporary, name)
         _log.info("fetching %s ...", address)
-        if place.names(name):
+        if place.has(name):
             inside = RemoteFolder(address)
             if below := [
                 found for found in inside.below() if found
             ]:  # a file is below itself as ''
                 inside.fetch(below, copy)
             else:
-                beside = [other for other in names_beside(name, network)[0] if place.names(other)]
+                beside = [other for other in names_beside(name, network)[0] if place.has(other)]
                 place.fetch([name, *beside], Path(temporary))
         else:
             raise FileNotFoundError(f"There is no file or folder {address}.")

@@ -195,6 +195,10 @@ class RemoteFolder:
             found[path.removeprefix(self._path).lstrip("/")] = f"{about.get('size')} {stamp}"
         return found
 
+    def has(self, name: str) -> bool:
+        """Whether there is a file or a folder of this name."""
+        return self._files.exists(f"{self._path}/{name}")
+
     def fetch(self, names: Iterable[str], to: Path) -> None:
         """Copies files, those of folders below included, into a folder of this machine.
 
@@ -209,7 +213,7 @@ class RemoteFolder:
             self._files.get_file(f"{self._path}/{name}", str(target))
 
     def write(self, name: str, content: bytes, *, new: bool = False) -> None:
-        if new and self._files.exists(f"{self._path}/{name}"):
+        if new and self.has(name):
             return
         self._files.pipe_file(f"{self._path}/{name}", content)
 

@@ -65,6 +65,9 @@ def test_errors_tell_the_address(bucket):
 
 
 def test_what_lies_beside_comes_along_and_nothing_stays(bucket):
+    bucket.pipe_file("/bucket/a[1].npz", b"no archive")
+    with pytest.raises(wc.CheckpointError, match=r"memory://bucket/a\[1\].npz"):
+        models.from_pretrained("memory://bucket/a[1].npz")
     for name in ("v.safetensors", "v_decoder.safetensors", "other.safetensors"):
         bucket.pipe_file(f"/bucket/{name}", name.encode())
     with fetched("memory://bucket/v.safetensors", None) as copy:
