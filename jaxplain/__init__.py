@@ -1,5 +1,6 @@
 """Visual explanation of image classifiers in JAX, as function transformations."""
 
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
@@ -99,3 +100,8 @@ import_when_asked(
     {name: place for place, names in _PLACES.items() for name in names}
     | {name: name for name in _MODULES},
 )
+
+# Who has imported JAX already wants to explain, and then the first call should not have to import.
+if "jax" in sys.modules:
+    for _name in (*_PLACES["core"], *_PLACES["explainers"]):
+        getattr(sys.modules[__name__], _name)

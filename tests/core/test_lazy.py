@@ -31,3 +31,12 @@ def test_a_function_is_no_module_of_its_name():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "True True True False\n"
+
+
+def test_who_has_imported_jax_finds_all_methods_imported():
+    code = "import jax, jaxplain, sys\n" + (
+        "print({m.file for m in jaxplain.explainers.catalogue.CATALOGUE.values()}"
+        " <= {name.rpartition('.')[2] for name in sys.modules})"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "True\n"
