@@ -20,10 +20,10 @@ import jax
 from jax import lax
 
 from jaxplain.core import _compat
+from jaxplain.core.derivatives import is_ours
 from jaxplain.core.effects import Program, assertion, wraps_assertion
 from jaxplain.core.errors import UnsupportedOperationError
 from jaxplain.core.fingerprint import library_rule
-from jaxplain.core.pooling import is_ours
 
 #: Longer scans stay whole: unrolling them would make the program too large to compile.
 LONGEST_UNROLLED_SCAN = 256

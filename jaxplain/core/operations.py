@@ -15,9 +15,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxplain.core import _compat
+from jaxplain.core import _compat, derivatives
 from jaxplain.core.intervals import UNKNOWN, Facts, literal, propagate
-from jaxplain.core.pooling import is_pool, pool
 from jaxplain.core.primitives import AFFINE, is_identity, of_class
 from jaxplain.core.wholes import Whole, Wholes
 
@@ -131,12 +130,18 @@ class Operation:
 
     def evaluate(self, inputs: Any, constants: Any) -> list:
         """The operation's outputs from the values of ``inputs`` and ``constants``."""
+        if self.kind != "activation":
+            return self._evaluate(inputs, constants)
+        return derivatives.with_kept_masks(
+            lambda *inputs: self._evaluate(inputs, constants), *inputs
+        )
+
+    def _evaluate(self, inputs: Any, constants: Any) -> list:
         env = self._given(inputs, constants)
         for eqn in self.equations:
             values = [v.val if isinstance(v, _compat.Literal) else env[v] for v in eqn.invars]
             with _compat.equation_context(eqn):
-                apply = pool if is_pool(eqn) else _compat.bind
-                env.update(zip(eqn.outvars, apply(eqn, *values), strict=True))
+                env.update(zip(eqn.outvars, derivatives.evaluate(eqn, *values), strict=True))
         return [env[v] for v in self.outputs]
 
     def with_statistics_held(self, inputs: Any, constants: Any) -> Any:

@@ -19,13 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxplain.core import _compat
-
 #: Windows of more places than this are taken axis by axis, the last one first: the first maximum
 #: of a window is the first in its row, of the first row that holds it.
 _PLACES_AT_ONCE = 49
-#: The mark of the calls that are made here.
-_KIND = "pool"
 
 
 class Window(NamedTuple):
@@ -46,20 +42,8 @@ def is_pool(eqn: Any) -> bool:
     )
 
 
-def is_ours(eqn: Any) -> bool:
-    """Whether an equation is a call that `pool` made: its body is the pool as it was."""
-    return eqn.primitive.name == "custom_jvp_call" and any(
-        _compat.is_mark(name, _KIND) for name in _compat.name_stack(eqn)
-    )
-
-
-def pool(eqn: Any, x: jax.Array) -> list:
+def pool(eqn: Any, x: jax.Array) -> jax.Array:
     """What an equation computes for which `is_pool` holds, with the derivative of this module."""
-    with _compat.mark(_KIND, eqn.primitive.name):
-        return [_pooled(eqn, x)]
-
-
-def _pooled(eqn: Any, x: jax.Array) -> jax.Array:
     p = eqn.params
     window = Window(
         eqn.primitive.name == "reduce_window_min",
@@ -122,6 +106,8 @@ def _pool_jvp(window: Window, primals: tuple, tangents: tuple) -> tuple:
         value = _shifted(window, spread, place, y.shape)
         loses = value > best if window.minimum else value < best
         first = jnp.where(loses, first, number)
+    # Kept as it is, and not found again from the input, which would be kept for it.
+    first = lax.optimization_barrier(first)
     moving, total = _spread(window, tangent, 0), jnp.zeros_like(y)
     # Transposed, the places are added from the last to the first, as select_and_scatter does.
     for number, place in enumerate(places):

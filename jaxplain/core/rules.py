@@ -308,7 +308,7 @@ class BoundOp:
 
     def transpose(self, w: jax.Array, g: jax.Array) -> jax.Array:
         """The signal at the input: the transpose of ``a -> map(a, w)`` applied to ``g``."""
-        transposed = jax.linear_transpose(lambda a: self.map(a, w), self.a)
+        _, transposed = jax.vjp(lambda a: self.map(a, w), self.a)
         return transposed(g.astype(self.output.dtype))[0]
 
 
