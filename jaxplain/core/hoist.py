@@ -16,6 +16,7 @@ import numpy as np
 from jax import lax
 
 from jaxplain.core import _compat
+from jaxplain.core.derivatives import is_ours
 
 
 def hoist(function: Callable, *like: Any) -> Callable:
@@ -35,7 +36,7 @@ def hoist(function: Callable, *like: Any) -> Callable:
     env: dict = dict(zip(jaxpr.constvars, known, strict=True))
     kernels: dict = {}
     active, later = set(jaxpr.invars), []
-    for eqn in jaxpr.eqns:
+    for eqn in map(_plain, jaxpr.eqns):
         if eqn.primitive.name == "optimization_barrier":
             # What a rule makes of a weight when the signal comes would be made at every turn.
             for v, passed in zip(eqn.invars, eqn.outvars, strict=True):
@@ -72,6 +73,18 @@ def hoist(function: Callable, *like: Any) -> Callable:
         return jax.tree.unflatten(jax.tree.structure(out), values)
 
     return call
+
+
+def _plain(eqn: Any) -> Any:
+    """The one equation of a call that gives it a derivative of ours; others as they are."""
+    if not is_ours(eqn):
+        return eqn
+    inner, consts = _compat.body(eqn)
+    if consts or len(inner.eqns) != 1 or list(inner.outvars) != list(inner.eqns[0].outvars):
+        return eqn
+    outer = dict(zip(inner.invars, eqn.invars, strict=True))
+    given = [outer[v] if _variable(v) else v for v in inner.eqns[0].invars]
+    return inner.eqns[0].replace(invars=given, outvars=list(eqn.outvars))
 
 
 def _variable(atom: Any) -> bool:

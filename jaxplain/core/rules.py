@@ -205,6 +205,19 @@ class BoundOp:
 
         return jax.vjp(forward, *self.inputs)[1](g.astype(self.output.dtype))
 
+    def once_there_is(self, g: jax.Array) -> tuple[BoundOp, jax.Array]:
+        """The same, with a kernel that is there only when the signal ``g`` is, and the signal.
+
+        What a rule makes of the kernel is then made when it is needed, and not for all layers at
+        once.
+        """
+        if not self.operation.has_kernel:
+            return self, g
+        kernel, g = jax.lax.optimization_barrier((self.constants[0], g))
+        constants = (kernel, *self.constants[1:])
+        given = self.operation, self.inputs, constants, self.output
+        return BoundOp(*given, self._chain, self._extras, self._part), g
+
     @property
     def a(self) -> jax.Array:
         return self.inputs[0]

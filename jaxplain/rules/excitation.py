@@ -86,7 +86,8 @@ class Excitation:
     def _share(self, op: BoundOp, g: jax.Array, sign: int) -> jax.Array:
         # The parts of the weights are made when the signal is here: made before, as a compiler may
         # do with what needs no signal, those of all layers would be in memory at once.
-        w, g = jax.lax.optimization_barrier((op.outgoing_weight, g))
+        op, g = op.once_there_is(g)
+        w = op.outgoing_weight
         a, w, nonnegative = op.a, sign * w, op.nonnegative
         if self.lower_bound and not nonnegative:
             a, nonnegative = a - jnp.asarray(op.low, a.dtype), True
