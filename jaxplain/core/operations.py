@@ -130,7 +130,8 @@ class Operation:
 
     def evaluate(self, inputs: Any, constants: Any) -> list:
         """The operation's outputs from the values of ``inputs`` and ``constants``."""
-        if self.kind != "activation":
+        of_floats = all(jax.numpy.issubdtype(v.dtype, np.floating) for v in inputs)
+        if self.kind != "activation" or not of_floats:
             return self._evaluate(inputs, constants)
         return derivatives.with_kept_masks(
             lambda *inputs: self._evaluate(inputs, constants), *inputs
