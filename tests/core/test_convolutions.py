@@ -14,7 +14,7 @@ import jaxplain
 # padding below zero.
 CASES = [
     ((2, 9, 8, 3), 5, (7, 7), (2, 2), ((3, 3), (3, 3)), (1, 1)),
-    ((1, 7, 7, 6), 40, (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1)),
+    ((1, 7, 7, 6), 100, (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1)),
     ((2, 9, 8, 4), 6, (1, 1), (2, 2), ((0, 0), (0, 0)), (1, 1)),
     ((1, 8, 7, 4), 80, (3, 2), (2, 3), ((1, 0), (2, 2)), (1, 2)),
     ((2, 11, 9, 2), 5, (2, 3), (3, 2), ((-1, 2), (0, 1)), (1, 1)),
@@ -75,10 +75,10 @@ def test_the_kernel_is_not_written_anew():
         def pulled(x, kernel, g):
             return jax.vjp(lambda x: function(x, kernel), x)[1](g)
 
-        g = jax.ShapeDtypeStruct((1, 7, 7, 40), x.dtype)
+        g = jax.ShapeDtypeStruct((1, 7, 7, 100), x.dtype)
         return jax.jit(pulled).lower(x, kernel, g).as_text()
 
-    turned = f"tensor<3x3x6x40x{'f64' if x.dtype == jnp.float64 else 'f32'}>"
+    turned = f"tensor<3x3x6x100x{'f64' if x.dtype == jnp.float64 else 'f32'}>"
     assert "reverse" in program(function)
     ours = program(jaxplain.trace(function, x, kernel))
     assert "reverse" not in ours and f"transpose {turned}" not in ours
