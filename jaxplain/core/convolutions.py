@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -62,32 +62,32 @@ def convolve(eqn: Any, x: jax.Array, kernel: jax.Array) -> jax.Array:
     def derivative(primals: Any, tangents: Any) -> Any:
         (x, kernel), (of_x, of_kernel) = primals, tangents
         y = plain(x, kernel)
-        tangent = jnp.zeros_like(y)
-        if not isinstance(of_kernel, SymbolicZero):
-            tangent = plain(x, of_kernel)
+        parts = [jnp.zeros_like(y)]
         if not isinstance(of_x, SymbolicZero):
-            moved = _moved(eqn.params, of_x, kernel, y.shape)
-            moved = plain(of_x, kernel) if moved is None else moved
-            tangent = moved if isinstance(of_kernel, SymbolicZero) else tangent + moved
-        return y, tangent
+            parts.append(_moved(eqn.params, plain, of_x, kernel, y.shape))
+        if not isinstance(of_kernel, SymbolicZero):
+            parts.append(plain(x, of_kernel))
+        return y, functools.reduce(jnp.add, parts[1:] or parts)
 
     return call(x, kernel)
 
 
-def _moved(params: dict, x: jax.Array, kernel: jax.Array, shape: Sequence[int]) -> Any:
-    """The convolution in a form whose transpose leaves the kernel as it lies; None without gain."""
+def _moved(
+    params: dict, plain: Callable, x: jax.Array, kernel: jax.Array, shape: Sequence[int]
+) -> jax.Array:
+    """The convolution, as what has the cheapest transpose."""
     outputs, inputs, *space = params["dimension_numbers"].rhs_spec
-    window = [kernel.shape[i] for i in space]
-    places = math.prod(shape[:-1])
+    window = math.prod(kernel.shape[i] for i in space)
+    channels, places = kernel.shape[outputs], math.prod(shape[:-1])
     # Sums of rounded products would be less exact than a convolution of bfloat16.
-    sums = math.prod(window) == 1 or jnp.finfo(x.dtype).bits >= 32
-    if sums and (math.prod(window) == 1 or _CHANNELS_PER_PLACE * places <= kernel.shape[outputs]):
+    sums = jnp.finfo(x.dtype).bits >= 32 and _CHANNELS_PER_PLACE * places <= channels
+    if window == 1 or sums:
         return _as_product(params, x, kernel, shape)
     strides = math.prod(params["window_strides"])
     undilated = set(params["rhs_dilation"]) <= {1}
     if undilated and strides > 1 and strides * kernel.shape[inputs] <= _CHANNELS_OF_A_SQUARE:
         return _of_phases(params, x, jnp.transpose(kernel, (*space, inputs, outputs)), shape)
-    return None
+    return plain(x, kernel)
 
 
 def _as_product(params: dict, x: jax.Array, kernel: jax.Array, shape: Sequence[int]) -> jax.Array:
