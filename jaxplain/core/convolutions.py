@@ -6,7 +6,7 @@ for one image that takes as long as all else in ResNet-50's backward pass. Where
 smaller than the kernel, the gradient is here one product with the kernel as it lies, whose results
 for each place of the window are added where they belong. And a stride puts zeros between the
 values of the signal: where a convolution with a stride reads few channels, as a network's first
-does, each pixel of a square of that side has a convolution of its own, without stride.
+does, the pixels of each square of that side are taken as channels, so that there is no stride.
 The numbers are JAX's, in another order of additions.
 """
 
@@ -28,7 +28,7 @@ from jaxplain.core import _compat
 #: The signal is moved, and not the kernel, where the output has so many channels for each place:
 #: with fewer, products with the padding's zeros cost more than they save.
 _CHANNELS_PER_PLACE = 2
-#: A stride is taken apart where the pixels of its squares have no more channels than these.
+#: The pixels of a square become channels where they are no more than these.
 _CHANNELS_OF_A_SQUARE = 16
 
 
@@ -84,9 +84,10 @@ def _moved(
     if window == 1 or sums:
         return _as_product(params, x, kernel, shape)
     strides = math.prod(params["window_strides"])
-    undilated = set(params["rhs_dilation"]) <= {1}
-    if undilated and strides > 1 and strides * kernel.shape[inputs] <= _CHANNELS_OF_A_SQUARE:
-        return _of_phases(params, x, jnp.transpose(kernel, (*space, inputs, outputs)), shape)
+    # Of one image it is no gain.
+    able = shape[0] > 1 and set(params["rhs_dilation"]) <= {1}
+    if able and strides > 1 and strides * kernel.shape[inputs] <= _CHANNELS_OF_A_SQUARE:
+        return _of_squares(params, x, jnp.transpose(kernel, (*space, inputs, outputs)), shape)
     return plain(x, kernel)
 
 
@@ -117,31 +118,42 @@ def _as_product(params: dict, x: jax.Array, kernel: jax.Array, shape: Sequence[i
     return product.reshape(shape)
 
 
-def _of_phases(params: dict, x: jax.Array, kernel: jax.Array, shape: Sequence[int]) -> jax.Array:
-    """A convolution without stride for each pixel of the squares between two strides."""
+def _of_squares(params: dict, x: jax.Array, kernel: jax.Array, shape: Sequence[int]) -> jax.Array:
+    """A convolution without stride of the squares of pixels that lie between two strides."""
     strides, n = params["window_strides"], len(params["window_strides"])
-    space = list(zip(kernel.shape, strides, shape[1:], strict=False))
-    # All that windows hold, and no more.
+    window = [-(-k // s) for k, s in zip(kernel.shape, strides, strict=False)]
+    squares = [size + k - 1 for size, k in zip(shape[1:], window, strict=False)]
     edges = [
-        (low, s * (count - 1) + k - size - low, 0)
-        for (low, _), (k, s, count), size in zip(
-            params["padding"], space, x.shape[1:], strict=False
+        (low, s * count - size - low, 0)
+        for (low, _), s, count, size in zip(
+            params["padding"], strides, squares, x.shape[1:], strict=False
         )
     ]
-    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
-    numbers = params["dimension_numbers"]._replace(rhs_spec=(n + 1, n, *range(n)))
-    parts = []
-    for pixel in itertools.product(*(range(min(k, s)) for k, s, _ in space)):
-        phase = tuple(slice(i, None, s) for i, s in zip(pixel, strides, strict=True))
-        parts.append(
-            lax.conv_general_dilated(
-                x[:, *phase],
-                kernel[phase],
-                (1,) * n,
-                "VALID",
-                dimension_numbers=numbers,
-                precision=params["precision"],
-                preferred_element_type=params["preferred_element_type"],
-            )
-        )
-    return functools.reduce(jnp.add, parts)
+    zero = jnp.zeros((), x.dtype)
+    x = lax.pad(x, zero, [(0, 0, 0), *edges, (0, 0, 0)])
+    rest = [(0, s * k - size, 0) for s, k, size in zip(strides, window, kernel.shape, strict=False)]
+    kernel = lax.pad(kernel, zero.astype(kernel.dtype), [*rest, (0, 0, 0), (0, 0, 0)])
+    return lax.conv_general_dilated(
+        _as_channels(x, 1, squares, strides),
+        _as_channels(kernel, 0, window, strides),
+        (1,) * n,
+        "VALID",
+        dimension_numbers=params["dimension_numbers"]._replace(rhs_spec=(n + 1, n, *range(n))),
+        precision=params["precision"],
+        preferred_element_type=params["preferred_element_type"],
+    )
+
+
+def _as_channels(
+    values: jax.Array, first: int, counts: Sequence[int], strides: Sequence[int]
+) -> jax.Array:
+    """The pixels of each square as channels; the axes of space are those from ``first`` on."""
+    n, shape = len(counts), values.shape
+    pairs = [size for pair in zip(counts, strides, strict=True) for size in pair]
+    apart = values.reshape(*shape[:first], *pairs, *shape[first + n :])
+    squares, pixels = range(first, first + 2 * n, 2), range(first + 1, first + 2 * n, 2)
+    order = (*range(first), *squares, *pixels, *range(first + 2 * n, apart.ndim))
+    channels = math.prod(strides) * shape[first + n]
+    return apart.transpose(order).reshape(
+        *shape[:first], *counts, channels, *shape[first + n + 1 :]
+    )
