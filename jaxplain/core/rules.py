@@ -174,8 +174,8 @@ class BoundOp:
         low: the proven lower bound of all inputs.
         nonnegative: whether that is at least 0.
 
-    Linear operations also have ``a`` (the input), ``weight``, ``bias``, :meth:`map` and
-    :meth:`transpose`. The affine chain behind the layer (batch norm) is folded into ``weight``
+    Linear operations also have ``a`` (the input), ``weight``, ``bias``, :meth:`map`,
+    :meth:`transpose` and :meth:`pull`. The affine chain behind the layer (batch norm) is folded into ``weight``
     and ``bias``; ``bias`` broadcasts to the output and is None where there is none. Sums and
     average pools have their constant factor as ``weight``.
     """
@@ -324,6 +324,16 @@ class BoundOp:
         _, transposed = jax.vjp(lambda a: self.map(a, w), self.a)
         return transposed(g.astype(self.output.dtype))[0]
 
+    def pull(self, g: jax.Array) -> jax.Array:
+        """``transpose(weight, g)``, the signal scaled in place of the kernel.
+
+        Scaled kernels need no signal: a compiler may hold those of all layers at once.
+        """
+        scale = self.affine_scale
+        if scale is None or not self.operation.has_kernel:
+            return self.transpose(self.weight, g)
+        return self.transpose(self.constants[0], g * scale)
+
 
 class DiagonalOp(BoundOp):
     """Scales and biases that fold into no layer, as a linear layer with a diagonal weight.
@@ -363,6 +373,9 @@ class DiagonalOp(BoundOp):
 
     def transpose(self, w: jax.Array, g: jax.Array) -> jax.Array:
         return unbroadcast(g * w, self._last)
+
+    def pull(self, g: jax.Array) -> jax.Array:
+        return self.transpose(self.weight, g)
 
     def passed(self, g: jax.Array) -> tuple:
         """The signal unchanged."""

@@ -9,7 +9,7 @@ from jaxplain.core import Graph, Model
 from jaxplain.explainers._types import ClassChunk
 
 #: Bytes that the signals of the classes that are explained at once may take, about.
-BUDGET = 2**29
+BUDGET = 2**28
 #: So many signals of the size of the largest value are held at once: of both branches of a block,
 #: what a layer reads and what it gives, and a working copy.
 _LARGEST = 4

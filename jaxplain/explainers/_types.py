@@ -42,5 +42,5 @@ Baseline: TypeAlias = float | jax.Array | np.ndarray
 Size: TypeAlias = int | tuple[int, int]
 #: Which rule goes on which layer: the name of a composite, or the rules themselves.
 Composite: TypeAlias = str | RuleSet
-#: How many classes to take at once: as many as half a gigabyte holds, a number, or all of them.
+#: How many classes to take at once: as many as 256 MiB hold, a number, or all of them.
 ClassChunk: TypeAlias = int | Literal["auto"] | None

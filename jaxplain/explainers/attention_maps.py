@@ -195,8 +195,8 @@ def transformer_attribution(
         tokens, blocks: as in `attention_rollout`. With small patches early blocks drown the late
             ones; ``blocks`` leaves them out.
         relevance: take the relevance of the attention weights in place of the weights.
-        class_chunk: how many of K classes to take at once: with ``"auto"`` as many as half a
-            gigabyte holds; None takes all.
+        class_chunk: how many of K classes to take at once: with ``"auto"`` as many as 256
+            MiB hold; None takes all.
 
     Returns:
         Maps ``(B, h, w)``, or ``(B, K, h, w)`` for K targets, not negative, in the dtype of the
@@ -296,8 +296,8 @@ def legrad(
             ``(B, N)`` or ``(B, K, N)`` over the scores; of a score map also ``(B, H', W', N)`` or
             ``(B, K, H', W', N)``.
         tokens, blocks: as in `attention_rollout`.
-        class_chunk: how many of K classes to take at once: with ``"auto"`` as many as half a
-            gigabyte holds; None takes all.
+        class_chunk: how many of K classes to take at once: with ``"auto"`` as many as 256
+            MiB hold; None takes all.
 
     Returns:
         Maps ``(B, h, w)``, or ``(B, K, h, w)`` for K targets, not negative, in the dtype of the

@@ -165,8 +165,8 @@ def cam(
         tokens: where it is not known how maps lie in the layer: the grid ``(h, w)`` of its
             positions, row by row, or a function from its values to maps ``(B, h, w, C)``.
         relu: True keeps only the positive part.
-        class_chunk: how many of K classes to take at once: with ``"auto"`` as many as half a
-            gigabyte holds; None takes all.
+        class_chunk: how many of K classes to take at once: with ``"auto"`` as many as 256
+            MiB hold; None takes all.
 
     Returns:
         Signed maps ``(B, h, w)``, or ``(B, K, h, w)`` for K targets, in the dtype of the layer; a
@@ -217,8 +217,8 @@ def grad_cam(
             positions, row by row, or a function from its values to maps ``(B, h, w, C)``.
         relu: False keeps the negative part (captum's default, and pytorch-grad-cam before its
             scaling).
-        class_chunk: how many of K classes to take at once: with ``"auto"`` as many as half a
-            gigabyte holds; None takes all.
+        class_chunk: how many of K classes to take at once: with ``"auto"`` as many as 256
+            MiB hold; None takes all.
 
     Returns:
         Maps ``(B, h, w)``, or ``(B, K, h, w)`` for K targets, in the dtype of the layer; a dict of

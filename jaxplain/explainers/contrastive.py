@@ -104,8 +104,8 @@ def contrastive_deconvnet(
             ``"sum"``, or ``"l2"``.
         classifier: the layer whose weights are negated; by default the last dense or convolutional
             layer.
-        class_chunk: how many of K classes to take at once: with ``"auto"`` as many as half a
-            gigabyte holds; None takes all.
+        class_chunk: how many of K classes to take at once: with ``"auto"`` as many as 256
+            MiB hold; None takes all.
 
     Returns:
         Signed maps ``(B, h, w)``, or ``(B, K, h, w)`` for K targets, in the dtype of the layer; a

@@ -76,8 +76,8 @@ def excitation_backprop(
         classifier: the layer whose weights the contrast negates; default the last dense or
             convolutional layer.
         channels: keep the channel axis, with every unit's signal unclamped.
-        class_chunk: how many of K classes to take at once: with ``"auto"`` as many as half a
-            gigabyte holds; None takes all.
+        class_chunk: how many of K classes to take at once: with ``"auto"`` as many as 256
+            MiB hold; None takes all.
 
     Returns:
         Maps (B, h, w), or (B, K, h, w) for K targets, at the layer's own resolution; with a

@@ -116,8 +116,8 @@ def feedback(
             to about the score, so the more units a layer has the larger this must be.
         reduce: how channels are reduced, as in :func:`gradient`; None keeps the signed template.
         details: return a :class:`Feedback` instead of the maps alone.
-        class_chunk: how many of K classes to take at once: with ``"auto"`` as many as half a
-            gigabyte holds; None takes all.
+        class_chunk: how many of K classes to take at once: with ``"auto"`` as many as 256
+            MiB hold; None takes all.
 
     Returns:
         Maps (B, H, W), or (B, K, H, W) for K targets, in the dtype of the images; or a

@@ -198,8 +198,8 @@ def full_grad_terms(
         implicit: whether activations that are not piecewise linear through 0, and normalisations
             and products of activations, count with their implicit biases. Without them the sum is
             the score for networks of ReLUs only.
-        class_chunk: how many of K classes to take at once: with ``"auto"`` as many as half a
-            gigabyte holds; None takes all.
+        class_chunk: how many of K classes to take at once: with ``"auto"`` as many as 256
+            MiB hold; None takes all.
 
     Returns:
         A dict from name to array: ``"input"``, ``(B, H, W, C)``, and the name of every layer at

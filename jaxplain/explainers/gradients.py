@@ -74,8 +74,8 @@ def gradient(
             positions, row by row, or a function from its values to maps ``(B, h, w, C)``.
         reduce: what becomes of the channel axis: ``"max_abs"``, ``"sum"``, ``"l2"`` (the Euclidean
             norm), or None, which keeps it and gives the signed gradient.
-        class_chunk: how many of K classes to take at once: with ``"auto"`` as many as half a
-            gigabyte holds; None takes all.
+        class_chunk: how many of K classes to take at once: with ``"auto"`` as many as 256
+            MiB hold; None takes all.
 
     Returns:
         Maps ``(B, h, w)``, or ``(B, K, h, w)`` for K targets, with a trailing channel axis for

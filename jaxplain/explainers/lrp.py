@@ -71,8 +71,8 @@ def lrp(
         box: ``(low, high)`` of the pixels, numbers or one for each channel, for
             composites that hold a `ZBox`, such as ``"epsilon_gamma_box"``.
         channels: True keeps the channel axis; False sums over it.
-        class_chunk: how many of K classes to take at once: with ``"auto"`` as many as half a
-            gigabyte holds; None takes all.
+        class_chunk: how many of K classes to take at once: with ``"auto"`` as many as 256
+            MiB hold; None takes all.
 
     Returns:
         Signed maps ``(B, h, w)``, or ``(B, K, h, w)`` for K targets, with a trailing channel axis

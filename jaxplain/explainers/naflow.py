@@ -150,8 +150,8 @@ def naflow(
             the scale of the activations, and the maps the class. On the trained ResNet-20 both
             keep the scale.
         details: True returns a `Flow`: maps, feature maps, coefficients and residuals.
-        class_chunk: how many of K classes to take at once: with ``"auto"`` as many as half a
-            gigabyte holds; None takes all. The feature maps are led back once for all classes.
+        class_chunk: how many of K classes to take at once: with ``"auto"`` as many as 256
+            MiB hold; None takes all. The feature maps are led back once for all classes.
 
     Returns:
         Signed maps ``(B, h, w)``, or ``(B, K, h, w)`` for K targets, in the dtype of the layer; a

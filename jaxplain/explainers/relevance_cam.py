@@ -72,8 +72,8 @@ def relevance_cam(
             ``composites.composite("z_plus", bias=False)``.
         contrastive: False leaves out the other classes.
         relu: True keeps only the positive part.
-        class_chunk: how many of K classes to take at once: with ``"auto"`` as many as half a
-            gigabyte holds; None takes all.
+        class_chunk: how many of K classes to take at once: with ``"auto"`` as many as 256
+            MiB hold; None takes all.
 
     Returns:
         Signed maps ``(B, h, w)``, or ``(B, K, h, w)`` for K targets, in the dtype of the layer; a

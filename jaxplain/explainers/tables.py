@@ -116,8 +116,8 @@ def conservation(
         composite: the rules, as in `jaxplain.lrp`; `jaxplain.rules.excitation_rules()` are those of
             Excitation Backprop.
         seed: the relevance at the scores that the share is of: the ``"score"`` or ``"one"``.
-        class_chunk: how many of K classes to take at once: with ``"auto"`` as many as half a
-            gigabyte holds; None takes all.
+        class_chunk: how many of K classes to take at once: with ``"auto"`` as many as 256
+            MiB hold; None takes all.
 
     Returns:
         A table with a row for each layer, in order of computation.

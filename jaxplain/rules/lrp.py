@@ -96,6 +96,7 @@ def gamma_signals(
     One more map and one more transpose than `Epsilon` has: the positive contributions follow from
     ``a w`` and from ``a w+`` where ``a >= 0``, else from ``|a| |w|``, their sum without signs.
     """
+    op, relevance = op.once_there_is(relevance)
     w, z = op.weight, op.total(bias=False)
     if op.nonnegative:
         wp = positive(w)
@@ -111,9 +112,9 @@ def gamma_signals(
     up = stable_divide(jnp.where(z > 0, relevance, zero), z + gamma * excited, eps)
     down = stable_divide(jnp.where(z < 0, relevance, zero), z + gamma * inhibited, eps)
     if op.nonnegative:
-        part = op.transpose(w, up + (1 + gamma) * down)
+        part = op.pull(up + (1 + gamma) * down)
         return part + gamma * op.transpose(wp, up - down), None
-    part = op.transpose(w, (1 + gamma / 2) * (up + down))
+    part = op.pull((1 + gamma / 2) * (up + down))
     return part, op.transpose(jnp.abs(w), gamma / 2 * (up - down))
 
 
@@ -133,7 +134,7 @@ class Epsilon(_Linear):
 
     def __call__(self, op: BoundOp, g: jax.Array) -> tuple[jax.Array, ...]:
         share = stable_divide(g, op.total(self.bias), self.eps)
-        return (op.a * op.transpose(op.weight, share),)
+        return (op.a * op.pull(share),)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -162,6 +163,7 @@ class AlphaBeta(_Linear):
         require_form(self.form)
 
     def __call__(self, op: BoundOp, g: jax.Array) -> tuple[jax.Array, ...]:
+        op, g = op.once_there_is(g)
         wp, wn = positive(op.weight), negative(op.weight)
         b = op.bias if self.bias else None
         result = None
@@ -226,6 +228,7 @@ class Gamma(_Linear):
     def __call__(self, op: BoundOp, g: jax.Array) -> tuple[jax.Array, ...]:
         b = op.bias if self.bias else None
         if self.form == "plain":
+            op, g = op.once_there_is(g)
             up = op.weight + self.gamma * positive(op.weight)
             return (_share_plain(op, g, up, b, self.eps),)
         on_value, on_size = gamma_signals(op, g, self.gamma, b, self.eps)
@@ -248,6 +251,7 @@ class WSquare(_Linear):
     eps: float = 1e-6
 
     def __call__(self, op: BoundOp, g: jax.Array) -> tuple[jax.Array, ...]:
+        op, g = op.once_there_is(g)
         w = op.weight * op.weight
         b = op.bias * op.bias if self.bias and op.bias is not None else None
         z = _plus_bias(op.map(jnp.ones_like(op.a), w), b)
@@ -307,6 +311,7 @@ class ZBox(_Linear):
                 "this ZBox has no box yet; give it low and high, or give jaxplain.lrp the option "
                 "box=(low, high)."
             )
+        op, g = op.once_there_is(g)
         a, w = op.a, op.weight
         low = jnp.broadcast_to(jnp.asarray(self.low, a.dtype), a.shape)
         high = jnp.broadcast_to(jnp.asarray(self.high, a.dtype), a.shape)

@@ -130,7 +130,7 @@ class EpsilonGradient:
 
     def __call__(self, op: BoundOp, g: jax.Array) -> tuple[jax.Array, ...]:
         share = stable_divide(_relevance(op, g), op.total(self.bias), self.eps)
-        return (op.transpose(op.weight, share),)
+        return (op.pull(share),)
 
     accepts = Epsilon.accepts
 

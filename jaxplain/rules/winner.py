@@ -44,6 +44,7 @@ class Winner:
             won = self._won(op, value, a * pull(chosen.astype(z.dtype))[0], g)
             nothing = jnp.zeros_like(op.inputs[1 - value])
             return (won, nothing) if value == 0 else (nothing, won)
+        op, chosen = op.once_there_is(chosen)
         a, w = op.a, op.outgoing_weight
         excitation = positive(a) * op.transpose(positive(w), chosen)
         if not op.nonnegative:

@@ -1,5 +1,7 @@
 """What explanations cost, in FLOPs that XLA counts, relative to the network's forward pass."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -61,17 +63,28 @@ def _compiled(explain, layers, weight, images):
     return jax.jit(explain).lower(weights, jax.ShapeDtypeStruct(images, jnp.float32)).compile()
 
 
-def test_excitatory_weights_of_all_layers_are_not_held_at_once():
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(jaxplain.excitation_backprop, id="MWP"),
+        *(
+            pytest.param(functools.partial(jaxplain.lrp, composite=name), id=name)
+            for name in ("epsilon", "z_plus", "alpha2_beta1", "gamma")
+        ),
+    ],
+)
+def test_changed_weights_of_all_layers_are_not_held_at_once(method):
     """They are made when the signal comes: of eight layers of 4 MB it is those of about one."""
     layers, side = 8, 1024
 
     def explain(weights, x):
         def network(x):
             for weight in weights:
-                x = jax.nn.relu(x @ weight)
+                # Scales that fold into the weights, as a batch norm's do.
+                x = jax.nn.relu((x @ weight) * weight[0] + weight[1])
             return x.mean((1, 2))
 
-        return jaxplain.excitation_backprop(network, x, 0, layer="input")
+        return method(network, x, 0, layer="input")
 
     program = _compiled(explain, layers, (side, side), (1, 1, 1, side))
     assert program.memory_analysis().temp_size_in_bytes < 4 * 4 * side**2
