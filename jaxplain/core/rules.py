@@ -175,9 +175,9 @@ class BoundOp:
         nonnegative: whether that is at least 0.
 
     Linear operations also have ``a`` (the input), ``weight``, ``bias``, :meth:`map`,
-    :meth:`transpose` and :meth:`pull`. The affine chain behind the layer (batch norm) is folded into ``weight``
-    and ``bias``; ``bias`` broadcasts to the output and is None where there is none. Sums and
-    average pools have their constant factor as ``weight``.
+    :meth:`transpose` and :meth:`pull`. The affine chain behind the layer (batch norm) is folded
+    into ``weight`` and ``bias``; ``bias`` broadcasts to the output and is None where there is none.
+    Sums and average pools have their constant factor as ``weight``.
     """
 
     def __init__(
