@@ -2,9 +2,10 @@
 
 `python -m benchmarks.growth` compiles the forward pass, the gradient and Excitation Backprop at the
 image for growing sizes and prints FLOPs and temporary memory, and with ``--repeat N`` the median
-time of N calls, with the exponent of the power law that fits each column best (the last two thirds
-of it, where what does not grow weighs less). Nothing but the output may grow faster than the
-forward pass.
+time of N calls of those that ``--memory`` holds, with the exponent of the power law that fits each
+column best (the last two thirds of it, where what does not grow weighs less). Classes that do not
+fit into one chunk are a loop, of which XLA counts one turn. Nothing but the output may grow faster
+than the forward pass.
 """
 
 from __future__ import annotations
@@ -36,11 +37,14 @@ UNITS = {"flops": ("GFLOPs", 1e9), "bytes": ("MB", 1e6), "seconds": ("ms", 1e-3)
 
 def exponent(sizes: list[int], values: list[float]) -> float:
     """Of the power law that fits best, in the logarithms."""
-    start = len(sizes) // 3
-    return float(np.polyfit(np.log(sizes[start:]), np.log(values[start:]), 1)[0])
+    known = [(n, v) for n, v in zip(sizes, values, strict=True) if not np.isnan(v)]
+    known = known[len(known) // 3 :]
+    if len(known) < 2:
+        return float("nan")
+    return float(np.polyfit(*np.log(known).T, 1)[0])
 
 
-def table(name: str, what: str, sizes: list[int], repeat: int) -> str:
+def table(name: str, what: str, sizes: list[int], repeat: int, memory: float) -> str:
     """The costs of each method as what is named grows, as Markdown."""
     found: dict[tuple[str, str], list[float]] = {}
     network = None if what == "depth" else Built(name)
@@ -52,16 +56,18 @@ def table(name: str, what: str, sizes: list[int], repeat: int) -> str:
             program, arguments = built.compile(function, **given)
             for key, value in counts(program).items():
                 found.setdefault((method, key), []).append(value)
-            calls[method] = functools.partial(program, *arguments)
-        for method, median in seconds(calls, repeat).items() if repeat else ():
-            found.setdefault((method, "seconds"), []).append(median)
+            if repeat and found[method, "bytes"][-1] <= memory:
+                calls[method] = functools.partial(program, *arguments)
+        taken = seconds(calls, repeat)
+        for method in METHODS if repeat else ():
+            found.setdefault((method, "seconds"), []).append(taken.get(method, float("nan")))
     head = "".join(f" {method}, {UNITS[key][0]} |" for method, key in found)
     lines = [f"| {what} |{head}", f"| ---: |{' ---: |' * len(found)}"]
     for i, size in enumerate(sizes):
         cells = (f" {values[i] / UNITS[key][1]:,.1f} |" for (_, key), values in found.items())
-        lines.append(f"| {size} |{''.join(cells)}")
+        lines.append(f"| {size} |{''.join(cells)}".replace(" nan ", " - "))
     cells = (f" {exponent(sizes, values):.2f} |" for values in found.values())
-    return "\n".join([*lines, f"| exponent |{''.join(cells)}"])
+    return "\n".join([*lines, f"| exponent |{''.join(cells)}".replace(" nan ", " - ")])
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -70,12 +76,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--axes", nargs="+", default=[*SIZES, "depth"], choices=[*SIZES, "depth"])
     parser.add_argument("--largest", type=int, default=10**9, help="leaves larger sizes out")
     parser.add_argument("--repeat", type=int, default=0, help="timed calls; 0 times nothing")
+    parser.add_argument("--memory", type=float, default=12, help="GB, for calls; default: 12")
     given = parser.parse_args(arguments)
     print(f"{given.network}, jax {jax.__version__} on {jax.devices()[0].device_kind}")
     for what in given.axes:
         every = DEPTHS if what == "depth" else SIZES[what]
         sizes = [size for size in every if size <= given.largest]
-        print(f"\n{table(given.network, what, sizes, given.repeat)}")
+        found = table(given.network, what, sizes, given.repeat, 1e9 * given.memory)
+        print(f"\n{found}", flush=True)
 
 
 if __name__ == "__main__":

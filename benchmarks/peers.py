@@ -12,8 +12,11 @@ Peers that are not installed are left out, and named. Needs `pip install torch t
 captum grad-cam torchray`; TorchRay's licence allows no commercial use.
 
 Where the two compute not quite the same: pytorch-grad-cam's maps are resized to the image and
-scaled, so that they are not compared; TorchRay's excitation backprop lets additions pass the whole
-signal to each branch, where jaxplain shares it (`residual`).
+scaled, so that they are not compared. Excitation backprop is by TorchRay's formula on both sides:
+``a w+`` whatever the sign of the input (`form="plain"`), and shares ``a / sum a`` of additions
+(`residual="signed"`; TorchRay's `update_resnet`, without which its ResNets pass the whole signal to
+each branch). Of GoogLeNet TorchRay takes the scaling of pixels for a gradient, which multiplies the
+signal of each channel.
 """
 
 from __future__ import annotations
@@ -141,7 +144,7 @@ def pairs(name: str, batch: int, chosen: list[str]) -> Iterator[Pair]:
     product = ours(jaxplain.input_x_gradient)
     guided, deconvnet = ours(jaxplain.guided_backprop), ours(jaxplain.deconvnet)
     grad_cam = ours(jaxplain.grad_cam, layer=layer)
-    mwp = ours(jaxplain.excitation_backprop, layer="input")
+    mwp = ours(jaxplain.excitation_backprop, layer="input", form="plain", residual="signed")
     lrp = ours(jaxplain.lrp, composite="epsilon")
     path = ours(jaxplain.integrated_gradients, steps=8)
 
@@ -155,7 +158,7 @@ def pairs(name: str, batch: int, chosen: list[str]) -> Iterator[Pair]:
         plus = ours(jaxplain.grad_cam_plus_plus, layer=layer)
         yield from _grad_cam(net, x, module, there, grad_cam, plus)
     if "TorchRay" in chosen:
-        yield from _torchray(net, x, at, there, saliency, guided, deconvnet, grad_cam, mwp)
+        yield from _torchray(net, plain, x, at, there, saliency, guided, deconvnet, grad_cam, mwp)
 
 
 def _captum(
@@ -227,21 +230,24 @@ def _grad_cam(net, x, module, there, grad_cam, plus) -> Iterator[Pair]:
         cam.activations_and_grads.release()
 
 
-def _torchray(net, x, at, there, saliency, guided, deconvnet, grad_cam, mwp) -> Iterator[Pair]:
+def _torchray(
+    net, plain, x, at, there, saliency, guided, deconvnet, grad_cam, mwp
+) -> Iterator[Pair]:
     from torchray.attribution.deconvnet import deconvnet as peer_deconvnet
-    from torchray.attribution.excitation_backprop import excitation_backprop
+    from torchray.attribution.excitation_backprop import excitation_backprop, update_resnet
     from torchray.attribution.grad_cam import grad_cam as peer_grad_cam
     from torchray.attribution.gradient import gradient
     from torchray.attribution.guided_backprop import guided_backprop
 
-    def of(function: Callable, **options: Any) -> Callable[[], Any]:
+    def of(function: Callable, net: Any = net, **options: Any) -> Callable[[], Any]:
         return lambda: function(net, x.requires_grad_(), there, **options).detach()[:, 0]
 
     yield Pair("TorchRay", "saliency", of(gradient), saliency)
     yield Pair("TorchRay", "guided backprop", of(guided_backprop), guided)
     yield Pair("TorchRay", "deconvnet", of(peer_deconvnet), deconvnet)
     yield Pair("TorchRay", "Grad-CAM", of(peer_grad_cam, saliency_layer=at), grad_cam)
-    yield Pair("TorchRay", "MWP at the image", of(excitation_backprop), mwp)
+    summed = update_resnet(copy.deepcopy(plain))  # knows torchvision's own blocks
+    yield Pair("TorchRay", "MWP at the image", of(excitation_backprop, summed), mwp)
 
 
 def measure(pair: Pair, rounds: int) -> tuple[float, float, float, float]:

@@ -27,6 +27,20 @@ def test_growth_is_a_table_with_exponents(capsys):
     assert forward == pytest.approx(2, abs=0.2)
 
 
+@pytest.mark.parametrize(("memory", "timed"), [(0, False), (1, True)])
+def test_growth_times_what_fits(memory, timed, capsys, monkeypatch):
+    monkeypatch.setattr(growth, "METHODS", {"forward": growth.METHODS["forward"]})
+    asked = ["--network", "resnet18", "--axes", "side", "--largest", "64"]
+    growth.main([*asked, "--repeat", "1", "--memory", str(memory)])
+    head, _, row, _ = capsys.readouterr().out.strip().splitlines()[-4:]
+    cells = [[cell.strip() for cell in line.strip("| ").split("|")] for line in (head, row)]
+    assert (dict(zip(*cells, strict=True))["forward, ms"] != "-") == timed
+
+
+def test_exponents_leave_out_what_was_not_timed():
+    assert growth.exponent([1, 2, 4, 8], [3, 6, 12, float("nan")]) == pytest.approx(1)
+
+
 def test_gpu_is_tried_on_a_cpu(capsys):
     small = ["--networks", "resnet18", "--batches", "2", "--classes", "1", "--side", "64"]
     gpu.main([*small, "--precisions", "bfloat16", "--repeat", "1", "--peak", "bfloat16=1e12"])
