@@ -16,9 +16,10 @@ from jaxplain.core.errors import UnknownLayerError, UnsupportedOperationError
 from jaxplain.core.flatten import Program, is_scan, unroll
 from jaxplain.core.folding import Chain, Folder, Run
 from jaxplain.core.intervals import Facts, literal, propagate
+from jaxplain.core.kinds import classify
 from jaxplain.core.live import Part, live_parts, whole
 from jaxplain.core.naming import Naming, name_values
-from jaxplain.core.operations import Operation, classify
+from jaxplain.core.operations import Operation
 from jaxplain.core.rules import Rule, RuleSet, pass_rule
 from jaxplain.core.spatial import Places
 
