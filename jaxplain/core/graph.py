@@ -8,13 +8,14 @@ import threading
 from typing import Any
 
 from jaxplain.core import _compat
+from jaxplain.core.affine import Chain, Run
 from jaxplain.core.attention import WeightsView
 from jaxplain.core.axes import Layout
 from jaxplain.core.blocks import Blocks
 from jaxplain.core.effects import Effect, find_effects
 from jaxplain.core.errors import UnknownLayerError, UnsupportedOperationError
 from jaxplain.core.flatten import Program, is_scan, unroll
-from jaxplain.core.folding import Chain, Folder, Run
+from jaxplain.core.folding import Folder
 from jaxplain.core.intervals import Facts, literal, propagate
 from jaxplain.core.kinds import classify
 from jaxplain.core.live import Part, live_parts, whole

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxplain.core import _compat
-from jaxplain.core.folding import Chain, Run, fan_in, weight_axes
+from jaxplain.core.affine import Chain, Run, fan_in, weight_axes
 from jaxplain.core.live import Part, through_product
 from jaxplain.core.operations import KINDS, Operation
 
