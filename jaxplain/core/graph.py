@@ -21,7 +21,8 @@ from jaxplain.core.kinds import classify
 from jaxplain.core.live import Part, live_parts, whole
 from jaxplain.core.naming import Naming, name_values
 from jaxplain.core.operations import Operation
-from jaxplain.core.rules import Rule, RuleSet, pass_rule
+from jaxplain.core.rule_sets import RuleSet
+from jaxplain.core.rules import Rule, pass_rule
 from jaxplain.core.spatial import Places
 
 #: How messages write the names of operations.

@@ -17,7 +17,8 @@ from jaxplain.core.graph import Graph
 from jaxplain.core.numerics import safe_divide
 from jaxplain.core.operations import Operation
 from jaxplain.core.reach import first_cut, needed_for
-from jaxplain.core.rules import RuleSet, apply_rule, gradient_rule
+from jaxplain.core.rule_sets import RuleSet
+from jaxplain.core.rules import apply_rule, gradient_rule
 from jaxplain.core.views import Rearranged, view
 
 

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 
 from jaxplain.core.layer_table import Layer, layer_rows
 from jaxplain.core.model import Model
-from jaxplain.core.rules import RuleSet, gradient_rule
+from jaxplain.core.rule_sets import RuleSet
+from jaxplain.core.rules import gradient_rule
 from jaxplain.core.table import Table
 from jaxplain.core.trace import trace
 
