@@ -231,7 +231,7 @@ def _box_of_pixels(composite: str | RuleSet, config: ModelConfig) -> tuple | Non
     import numpy as np
 
     from jaxplain import rules
-    from jaxplain.rules.composites import has_box
+    from jaxplain.rules.boxes import has_box
 
     made = rules.composite(composite) if isinstance(composite, str) else composite
     if not has_box(made):
