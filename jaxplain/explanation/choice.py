@@ -10,14 +10,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jaxplain.core.errors import suggest
-from jaxplain.explainers.catalogue import (
-    CATALOGUE,
-    Method,
-    canonical,
-    explainer,
-    parameters,
-    takes_layer,
-)
+from jaxplain.explainers.calling import explainer, parameters, takes_layer
+from jaxplain.explainers.catalogue import CATALOGUE, canonical
+from jaxplain.explainers.method import Method
 
 if TYPE_CHECKING:
     from jaxplain.models import ModelConfig

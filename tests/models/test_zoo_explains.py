@@ -19,7 +19,8 @@ from jaxplain.core import UnsuitableNetworkError, UnsupportedOperationError
 from jaxplain.core.assignment import assign
 from jaxplain.core.model import Model
 from jaxplain.core.rules import BoundOp, DiagonalOp
-from jaxplain.explainers.catalogue import CATALOGUE, explainer
+from jaxplain.explainers.calling import explainer
+from jaxplain.explainers.catalogue import CATALOGUE
 from jaxplain.models.entries import ENTRIES
 from jaxplain.models.layers import WindowDense
 from jaxplain.rules import excitation_rules
