@@ -63,7 +63,7 @@ EXCEPTIONS = {
     ("data.images", "models.pixels"): "networks and data sets share one way to read an image",
     ("engine.job", "jaxplain"): "a run notes the version of the package, and calls methods by name",
     ("explanation.files", "jaxplain"): "a folder of maps notes the version of the package",
-    ("explainers.catalogue", "jaxplain"): "a method's function is looked up when it is called",
+    ("explainers.calling", "jaxplain"): "a method's function is looked up when it is called",
 }
 
 #: What its name calls private to its room, and other rooms may import all the same.

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from jaxplain.core.layer_table import Layer
     from jaxplain.core.model import Model
     from jaxplain.core.operations import KINDS, Operation
-    from jaxplain.core.rules import BoundOp, Rule, RuleSet, pass_rule
+    from jaxplain.core.rule_sets import RuleSet
+    from jaxplain.core.rules import BoundOp, Rule, pass_rule
     from jaxplain.core.table import Table
     from jaxplain.core.trace import tag, trace
     from jaxplain.core.transforms import Coverage, capture, coverage, layers, split, with_rules
@@ -60,10 +61,10 @@ _PLACES = {
         "KINDS",
         "Operation",
     ),
+    "rule_sets": ("RuleSet",),
     "rules": (
         "BoundOp",
         "Rule",
-        "RuleSet",
         "pass_rule",
     ),
     "table": ("Table",),

@@ -2,49 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import threading
 from typing import Any
 
 from jaxplain.core import _compat
+from jaxplain.core.affine import Chain, Run
 from jaxplain.core.attention import WeightsView
 from jaxplain.core.axes import Layout
 from jaxplain.core.blocks import Blocks
 from jaxplain.core.effects import Effect, find_effects
-from jaxplain.core.errors import UnknownLayerError, UnsupportedOperationError
+from jaxplain.core.errors import UnknownLayerError
 from jaxplain.core.flatten import Program, is_scan, unroll
-from jaxplain.core.folding import Chain, Folder, Run
+from jaxplain.core.folding import Folder
 from jaxplain.core.intervals import Facts, literal, propagate
-from jaxplain.core.live import Part, live_parts, whole
+from jaxplain.core.kinds import classify
 from jaxplain.core.naming import Naming, name_values
-from jaxplain.core.operations import Operation, classify
-from jaxplain.core.rules import Rule, RuleSet, pass_rule
+from jaxplain.core.operations import Operation
 from jaxplain.core.spatial import Places
-
-#: How messages write the names of operations.
-_TITLES = {"relu": "ReLU", "relu6": "ReLU6"}
-
-
-def _ask(rule: Rule, op: Operation) -> None:
-    """An error where a rule says that it cannot act on an operation."""
-    verdict = getattr(rule, "accepts", lambda op: True)(op)
-    if verdict is not True:
-        raise UnsupportedOperationError(
-            f"the operation {op.name!r} (kind {op.kind!r}) at {op.place} {verdict}"
-        )
-
-
-def is_fused(eqn: Any) -> bool:
-    """Whether an equation is, or calls, a kernel that holds no graph of its own."""
-    if eqn.primitive.name.startswith(("dot_product_attention", "pallas_call", "custom_partition")):
-        return True
-    return any(is_fused(e) for jaxpr in _compat.inner_jaxprs(eqn) for e in jaxpr.eqns)
-
-
-def _is_ours(rule: Rule) -> bool:
-    made = rule if hasattr(rule, "__name__") else type(rule)
-    return str(made.__module__).startswith(f"{__name__.partition('.')[0]}.")
 
 
 class Graph:
@@ -317,14 +292,6 @@ class Graph:
         found = {op: self._folder.run(op, folded, sources or frozenset()) for op in self.ops}
         return {op: run for op, run in found.items() if run is not None}
 
-    def view(self, op: Operation, rules: RuleSet, sources: frozenset | None) -> Chain | Run | None:
-        """What belongs to an operation when a rule acts on it."""
-        if not rules.fold:
-            return None
-        return self.chains.get(op) or (
-            self.runs(sources).get(op) if "affine" in rules.rules else None
-        )
-
     def detour(self, v: Any) -> list[Operation]:
         """The operations that alone read a value and only give it back: identities, a transpose
         and its inverse."""
@@ -352,114 +319,3 @@ class Graph:
                 else:
                     clean.update(op.inputs)
         return found
-
-    # -- rules -------------------------------------------------------------------------------
-
-    @functools.lru_cache(maxsize=256)  # noqa: B019
-    def assign(self, rules: RuleSet, sources: frozenset | None = None) -> dict[Operation, Rule]:
-        """The rule of every operation downstream of ``sources`` (all, if None) that has one.
-
-        Raises UnsupportedOperationError for an operation that the set must handle and cannot.
-        """
-        downstream = None if sources is None else self.downstream(sources)
-        ops = [op for op in self.ops if downstream is None or op in downstream]
-        special = self._overridden(rules)
-        chosen: dict[Operation, Rule] = {}
-        for op in ops:
-            rule = special.get(op) or rules.lookup(op.kind, op.name)
-            if rule is not None:
-                chosen[op] = rule
-            elif op.kind in rules.requires:
-                raise UnsupportedOperationError(
-                    f"no rule for the operation {op.name!r} (kind {op.kind!r}) at {op.place}; "
-                    f"add a rule for {op.kind!r} to the rule set, or explain a layer above it"
-                )
-            elif op.kind == "opaque" and (rules.rules or rules.overrides):
-                self._refuse_opaque(op, rules)
-        self._require_names(rules)
-        affine = rules.rules.get("affine")
-        if affine is not None and rules.fold:
-            for last, run in self.runs(sources).items():
-                if last in chosen:
-                    _ask(affine, dataclasses.replace(last, kind="linear", low=run.low))
-                    chosen |= dict.fromkeys(run.affine_ops, pass_rule)
-                    chosen[last] = affine
-        for op, rule in chosen.items():
-            if rule is not affine:
-                _ask(rule, op)
-        return chosen
-
-    @functools.lru_cache(maxsize=64)  # noqa: B019
-    def live_parts(
-        self, rules: RuleSet, sources: frozenset | None, ends: tuple
-    ) -> dict[Operation, Part]:
-        """The dense layers of which a signal from ``ends`` reaches a part alone, with that part.
-
-        None where a rule is not ours: it need not send its signal where the gradient goes.
-        """
-        assigned = self.assign(rules, sources)
-        if not all(map(_is_ours, assigned.values())):
-            return {}
-
-        def silent(op: Operation) -> tuple[bool, ...]:
-            tells = getattr(assigned.get(op), "silences", None)
-            return tells(op) if tells else (False,) * len(op.inputs)
-
-        found = live_parts(self.ops, list(ends), silent)
-        parts = {
-            op: found.get(op.output)
-            for op in assigned
-            if op.name == "dense" and op.equations[-1].primitive.name == "dot_general"
-        }
-        return {op: p for op, p in parts.items() if p is not None and p != whole(op.output)}
-
-    def _require_names(self, rules: RuleSet) -> None:
-        if rules.needs and not any(op.name in rules.needs for op in self.ops):
-            found = dict.fromkeys(op.name for op in self.ops if op.kind == "activation")
-            wanted = " or ".join(_TITLES.get(name, name) for name in rules.needs)
-            others = f" (its activations are {', '.join(found)})" if found else ""
-            raise UnsupportedOperationError(
-                f"the network has no {wanted} between image and scores{others}, and the method is "
-                "defined by them; use gradient, grad_cam or another method without such a rule"
-            )
-
-    def _overridden(self, rules: RuleSet) -> dict[Operation, Rule]:
-        """The rules that a set's overrides give to single operations."""
-        special: dict[Operation, Rule] = {}
-        for address, rule in rules.overrides.items():
-            if address in ("first_linear", "last_linear"):
-                # "first" is the network's own first layer, even when a map stops above it
-                ends = self.first_layers() if address == "first_linear" else self.last_layers()
-                special |= dict.fromkeys(ends, rule)
-                continue
-            op = self.producer.get(self.layer(address))
-            while op is not None and op.kind in ("structural", "scale", "bias", "activation"):
-                op = self.producer.get(op.inputs[0])
-            if op is None:
-                raise UnknownLayerError(f"no operation computes the layer {address!r}")
-            special[op] = rule
-        return special
-
-    def _refuse_opaque(self, op: Operation, rules: RuleSet) -> None:
-        has_body = bool(_compat.inner_jaxprs(op.equations[-1]))
-        if not has_body and "linear" not in rules.requires:
-            return
-        remedy = {
-            "while": "unroll the loop in Python or write it as a lax.scan of fixed length",
-            "cond": "choose the branch in Python, or with a predicate that is known at trace time",
-            "scan": "shorten the scan: only scans of up to 256 steps are unrolled",
-            "fused": (
-                "a fused kernel has no operations to explain: call "
-                'jax.nn.dot_product_attention with implementation="xla", or write it in jax.numpy'
-            ),
-            "custom_vjp_call": "write it without custom_vjp",
-            "custom_jvp_call": "write it without custom_jvp",
-        }.get(
-            "fused" if is_fused(op.equations[-1]) else op.equations[-1].primitive.name,
-            "write it with operations that have a rule, or pass a rule for 'opaque'",
-        )
-        raise UnsupportedOperationError(
-            f"the primitive {op.equations[-1].primitive.name!r} at {op.place} lies between the "
-            f"layer and the output, and the rules cannot see through it; {remedy}, "
-            "or explain a layer above it"
-        )

@@ -10,14 +10,15 @@ import jax
 import numpy as np
 
 from jaxplain.core import _compat
+from jaxplain.core.assignment import assign
 from jaxplain.core.attention import WeightsView
 from jaxplain.core.axes import Layout
-from jaxplain.core.effects import happen
 from jaxplain.core.graph import Graph
+from jaxplain.core.interpreter import interpret
 from jaxplain.core.numerics import safe_divide
 from jaxplain.core.operations import Operation
 from jaxplain.core.reach import first_cut, needed_for
-from jaxplain.core.rules import RuleSet, apply_rule, gradient_rule
+from jaxplain.core.rule_sets import RuleSet
 from jaxplain.core.views import Rearranged, view
 
 
@@ -112,44 +113,16 @@ class Model:
         whole = self._seen_from_outside(outputs, added or {}, given or {}, edits or {})
         if whole is not None and not _looks_inside(self.whole, rules, whole[1]):
             found = None if ends is None else [self._outside(v) for v in ends]
-            return self._evaluate(self.whole, inputs, rules, *whole, ends=found)
+            return interpret(self.whole, self.constants, inputs, rules, *whole, ends=found)
         ends = None if ends is None else list(map(self._within, ends))
         outputs = self.graph.outputs if outputs is None else list(map(self._within, outputs))
         added, given, edits = (
             {self._within(v): value for v, value in (values or {}).items()}
             for values in (added, given, edits)
         )
-        return self._evaluate(self.graph, inputs, rules, outputs, added, given, edits, ends=ends)
-
-    def _evaluate(
-        self,
-        graph: Graph,
-        inputs: Sequence[Any],
-        rules: RuleSet | None,
-        outputs: Sequence[Any],
-        added: dict,
-        given: dict,
-        edits: dict,
-        *,
-        ends: Sequence[Any] | None,
-    ) -> list:
-        run = _Run(graph, rules, added, given, edits, outputs if ends is None else ends)
-        env = {**dict(zip(graph.constants, self.constants, strict=True)), **given}
-        for v, value in zip(graph.inputs, inputs, strict=True):
-            run.write(env, v, value)
-        for eqn in graph.constant_equations:
-            with _compat.equation_context(eqn):
-                values = _compat.bind(eqn, *(_read(env, v) for v in eqn.invars))
-            env.update(zip(eqn.outvars, values, strict=True))
-        needed = needed_for(graph, outputs, given)
-        computed = {*env, *(v for op in needed for v in op.outputs)}
-        effects = [effect for effect in graph.effects if effect.reads <= computed]
-        wanted = {v for v in outputs if not isinstance(v, _compat.Literal)}
-        wanted.update(*(effect.reads for effect in effects))
-        run.operations([op for op in graph.ops if op in needed], env, wanted, 0)
-        for effect in effects:
-            happen(effect, env)
-        return [_read(env, v) for v in outputs]
+        return interpret(
+            self.graph, self.constants, inputs, rules, outputs, added, given, edits, ends=ends
+        )
 
     def needed(self, outputs: Sequence[Any], given: Collection[Any]) -> set[Operation]:
         """The operations that compute ``outputs`` from the inputs and the values ``given``."""
@@ -245,7 +218,7 @@ class Model:
                 graph, start, stop = self.graph, self._within(v), self._within(end)
             else:
                 graph, (stop,), (start,) = self.whole, seen[0], seen[1]
-            assigned = graph.assign(rules, frozenset([start])) if rules else {}
+            assigned = assign(graph, rules, frozenset([start])) if rules else {}
             cut = first_cut(graph, start, stop, assigned)
             if cut is not None:
                 raise ValueError(
@@ -321,10 +294,6 @@ def _dtype(value: Any) -> Any:
     )
 
 
-def _read(env: dict, atom: Any) -> Any:
-    return atom.val if isinstance(atom, _compat.Literal) else env[atom]
-
-
 def _looks_inside(whole: Graph, rules: RuleSet | None, added: dict) -> bool:
     """Whether rules act on a scan; overrides speak of the first and last layer of all."""
     if rules is None or not whole.scans:
@@ -332,91 +301,3 @@ def _looks_inside(whole: Graph, rules: RuleSet | None, added: dict) -> bool:
     if rules.overrides or not added:
         return True
     return any(op in whole.scans for op in whole.downstream(frozenset(added)))
-
-
-class _Run:
-    """One evaluation of operations, with what replaces or perturbs their values."""
-
-    def __init__(
-        self,
-        graph: Graph,
-        rules: RuleSet | None,
-        added: dict,
-        given: dict,
-        edits: dict,
-        ends: Sequence[Any],
-    ):
-        self.graph, self.rules = graph, rules
-        self.sources = frozenset(added) if added else None
-        self.assigned = graph.assign(rules, self.sources) if rules else {}
-        self.parts: dict = {}
-        if rules and not edits:
-            own = tuple(v for v in ends if not isinstance(v, _compat.Literal))
-            self.parts = graph.live_parts(rules, self.sources, own)
-        self.added, self.given, self.edits = added, given, edits
-
-    def write(self, env: dict, v: Any, value: Any) -> None:
-        if v not in self.given:
-            value = self.edits[v](value) if v in self.edits else value
-            env[v] = value + self.added[v] if v in self.added else value
-
-    def operations(self, ops: list, env: dict, wanted: set, depth: int) -> None:
-        """Evaluate the operations; those of a ``checkpoint`` in a checkpoint of the same kind.
-
-        ``wanted`` are the values that are read after the last of them.
-        """
-        groups = [
-            (region, list(group))
-            for region, group in itertools.groupby(ops, lambda op: _region(op, depth))
-        ]
-        later, needed_after = set(wanted), []
-        for _, group in reversed(groups):
-            needed_after.append(set(later) if len(groups) > 1 else later)
-            later.update(*(self._reads(op) for op in group))
-        for (region, group), after in zip(groups, reversed(needed_after), strict=True):
-            if region is None:
-                for op in group:
-                    self._operation(op, env)
-            else:
-                self._checkpoint(region, group, env, after, depth + 1)
-
-    def _checkpoint(self, region: int, ops: list, env: dict, after: set, depth: int) -> None:
-        made = {v for op in ops for v in op.outputs}
-        reads = list(dict.fromkeys(v for op in ops for v in self._reads(op) if v in env))
-        results = [v for v in made if v in after and v not in env]
-
-        def body(values: list) -> list:
-            local = dict(zip(reads, values, strict=True))
-            self.operations(ops, local, set(results), depth)
-            return [local[v] for v in results]
-
-        policy, prevent_cse = self.graph.program.regions[region]
-        call = jax.checkpoint(body, policy=policy, prevent_cse=prevent_cse)
-        env.update(zip(results, call([env[v] for v in reads]), strict=True))
-
-    def _reads(self, op: Any) -> tuple:
-        view = self._view(op)
-        return (*op.inputs, *op.constants, *(view.variables if view else ()))
-
-    def _view(self, op: Any) -> Any:
-        if self.rules is None or op not in self.assigned:
-            return None
-        return self.graph.view(op, self.rules, self.sources)
-
-    def _operation(self, op: Any, env: dict) -> None:
-        values = tuple(_read(env, v) for v in op.inputs)
-        constants = tuple(_read(env, v) for v in op.constants)
-        rule, part = self.assigned.get(op), self.parts.get(op)
-        if rule is None or (rule is gradient_rule and part is None):
-            outs = op.evaluate(values, constants)
-        else:
-            view = self._view(op)
-            extras = tuple(_read(env, v) for v in view.variables) if view else ()
-            outs = apply_rule(op, rule, view, part, values, constants, extras)
-        for v, value in zip(op.outputs, outs, strict=True):
-            self.write(env, v, value)
-
-
-def _region(op: Any, depth: int) -> int | None:
-    regions = _compat.regions(op.equations[-1])
-    return regions[depth] if depth < len(regions) else None

@@ -25,6 +25,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxplain.core import _compat
+
 _TABLE = {
     "identity": """
         name copy copy_p reduce_precision optimization_barrier sharding_constraint device_put
@@ -149,6 +151,13 @@ def is_identity(eqn: Any, number: Callable[[Any], float | None] = literal_number
         return not any(any(c) for c in eqn.params["padding_config"])
     order = tuple(range(len(new.shape)))
     return name == "transpose" and tuple(eqn.params["permutation"]) == order
+
+
+def is_fused(eqn: Any) -> bool:
+    """Whether an equation is, or calls, a kernel that holds no graph of its own."""
+    if eqn.primitive.name.startswith(("dot_product_attention", "pallas_call", "custom_partition")):
+        return True
+    return any(is_fused(e) for jaxpr in _compat.inner_jaxprs(eqn) for e in jaxpr.eqns)
 
 
 def _is_neutral(eqn: Any, number: Callable[[Any], float | None]) -> bool:

@@ -15,8 +15,8 @@ from jaxplain.core import frameworks
 from jaxplain.core.fingerprint import Fingerprint, fingerprint
 from jaxplain.core.flatten import flatten
 from jaxplain.core.graph import Graph
+from jaxplain.core.kinds import known_numbers
 from jaxplain.core.model import Model
-from jaxplain.core.operations import known_numbers
 
 #: Graphs live as long as somebody uses them: a model, or a program that is compiled for them.
 _graphs: weakref.WeakValueDictionary = weakref.WeakValueDictionary()

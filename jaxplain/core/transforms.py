@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxplain.core.assignment import assign
 from jaxplain.core.layer_table import Layer, layer_rows
 from jaxplain.core.model import Model
-from jaxplain.core.rules import RuleSet, gradient_rule
+from jaxplain.core.rule_sets import RuleSet
+from jaxplain.core.rules import gradient_rule
 from jaxplain.core.table import Table
 from jaxplain.core.trace import trace
 
@@ -193,7 +195,7 @@ def coverage(fn: Callable, x: jax.Array, rules: RuleSet, *, mass: bool = False) 
     {('activation', 'plain gradient'): 1}
     """
     model = trace(fn, x)
-    assigned = model.graph.assign(rules)
+    assigned = assign(model.graph, rules)
     sums = _mass(model, x, rules) if mass else {}
     names = {}
     for name, v in model.graph.names.items():

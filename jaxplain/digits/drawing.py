@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from jaxplain import data, viz
 from jaxplain.digits.images import CLASSES, SIZE, ClutteredDigits
 from jaxplain.digits.networks import small_image
-from jaxplain.explainers.catalogue import METHODS, explainer
+from jaxplain.explainers.calling import explainer
+from jaxplain.explainers.catalogue import METHODS
 from jaxplain.postprocess import resize
 
 _METHODS = ("mwp", "c-mwp", "grad-cam")

@@ -23,7 +23,8 @@ from jaxplain.evaluation.studies.pointing import Accuracies, PointingMethod, poi
 from jaxplain.evaluation.studies.questions import predicted
 from jaxplain.evaluation.studies.report import Report
 from jaxplain.evaluation.studies.sanity import randomisations, top_modules
-from jaxplain.explainers.catalogue import METHODS, explainer
+from jaxplain.explainers.calling import explainer
+from jaxplain.explainers.catalogue import METHODS
 
 __all__ = ["Likeness", "Player", "faithfulness", "network_inputs", "players", "point", "sanity"]
 

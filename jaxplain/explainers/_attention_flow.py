@@ -14,7 +14,7 @@ import numpy as np
 from jaxplain.core import Graph, UnsuitableNetworkError, trace
 from jaxplain.core.attention import Attention, mixes_places
 from jaxplain.core.axes import Layout, single
-from jaxplain.core.graph import is_fused
+from jaxplain.core.primitives import is_fused
 from jaxplain.core.tokens import read_tokens
 from jaxplain.core.views import view_of
 from jaxplain.explainers._chunks import class_chunk_of

@@ -7,74 +7,9 @@ JAX is not imported for it, so that ``jaxplain --help`` can list the names.
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping
 
-if TYPE_CHECKING:
-    import jax
-
-    from jaxplain.models import ModelConfig
-
-
-@dataclass(frozen=True)
-class Method:
-    """One entry: how to call the explainer, and how to show what it returns.
-
-    Attributes:
-        title: as it is written over its picture.
-        place: ``file.function``: a file of `jaxplain.explainers`, and the explainer in it.
-        style: a style of `jaxplain.viz`.
-        about: what it is, for the README's table; "" where another entry has the same function.
-        paper: where it comes from, for the README's table, in Markdown.
-        also: other functions that belong to it.
-        aliases: other spellings of its name that people use.
-        options: of the function, which the command line sets.
-        at_layer: explained at a layer, which ``--layer`` chooses; else at the image.
-        layer: the kind of layer at which it looks by default, of `ModelConfig.layers`; None where
-            the function's own default is right.
-        random: needs a PRNG key.
-        blurred: its map at the image is sparse: the pointing game blurs it, as its paper does.
-        opens: which operations its backward rules must see through, so that it refuses what hides
-            them: ``"all"`` of them, ``"relus"``, or None for none, as the plain gradient.
-        attention: defined for networks with attention alone.
-        per_class: one map for each class; else maps that no class changes.
-        rows: drawn by ``jaxplain explain`` in rows of its own, not in those of the classes.
-        needs: an argument, besides network, images and targets, that it cannot do without.
-        shown: its place in what ``jaxplain explain`` shows by default; None for none.
-    """
-
-    title: str
-    place: str
-    style: Literal["heat", "gray", "signed"]
-    about: str = ""
-    paper: str = ""
-    also: tuple[str, ...] = ()
-    aliases: tuple[str, ...] = ()
-    options: Mapping[str, Any] = field(default_factory=dict)
-    at_layer: bool = False
-    layer: str | None = None
-    random: bool = False
-    blurred: bool = False
-    opens: Literal["all", "relus"] | None = None
-    attention: bool = False
-    per_class: bool = True
-    rows: bool = False
-    needs: str | None = None
-    shown: int | None = None
-
-    @property
-    def file(self) -> str:
-        """The module of `jaxplain.explainers` that holds it."""
-        return self.place.partition(".")[0]
-
-    @property
-    def function(self) -> str:
-        """The name of the explainer, an attribute of `jaxplain`."""
-        return self.place.partition(".")[2]
-
+from jaxplain.explainers.method import Method
 
 CATALOGUE: Mapping[str, Method] = {
     "mwp": Method(
@@ -451,61 +386,6 @@ def canonical(name: str) -> str:
     """
     name = name.strip().lower().replace("_", "-")
     return _ALIASES.get(name, name)
-
-
-@functools.cache
-def parameters(name: str) -> Mapping[str, inspect.Parameter]:
-    """The keyword arguments of a method's function, with their annotations as types.
-
-    >>> str(parameters("gradient")["layer"].default)
-    'input'
-    """
-    import importlib
-
-    method = CATALOGUE[name]
-    module = importlib.import_module(f"jaxplain.explainers.{method.file}")
-    signature = inspect.signature(getattr(module, method.function), eval_str=True)
-    return {k: p for k, p in signature.parameters.items() if p.kind is p.KEYWORD_ONLY}
-
-
-def takes_layer(name: str) -> bool:
-    """Whether a method can be explained at a layer that is named.
-
-    >>> takes_layer("gradient"), takes_layer("occlusion")
-    (True, False)
-    """
-    return "layer" in parameters(name)
-
-
-def explainer(
-    name: str, config: ModelConfig | None, layer: Any = None, **more: Any
-) -> Callable[[Any, jax.Array, Any], Any]:
-    """A method as a function (network, images, targets) to maps.
-
-    It is explained at ``layer``, a name or several; for None at the layer that the network's
-    ``config`` knows for it, else the function's own default. ``more`` are further options.
-
-    Raises:
-        ValueError: a layer is named, and the method takes none.
-    """
-    import jax
-
-    import jaxplain
-
-    method = CATALOGUE[name]
-    options = {**method.options, **more}
-    if layer is not None:
-        if not takes_layer(name):
-            raise ValueError(f"{name} is explained at the image, and takes no layer.")
-        options["layer"] = layer
-    elif method.at_layer and config is not None and method.layer is not None:
-        options.setdefault("layer", config.layer(method.layer))
-    if method.random:
-        options.setdefault("key", jax.random.key(0))
-    explain = getattr(jaxplain, method.function)
-    if not method.per_class:
-        return lambda network, x, targets: explain(network, x, **options)
-    return lambda network, x, targets: explain(network, x, targets, **options)
 
 
 def markdown_table() -> str:

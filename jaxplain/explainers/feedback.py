@@ -34,6 +34,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxplain.core import Graph, Model, _compat
+from jaxplain.core.assignment import assign
 from jaxplain.core.hoist import hoist
 from jaxplain.core.numerics import all_but_batch
 from jaxplain.explainers._common import (
@@ -238,7 +239,7 @@ def _found_jvp(function: Callable, primals: tuple, tangents: tuple) -> tuple:
 
 def _gated_values(graph: Graph) -> list:
     """The outputs of the ReLUs, which the gates multiply."""
-    graph.assign(guided_rules())  # refuses what has no ReLU, or may hide one
+    assign(graph, guided_rules())  # refuses what has no ReLU, or may hide one
     return [op.output for op in graph.ops if op.kind == "activation" and op.name in RELUS]
 
 

@@ -16,7 +16,7 @@ from jaxplain.explainers._types import (
     Targets,
     Tokens,
 )
-from jaxplain.rules import composites
+from jaxplain.rules import boxes, composites
 
 __all__ = ["lrp"]
 
@@ -110,10 +110,10 @@ def lrp(
     elif not isinstance(composite, core.RuleSet):
         raise TypeError(f"composite must be a name or a RuleSet, not {type(composite).__name__}.")
     if box is not None:
-        composite = composites.with_box(composite, box, name)
+        composite = boxes.with_box(composite, box, name)
         for bound in box:
             check_finite("box holds", bound)
-    composites.require_box(composite, name)
+    boxes.require_box(composite, name)
     return run(
         _lrp,
         fn,

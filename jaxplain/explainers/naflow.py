@@ -39,27 +39,21 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxplain.core import UnknownLayerError, trace
+from jaxplain.core import trace
 from jaxplain.core.numerics import safe_divide
 from jaxplain.explainers._chunks import class_chunk_of
 from jaxplain.explainers._common import (
     check_finite,
     check_images,
     check_targets,
-    over_targets,
     require_named,
     run_traced,
     warn_of_probabilities,
 )
+from jaxplain.explainers._descent import Plan, last_layer
 from jaxplain.explainers._least_squares import LeastSquares
-from jaxplain.explainers._preimage import (
-    coefficients,
-    position,
-    preimage,
-    stages,
-    start,
-)
-from jaxplain.explainers._stages import require_maps, size
+from jaxplain.explainers._preimage import position, stages
+from jaxplain.explainers._stages import size
 from jaxplain.explainers._stages import stages as resolutions
 from jaxplain.explainers._types import ClassChunk, Images, Layers, Maps, Network, Targets, Tokens
 
@@ -278,20 +272,8 @@ def _run(fn, x, targets, reference, layer, tokens, last, solver, details, class_
 def _default_layers(graph, last: str | None) -> list[str]:
     """The cuts among the ends of the resolutions, up to where the flow starts."""
     cuts = {v: i for i, v in enumerate([graph.inputs[0], *(s.target for s in stages(graph))])}
-    top = position(graph, cuts, _last(graph, last))
+    top = position(graph, cuts, last_layer(graph, last))
     return [graph.name_of(v) for v in resolutions(graph) if cuts.get(v, top + 1) <= top]
-
-
-def _last(graph, last: str | None) -> str:
-    """Where the flow starts."""
-    if last is not None:
-        return last
-    try:
-        return graph.last_spatial
-    except UnknownLayerError as error:
-        raise UnknownLayerError(
-            f"name with last= the layer where the flow starts, for {error}"
-        ) from error
 
 
 def all_layers(fn: Network, x: Images, last: str | None = None) -> list[str]:
@@ -309,7 +291,7 @@ def all_layers(fn: Network, x: Images, last: str | None = None) -> list[str]:
     """
     graph = trace(fn, check_images(x)[:1]).graph
     cuts = {stage.target: i for i, stage in enumerate(stages(graph))}
-    top = position(graph, cuts, _last(graph, last))
+    top = position(graph, cuts, last_layer(graph, last))
     every = [graph.name_of(v) for v, i in cuts.items() if i <= top and size(graph, v)]
     named = [name for name in every if not name.rpartition(":")[2].lstrip("-").isdigit()]
     return named or every
@@ -341,8 +323,8 @@ def _flow(model, x, targets, reference, *, layers, class_chunk, last, solver, si
     """The `Flow` of a batch, for a model that is traced at one image."""
     if targets is not None and targets.ndim == 0:
         targets = jnp.broadcast_to(targets, len(x))
-    plan = _Plan(model, layers, last)
-    model.check_gradient([_last(model.graph, last)])
+    plan = Plan(model, layers, last)
+    model.check_gradient([last_layer(model.graph, last)])
 
     def one(x, targets, reference):
         def lift(v):
@@ -351,7 +333,7 @@ def _flow(model, x, targets, reference, *, layers, class_chunk, last, solver, si
         signal = lift(targets)
         if reference is not None:
             signal = _similarity_signal(model, x, reference, similarity)
-        flow = plan.flow(lift(x), signal, solver, class_chunk)
+        flow = Flow(*plan.flow(lift(x), signal, solver, class_chunk))
         if not details:  # what nobody asks for is not computed
             flow = flow._replace(features={}, coefficients={}, residuals={}, iterations={})
         return jax.tree.map(lambda v: v[0] if v.ndim else v, flow)
@@ -378,81 +360,3 @@ def _similarity_signal(model, x, reference, similarity):
                 f"sum to it, not an array of shape {shape}"
             )
     return contribution_weights(embedding, reference, similarity)[None]
-
-
-class _Plan:
-    """Which stages lie between the layers, for one network."""
-
-    def __init__(self, model, layers, last):
-        graph = model.graph
-        self.model, self.names = model, layers
-        self.stages = stages(graph)
-        self.values = [graph.inputs[0], *(stage.target for stage in self.stages)]
-        cuts = {v: i for i, v in enumerate(self.values)}
-        self.at = {name: position(graph, cuts, name) for name in layers}
-        self.layouts = {name: require_maps(model, name, "naflow")[1] for name in layers}
-        last = _last(graph, last)
-        self.top = position(graph, cuts, last)
-        self.bottom = min(self.at.values())
-        for name, i in self.at.items():
-            if i > self.top:
-                raise ValueError(
-                    f"the layer {name!r} lies above {last!r}, where the flow starts; "
-                    f"start there with last={name!r}"
-                )
-
-    def flow(self, x, targets, solver, class_chunk):
-        """The `Flow` of a batch of one image."""
-        between = self.stages[self.bottom : self.top]
-        values = self.values[self.bottom : self.top + 1]
-        held = list(dict.fromkeys(v for stage in between for v in stage.constants))
-        known = self.model.evaluate([x], outputs=[*values, *held])
-        forward, held = known[: len(values)], dict(zip(held, known[len(values) :], strict=True))
-        constants = [tuple(held[v] for v in stage.constants) for stage in between]
-
-        led = [start(forward[-1])]
-        for stage, held, a in reversed(list(zip(between, constants, forward, strict=False))):
-            led.append(preimage(stage, held, a, led[-1], solver))
-        led.reverse()
-        features = [step.value for step in led]
-
-        def above(value):
-            return self.model.evaluate([x], given={self.values[self.top]: value})[0]
-
-        scores, pull = jax.vjp(above, forward[-1])
-
-        def carry_down(seed):
-            g = pull(seed.astype(scores.dtype))[0].astype(features[-1].dtype)
-            found = [g]
-            for stage, held, a, below in reversed(
-                list(zip(between, constants, forward, features, strict=False))
-            ):
-                g = coefficients(stage, held, a, below, g)
-                found.append(g)
-            found.reverse()
-            alphas = {name: found[i - self.bottom] for name, i in self.at.items()}
-            maps = {
-                name: self.layouts[name]
-                .maps(alphas[name] * features[i - self.bottom])
-                .sum(-1)
-                .astype(self.values[i].aval.dtype)
-                for name, i in self.at.items()
-            }
-            return maps, {name: self.layouts[name].maps(a) for name, a in alphas.items()}
-
-        maps, alphas = over_targets(carry_down, scores, targets, class_chunk)
-        chosen = {name: i - self.bottom for name, i in self.at.items()}
-        # The solves of a layer are those between it and the next one above.
-        solves = {
-            name: [
-                led[j] for j in range(i, len(led)) if not any(i < k <= j for k in chosen.values())
-            ]
-            for name, i in chosen.items()
-        }
-        return Flow(
-            maps,
-            {name: self.layouts[name].maps(features[i]) for name, i in chosen.items()},
-            alphas,
-            {name: jnp.stack([s.residual for s in steps]).max() for name, steps in solves.items()},
-            {name: jnp.stack([s.steps for s in steps]).sum() for name, steps in solves.items()},
-        )

@@ -22,7 +22,7 @@ from jaxplain.explainers._common import (
     run_traced,
 )
 from jaxplain.explainers._types import ClassChunk, Composite, Images, Network, Targets
-from jaxplain.rules import composites
+from jaxplain.rules import boxes, composites
 
 __all__ = ["Conservation", "Conserved", "conservation", "coverage"]
 
@@ -142,7 +142,7 @@ def conservation(
     model = core.trace(fn, x)
     targets = check_targets(model.whole, targets, x.shape[0])
     rules = composites.resolved(composite, model.graph)
-    composites.require_box(rules, composite if isinstance(composite, str) else "")
+    boxes.require_box(rules, composite if isinstance(composite, str) else "")
     if layer is None:
         names = ("input", *_cuts(model.graph))
     else:

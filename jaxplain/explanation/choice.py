@@ -10,14 +10,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jaxplain.core.errors import suggest
-from jaxplain.explainers.catalogue import (
-    CATALOGUE,
-    Method,
-    canonical,
-    explainer,
-    parameters,
-    takes_layer,
-)
+from jaxplain.explainers.calling import explainer, parameters, takes_layer
+from jaxplain.explainers.catalogue import CATALOGUE, canonical
+from jaxplain.explainers.method import Method
 
 if TYPE_CHECKING:
     from jaxplain.models import ModelConfig
@@ -231,7 +226,7 @@ def _box_of_pixels(composite: str | RuleSet, config: ModelConfig) -> tuple | Non
     import numpy as np
 
     from jaxplain import rules
-    from jaxplain.rules.composites import has_box
+    from jaxplain.rules.boxes import has_box
 
     made = rules.composite(composite) if isinstance(composite, str) else composite
     if not has_box(made):

@@ -1,6 +1,7 @@
 """Backward rules and named rule sets. A rule is ``rule(op, g) -> signals``; see jaxplain.core."""
 
-from jaxplain.core.rules import BoundOp, RuleSet, pass_rule
+from jaxplain.core.rule_sets import RuleSet
+from jaxplain.core.rules import BoundOp, pass_rule
 from jaxplain.rules.composites import (
     COMPOSITES,
     composite,

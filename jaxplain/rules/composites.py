@@ -39,7 +39,6 @@ is of Achtibat et al., ICML 2024, CP-LRP of Ali et al., ICML 2022.
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import functools
 import importlib
@@ -52,6 +51,7 @@ from typing import Any, Literal
 from jaxplain import core
 from jaxplain.core.elementwise import HOMOGENEOUS
 from jaxplain.core.rules import gradient_rule
+from jaxplain.rules.boxes import with_box
 from jaxplain.rules.lrp import AlphaBeta, Epsilon, Flat, Gamma, Norm, WSquare, ZBox, ZPlus
 from jaxplain.rules.lrp_structure import Affine, Normalisation, Product
 from jaxplain.rules.times_input import (
@@ -66,11 +66,9 @@ __all__ = [
     "COMPOSITES",
     "composite",
     "default_composite",
-    "has_box",
     "lrp_rules",
     "register_composite",
     "resolved",
-    "with_box",
 ]
 
 Builder = Callable[..., core.RuleSet]
@@ -236,11 +234,11 @@ def register_composite(name: str, builder: Builder) -> None:
         ValueError: the name is taken by another builder, or holds a colon.
 
     Example:
-        >>> from jaxplain.rules import Gamma, ZBox, lrp_rules
+        >>> from jaxplain.rules import Gamma, ZBox, boxes, lrp_rules
         >>> def gentle(*, eps=1e-6):
         ...     return lrp_rules(Gamma(gamma=0.1, eps=eps), first=ZBox(eps=eps), eps=eps)
         >>> register_composite("gentle", gentle)
-        >>> has_box(composite("gentle", eps=1e-9))
+        >>> boxes.has_box(composite("gentle", eps=1e-9))
         True
     """
     if not isinstance(name, str) or not name or ":" in name:
@@ -337,56 +335,6 @@ def resolved(rules: str | core.RuleSet | None, graph: core.Graph) -> core.RuleSe
     if isinstance(rules, core.RuleSet):
         return rules
     raise TypeError(f"composite must be a name or a RuleSet, not {type(rules).__name__}.")
-
-
-def has_box(rules: core.RuleSet) -> bool:
-    """Whether a rule set holds a `ZBox`, so that `jaxplain.lrp` can take ``box=``."""
-    return bool(_boxes(rules))
-
-
-def with_box(rules: core.RuleSet, box: tuple, name: str = "") -> core.RuleSet:
-    """The rule set with this box in every `ZBox` that it holds.
-
-    Args:
-        rules: any rule set with a `ZBox`.
-        box: ``(low, high)``: least and greatest value of the first linear layer's input, numbers
-            or one for each channel.
-        name: what an error calls the rule set.
-
-    Raises:
-        ValueError: ``box`` is no pair, or the rule set holds no `ZBox`.
-
-    Example:
-        >>> with_box(composite("epsilon_gamma_box"), (0, 1)).overrides["first_linear"]
-        ZBox(low=0.0, high=1.0, eps=1e-06)
-    """
-    if not has_box(rules):
-        what = f"composite {name!r}" if name else "this rule set"
-        raise ValueError(f"box is for rule sets that hold a ZBox, and {what} has none.")
-    try:
-        low, high = box
-    except (TypeError, ValueError):
-        raise ValueError(f"box must be (low, high), not {box!r}.") from None
-
-    def fill(table: Mapping[str, core.Rule]) -> dict[str, core.Rule]:
-        return {
-            key: dataclasses.replace(rule, low=low, high=high) if isinstance(rule, ZBox) else rule
-            for key, rule in table.items()
-        }
-
-    return rules.replace(fill(rules.rules), overrides=fill(rules.overrides))
-
-
-def require_box(rules: core.RuleSet, name: str = "") -> None:
-    """An error where a `ZBox` of the rule set has no bounds yet."""
-    if any(rule.low is None for rule in _boxes(rules)):
-        what = f"composite {name!r}" if name else "a rule set with an open ZBox"
-        raise ValueError(f"{what} needs box=(low, high), the range of the pixel values.")
-
-
-def _boxes(rules: core.RuleSet) -> list[ZBox]:
-    every = [*rules.rules.values(), *rules.overrides.values()]
-    return [rule for rule in every if isinstance(rule, ZBox)]
 
 
 def _builder(name: str) -> Builder:

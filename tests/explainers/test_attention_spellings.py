@@ -507,12 +507,12 @@ def test_attn_lrp_conserves_without_biases(x64):
 
 def test_signals_at_a_part_alone_are_those_at_all(x64, monkeypatch):
     """Where the class token alone is read, layers are pulled back at its row, with equal maps."""
-    from jaxplain.core.graph import Graph
+    from jaxplain.core import assignment, interpreter
 
     x, fn = images(), network(fused)
     rules = jaxplain.rules.excitation_rules()
     graph = jaxplain.trace(fn, x).graph
-    parts = graph.live_parts(rules, None, tuple(graph.outputs))
+    parts = assignment.dense_parts(graph, rules, None, tuple(graph.outputs))
     # the queries and keys, the tokens behind attention and in the MLP
     assert [p[1:] for p in parts.values()] == [
         ((0, TOKENS), (2 * WIDTH, 3 * WIDTH)),
@@ -521,7 +521,7 @@ def test_signals_at_a_part_alone_are_those_at_all(x64, monkeypatch):
         ((0, 1), (0, WIDTH)),
     ]
     with_parts = {name: call(fn, x, 1, layer="input") for name, call in METHODS.items()}
-    monkeypatch.setattr(Graph, "live_parts", lambda *_: {})
+    monkeypatch.setattr(interpreter, "dense_parts", lambda *_: {})
     for name, call in METHODS.items():
         close(call(network(fused), x, 1, layer="input"), with_parts[name], 1e-12)
 

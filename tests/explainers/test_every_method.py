@@ -9,7 +9,8 @@ import nets
 import numpy as np
 import pytest
 
-from jaxplain.explainers.catalogue import CATALOGUE, explainer
+from jaxplain.explainers.calling import explainer
+from jaxplain.explainers.catalogue import CATALOGUE
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 

@@ -13,7 +13,8 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxplain.engine.programs import Programs
-from jaxplain.explainers.catalogue import CATALOGUE, explainer
+from jaxplain.explainers.calling import explainer
+from jaxplain.explainers.catalogue import CATALOGUE
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 

@@ -16,9 +16,11 @@ import jaxplain
 from jaxplain import core
 from jaxplain import weights_convert as wc
 from jaxplain.core import UnsuitableNetworkError, UnsupportedOperationError
+from jaxplain.core.assignment import assign
 from jaxplain.core.model import Model
 from jaxplain.core.rules import BoundOp, DiagonalOp
-from jaxplain.explainers.catalogue import CATALOGUE, explainer
+from jaxplain.explainers.calling import explainer
+from jaxplain.explainers.catalogue import CATALOGUE
 from jaxplain.models.entries import ENTRIES
 from jaxplain.models.layers import WindowDense
 from jaxplain.rules import excitation_rules
@@ -211,7 +213,7 @@ def account(model, x, rules):
     ops = [op for op in graph.ops if op.kind in ("linear", "add")]
     chains = {op: graph.chains[op] for op in ops if op.kind == "linear"}
     affine = rules.rules["affine"]  # of scales and biases that fold into no layer
-    runs = {op: run for op, run in graph.runs().items() if graph.assign(rules).get(op) == affine}
+    runs = {op: run for op, run in graph.runs().items() if assign(graph, rules).get(op) == affine}
     variables = [v for op in (*ops, *runs) for v in (*op.inputs, *op.constants)]
     variables += [v for chain in chains.values() for v in chain.variables]
     variables += [v for op, run in runs.items() for v in (*run.variables, op.output)]

@@ -24,6 +24,7 @@ from jaxplain.rules import (
     WSquare,
     ZBox,
     ZPlus,
+    boxes,
     composites,
     lrp_rules,
 )
@@ -188,7 +189,7 @@ def test_the_box_goes_to_every_zbox_of_any_rule_set(net):
         own = lrp_rules(ZPlus(), dense=open_box, first=open_box)
         closed = ZBox(low=(0.0, -1.0, -2.0), high=(1.0, 1.0, 1.0))
         expected = lrp_rules(ZPlus(), dense=closed, first=closed)
-        assert composites.with_box(own, channels) == expected
+        assert boxes.with_box(own, channels) == expected
     single = lrp_rules(ZPlus(), first=ZBox())
     got = jaxplain.lrp(fn, x, 1, composite=single, box=channels)
     np.testing.assert_array_equal(

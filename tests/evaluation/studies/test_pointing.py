@@ -17,7 +17,7 @@ from jaxplain.cli.datasets import Aspect
 from jaxplain.cli.evaluate import PROTOCOLS
 from jaxplain.evaluation.studies import questions
 from jaxplain.evaluation.studies.pointing import PointingMethod, pointing_game
-from jaxplain.explainers.catalogue import explainer
+from jaxplain.explainers.calling import explainer
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 
