@@ -233,6 +233,7 @@ def _grad_cam(net, x, module, there, grad_cam, plus) -> Iterator[Pair]:
 def _torchray(
     net, plain, x, at, there, saliency, guided, deconvnet, grad_cam, mwp
 ) -> Iterator[Pair]:
+    import torchvision
     from torchray.attribution.deconvnet import deconvnet as peer_deconvnet
     from torchray.attribution.excitation_backprop import excitation_backprop, update_resnet
     from torchray.attribution.grad_cam import grad_cam as peer_grad_cam
@@ -246,7 +247,8 @@ def _torchray(
     yield Pair("TorchRay", "guided backprop", of(guided_backprop), guided)
     yield Pair("TorchRay", "deconvnet", of(peer_deconvnet), deconvnet)
     yield Pair("TorchRay", "Grad-CAM", of(peer_grad_cam, saliency_layer=at), grad_cam)
-    summed = update_resnet(copy.deepcopy(plain))  # knows torchvision's own blocks
+    resnet = isinstance(plain, torchvision.models.ResNet)
+    summed = update_resnet(copy.deepcopy(plain)) if resnet else net
     yield Pair("TorchRay", "MWP at the image", of(excitation_backprop, summed), mwp)
 
 
