@@ -261,9 +261,6 @@ class DiagonalOp(BoundOp):
     def transpose(self, w: jax.Array, g: jax.Array) -> jax.Array:
         return unbroadcast(g * w, self._last)
 
-    def pull(self, g: jax.Array) -> jax.Array:
-        return self.transpose(self.weight, g)
-
     def passed(self, g: jax.Array) -> tuple:
         """The signal unchanged."""
         return (unbroadcast(g, self._last),)
