@@ -1,5 +1,6 @@
 """Settings that every test shares; they must stand before JAX compiles and keras is imported."""
 
+import gc
 import os
 import shutil
 import tempfile
@@ -33,15 +34,22 @@ jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
+# Half of the time is the compiler's: it spares what it can, but for the tests `fully_compiled`.
+_spare = os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") not in ("0", "false", "False")
+jax.config.update("jax_disable_most_optimizations", _spare)
+
+# What tracing makes lives long: looking through all of it often takes a twentieth of the time.
+gc.set_threshold(50_000, 20, 50)
+
 # The same examples in every run; `--hypothesis-profile=default` draws new ones.
 hypothesis.settings.register_profile("repeatable", derandomize=True, database=None)
 hypothesis.settings.load_profile("repeatable")
 
 
 # All tests but these are marked `older`: `-m older` is what the older Python and jax are asked. It
-# has every public function (its doctest), every method, the oracles and the properties. What these
-# show of networks, files, protocols and pictures is the same there, and the parity tests try the
-# networks on the older jax.
+# has every public function (its doctest), every method, the tracing, the properties and the oracles
+# of plain networks. What these show of networks, files, protocols and pictures is the same there,
+# and the parity tests try the networks, transformers among them, on the older jax.
 ONLY_ON_THE_NEWEST = (
     # These run on the older Python with the lowest versions that are allowed: `.ci/run lowest`.
     "tests/data",
@@ -51,6 +59,9 @@ ONLY_ON_THE_NEWEST = (
     "tests/viz",
     # And these on the newest alone.
     "tests/cli",
+    "tests/core/test_convolutions.py",
+    "tests/core/test_identities.py",
+    "tests/core/test_pooling.py",
     "tests/test_benchmarks.py",
     "tests/digits",
     "tests/explanation",
@@ -64,7 +75,10 @@ ONLY_ON_THE_NEWEST = (
     "tests/explainers/test_flops.py",
     "tests/explainers/test_naflow",
     "tests/explainers/test_odds.py",
+    "tests/explainers/test_oracles.py::test_case[googlenetish",
+    "tests/explainers/test_oracles2.py",
     "tests/explainers/test_pfv.py",
+    "tests/explainers/test_sharded.py",
     "tests/explainers/test_similarity.py",
     "tests/explainers/test_tokens.py",
     "tests/explainers/test_two_animals.py",
@@ -109,17 +123,12 @@ def x64():
 
 
 @pytest.fixture
-def quick_compile():
-    """For tests of small networks, whose time is compilation: about half of it is spared."""
-    jax.config.update("jax_disable_most_optimizations", True)
+def fully_compiled(monkeypatch):
+    """For the tests that look at the compiled program, here and in processes that they start."""
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
+    jax.config.update("jax_disable_most_optimizations", False)
     yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-@pytest.fixture
-def fully_compiled(quick_compile):
-    """For the tests of such a module that look at the compiled program."""
-    jax.config.update("jax_disable_most_optimizations", False)
+    jax.config.update("jax_disable_most_optimizations", _spare)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -6,8 +6,6 @@ import pytest
 
 from benchmarks import gpu, growth, speed
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 def test_speed_writes_and_compares(tmp_path, capsys):
     first, second = tmp_path / "first.json", tmp_path / "second.json"

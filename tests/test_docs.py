@@ -74,7 +74,7 @@ def _voc(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("page", WITH_CODE)
-def test_code_runs(page, folder, quick_compile):
+def test_code_runs(page, folder):
     """The blocks of a page one after another, as a reader types them."""
     text = _text(page)
     if "tensorboardX" in text:
@@ -90,7 +90,7 @@ def test_code_runs(page, folder, quick_compile):
         _image_in_the_event_file(folder / "logs", names["found"].overlay())
 
 
-def test_the_pointing_game_with_a_network_of_ones_own(folder, quick_compile, monkeypatch, capsys):
+def test_the_pointing_game_with_a_network_of_ones_own(folder, monkeypatch, capsys):
     from jaxplain.cli import main
 
     monkeypatch.syspath_prepend(folder)
@@ -135,7 +135,7 @@ def _image_in_the_event_file(logs: Path, shown: np.ndarray) -> None:
         np.testing.assert_array_equal(np.asarray(picture.convert("RGB")), shown)
 
 
-def test_an_exported_explainer_runs_in_a_fresh_process_to_the_same_bits(folder):
+def test_an_exported_explainer_runs_in_a_fresh_process_to_the_same_bits(folder, fully_compiled):
     import subprocess
 
     names: dict = {}

@@ -12,8 +12,6 @@ import jaxplain
 from jaxplain import cli, models
 from jaxplain.models.layers import Conv, WindowDense, lrn, max_pool
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):

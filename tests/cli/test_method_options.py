@@ -16,8 +16,6 @@ from jaxplain.explanation.choice import options_of
 from jaxplain.models import ModelConfig
 from jaxplain.rules import composite
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 def chosen(*settings):
     """The one method that the settings are of."""

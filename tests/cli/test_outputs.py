@@ -15,8 +15,6 @@ from jaxplain.models.importance import ImportanceMap
 from jaxplain.models.vit import Form, VisionTransformer
 from jaxplain.viz import panel
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 FORM = Form(8, 2, patch=4, grid=4, depth=1, head="embedding")
 NAMES = {"embedding": "vit_small_patch14_dinov2", "map": "vit_small_patch14_importance"}
 

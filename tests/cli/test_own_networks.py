@@ -12,8 +12,6 @@ from PIL import Image
 import jaxplain
 from jaxplain import cli, models
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 MODULE = '''
 import functools
 import jax, jax.numpy as jnp

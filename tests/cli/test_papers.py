@@ -139,7 +139,6 @@ class Small(nnx.Module):
 
 
 @pytest.mark.parametrize("words", [w for w in commands() if w[0] == "explain"], ids=" ".join)
-@pytest.mark.usefixtures("quick_compile")
 def test_the_picture_is_drawn(words, tmp_path, monkeypatch):
     """With the pictures of the command, small and at random, and a small network."""
     monkeypatch.chdir(tmp_path)

@@ -11,8 +11,6 @@ import jaxplain
 from jaxplain import cli, models, viz
 from jaxplain.models.entries import find
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 RED, BLUE = (230, 20, 20), (20, 20, 230)
 
 

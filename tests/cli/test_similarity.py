@@ -14,8 +14,6 @@ from jaxplain.cli import explain
 from jaxplain.models.few_shot import FewShotNet
 from jaxplain.viz import panel
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 @pytest.fixture
 def shown(monkeypatch, tmp_path):

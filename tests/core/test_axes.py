@@ -12,8 +12,6 @@ from jax import lax
 import jaxplain
 from jaxplain.core.spatial import Places
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 SIZE = (24, 16)
 
 

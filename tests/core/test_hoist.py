@@ -76,7 +76,7 @@ def test_structure_and_named_results():
         lambda fn, x: jaxplain.integrated_gradients(fn, x, 1),
     ],
 )
-def test_no_explainers_loop_holds_a_convolution_that_xla_cannot_take(explain):
+def test_no_explainers_loop_holds_a_convolution_that_xla_cannot_take(fully_compiled, explain):
     fn = nets.convnet(nets.convnet_params(5))
     x = jnp.asarray(nets.images(8), jnp.float32)
     text = jax.jit(lambda x: explain(fn, x)).lower(x).compile().as_text()

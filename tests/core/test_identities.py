@@ -18,8 +18,6 @@ from jax.sharding import PartitionSpec as P
 import jaxplain
 from jaxplain.explainers.catalogue import METHODS
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 #: In double precision the maps of the network with and without identities are equal to this.
 CLOSE = 1e-9
 

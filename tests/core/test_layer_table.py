@@ -13,8 +13,6 @@ from jax import lax
 
 import jaxplain
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 class ChannelsFirst(nnx.Module):
     """Convolutions on (B, C, H, W), a pool, and a dense layer."""

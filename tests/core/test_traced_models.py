@@ -19,9 +19,6 @@ from tracing import X, compilations, slope
 
 import jaxplain
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
-
 # -- threads ---------------------------------------------------------------------------------------
 
 

@@ -21,9 +21,6 @@ from tracing import X, array, check_gradient, compilations, features, program, s
 
 import jaxplain
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
-
 # -- inner jits ------------------------------------------------------------------------------------
 
 

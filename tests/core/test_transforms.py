@@ -18,8 +18,6 @@ from jax.sharding import PartitionSpec as P
 import jaxplain
 from jaxplain.rules.composites import composite
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 COLLECTIVES = re.compile(
     r"\b(all-reduce|all-gather|reduce-scatter|collective-permute|all-to-all|collective-broadcast)"
 )

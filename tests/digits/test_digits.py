@@ -16,8 +16,6 @@ import jaxplain
 from jaxplain.digits.images import CLASSES, ClutteredDigits
 from jaxplain.digits.networks import INPUT_SIZE, NETWORKS
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 def test_digits_have_exact_boxes_and_masks_and_are_the_same_every_time():
     source = ClutteredDigits(6, train=True)

@@ -17,8 +17,6 @@ import jaxplain
 from jaxplain import cli, data, models
 from jaxplain.core import places
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 # -- in this process, on its eight devices ---------------------------------------------------------
 
 

@@ -9,8 +9,6 @@ from pictures import Pictures, channel, network
 from jaxplain import data
 from jaxplain.engine import ExplainBatches
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 def explainer(**options):
     options = {

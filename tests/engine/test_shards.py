@@ -16,8 +16,6 @@ from PIL import Image
 from jaxplain import data
 from jaxplain.engine.plan import rests
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 SCRIPT = Path(__file__).parents[1] / "helpers/killed_runs.py"
 
 

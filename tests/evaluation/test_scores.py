@@ -9,8 +9,6 @@ import pytest
 
 from jaxplain.evaluation import localisation, phrases, pointing
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 def random_boxes(rng, count, size=40, whole=False):
     corners = rng.uniform(-3, size + 3, (count, 2, 2))

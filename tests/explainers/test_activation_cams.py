@@ -14,8 +14,6 @@ import jaxplain
 from jaxplain.explainers.fitted_cam import _Moments
 from jaxplain.rules.composites import composite
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 METHODS = ("score_cam", "ablation_cam", "eigen_cam", "relevance_cam")
 RNG = np.random.default_rng(0)
 W1, W2 = RNG.normal(size=(3, 3, 3, 6)) / 5, RNG.normal(size=(3, 3, 6, 6)) / 5

@@ -11,8 +11,6 @@ import pytest
 import jaxplain
 from jaxplain import tag
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 LAYERS = ("input", "low", "branch1", "sum1", "out1", "branch2", "skip2", "sum2", "out2", "gap")
 
 

@@ -14,8 +14,6 @@ import vits
 import jaxplain
 from jaxplain.core import UnsuitableNetworkError
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 TARGETS = jnp.asarray([1, 2])
 METHODS = {
     "attention_rollout": jaxplain.attention_rollout,

@@ -20,8 +20,6 @@ from flax import nnx
 
 import jaxplain
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 HEADS, SIZE, WIDTH, TOKENS, CLASSES = 2, 4, 8, 10, 3
 P = {
     name: nets.normal(i, WIDTH, WIDTH, scale=WIDTH**-0.5)

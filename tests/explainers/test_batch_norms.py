@@ -11,8 +11,6 @@ import pytest
 import jaxplain
 from jaxplain import tag
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 CHANNELS = 4
 NORM = {
     "gamma": np.array([1.5, -0.8, 0.5, -2.0]),

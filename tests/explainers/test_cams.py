@@ -10,8 +10,6 @@ import pytest
 
 import jaxplain
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 SAME = ("grad_cam", "grad_cam_plus_plus", "x_grad_cam", "layer_cam", "hires_cam")
 
 #: Activations (2 x 2, two channels) and the gradient of the score there.

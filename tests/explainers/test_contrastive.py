@@ -11,8 +11,6 @@ from jax.sharding import PartitionSpec as P
 
 import jaxplain
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 PARAMS = nets.convnet_params(4)
 
 

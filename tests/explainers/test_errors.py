@@ -16,8 +16,6 @@ import jaxplain
 from jaxplain.core import UnknownLayerError, UnsupportedOperationError
 from jaxplain.explainers.catalogue import CATALOGUE
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 every = pytest.mark.parametrize("name", OF_ANY_NETWORK)
 every_for_a_class = pytest.mark.parametrize(
     "name", [name for name, method in OF_ANY_NETWORK.items() if method.per_class]

@@ -12,8 +12,6 @@ import pytest
 from jaxplain.explainers.calling import explainer
 from jaxplain.explainers.catalogue import CATALOGUE
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 TARGETS = jnp.asarray([[0, 3], [2, 1]])
 
 

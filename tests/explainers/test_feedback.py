@@ -365,7 +365,7 @@ def test_gradient_of_a_map(x64):
         assert exact == pytest.approx(float((ahead - behind) / (2 * h)), rel=1e-5), name
 
 
-def test_sharded_batch():
+def test_sharded_batch(fully_compiled):
     """Under jit the devices share bits alone, on whether to go on; in shard_map nothing."""
     if len(jax.devices()) < 8:
         pytest.skip("needs 8 devices: XLA_FLAGS=--xla_force_host_platform_device_count=8")

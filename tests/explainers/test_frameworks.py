@@ -27,8 +27,6 @@ from jax import lax
 import jaxplain
 from jaxplain.rules.composites import composite
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 CHANNELS, CLASSES, EPS = 6, 4, 1e-3
 #: Written differently by the frameworks (transposes, reshapes, how a norm or bias is spelt).
 SPELLING = {"structural", "scale", "bias"}

@@ -13,8 +13,6 @@ from jax.sharding import PartitionSpec as P
 
 import jaxplain
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 RNG = np.random.default_rng(0)
 W = RNG.normal(size=(3, 3, 3, 3)) / 3
 SHIFT = np.array([0.3, -0.2, 0.1])

@@ -12,8 +12,6 @@ from jax.sharding import PartitionSpec as P
 
 import jaxplain
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 METHODS = {
     "gradient": jaxplain.gradient,
     "input_x_gradient": jaxplain.input_x_gradient,

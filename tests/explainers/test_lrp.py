@@ -23,8 +23,6 @@ from jaxplain.rules.lrp import (
     ZPlus,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 RULES = {
     "epsilon": Epsilon,
     "z_plus": ZPlus,

@@ -374,7 +374,7 @@ def test_bfloat16_is_solved_in_float32():
         assert np.isfinite(a).all() and np.corrcoef(a, b)[0, 1] > 0.98, name
 
 
-def test_memory_grows_with_the_activations():
+def test_memory_grows_with_the_activations(fully_compiled):
     block = residual_block(0, 8, 8, (1, 1))
 
     def temporary(size):

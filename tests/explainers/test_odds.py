@@ -16,8 +16,6 @@ from methods import OF_ANY_NETWORK, explain, fit
 import jaxplain
 from jaxplain.explainers.catalogue import CATALOGUE
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 every = pytest.mark.parametrize("name", OF_ANY_NETWORK)
 FOR_A_CLASS = [name for name, method in OF_ANY_NETWORK.items() if method.per_class]
 every_for_a_class = pytest.mark.parametrize("name", FOR_A_CLASS)

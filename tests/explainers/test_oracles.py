@@ -26,8 +26,6 @@ import jaxplain
 from jaxplain.rules.composites import composite, lrp_rules
 from jaxplain.rules.lrp import AlphaBeta, Epsilon, Gamma, Norm, ZBox, ZPlus
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 NETWORKS = ("vggish", "resnetish", "googlenetish", "conv4")
 #: The oracle files are not part of the repository.
 FOLDER = os.environ.get("JAXPLAIN_ORACLES")

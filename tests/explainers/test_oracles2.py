@@ -21,8 +21,6 @@ import pytest
 import jaxplain
 from jaxplain.rules import composite, excitation_rules, pass_rule
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 FOLDER = os.environ.get("JAXPLAIN_ORACLES2")
 if not FOLDER:
     pytest.skip(

@@ -12,8 +12,6 @@ from jax.sharding import PartitionSpec as P
 import jaxplain
 from jaxplain.explainers.perturbation import draw_masks, make_mask
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 RNG = np.random.default_rng(0)
 W = RNG.normal(size=(7, 5, 3, 4))
 

@@ -18,8 +18,6 @@ import jaxplain
 from jaxplain.rules.composites import composite, lrp_rules
 from jaxplain.rules.lrp import Epsilon, Norm
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 SEEDS = st.integers(0, 2**31 - 1)
 examples = settings(
     max_examples=8,

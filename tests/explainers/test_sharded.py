@@ -16,8 +16,6 @@ from jaxplain.engine.programs import Programs
 from jaxplain.explainers.calling import explainer
 from jaxplain.explainers.catalogue import CATALOGUE
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 DEVICES = 4
 GATHERS = r"\b(all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("
 

@@ -18,8 +18,6 @@ from examples import similarity
 from jaxplain import weights_convert as wc
 from jaxplain.models.entries import ENTRIES
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 NUMBERS = st.floats(-1e4, 1e4, width=32)
 VECTORS = st.sampled_from([1, 5]).flatmap(
     lambda n: st.tuples(*[arrays.arrays(np.float32, n, elements=NUMBERS)] * 2)

@@ -13,8 +13,6 @@ from tracing import compilations
 import jaxplain
 from jaxplain.explainers.catalogue import CATALOGUE
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 H, W, C = 3, 4, 5
 KERNEL = jnp.asarray(nets.normal(0, 3, C, scale=0.5), jnp.float32)
 HEAD = jnp.asarray(nets.normal(1, H * W * C, 4, scale=0.5), jnp.float32)

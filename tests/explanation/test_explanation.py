@@ -15,8 +15,6 @@ import jaxplain
 from jaxplain import data, models
 from jaxplain.explanation import drawing
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 PHOTO = picture(np.random.default_rng(3), (40, 60), [(0, 5, 5, 25, 25)])
 METHODS = {
     "grad_cam": None,

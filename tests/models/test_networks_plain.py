@@ -130,7 +130,7 @@ def test_torchvisions_networks_take_any_size_in_the_ordinary_mode(name):
 
 
 @pytest.mark.parametrize("name", ["alexnet", "squeezenet1_1", "bvlc_googlenet"])
-def test_fully_convolutional_equals_ordinary_at_the_native_size(name, quick_compile):
+def test_fully_convolutional_equals_ordinary_at_the_native_size(name):
     size = find(name).config.input_size
     x = np.random.default_rng(0).normal(size=(1, size, size, 3)).astype(np.float32)
     graph, weights = nnx.split(randomised(abstract(name)))
@@ -230,7 +230,7 @@ def test_the_authors_squeezenet_1_0_has_a_border_of_biases():
     assert shape("squeezenet1_0_caffe") == (1, 15, 15, 3)
 
 
-def test_torchvisions_googlenet_takes_imagenets_normalisation_back(quick_compile):
+def test_torchvisions_googlenet_takes_imagenets_normalisation_back():
     def make(rngs, **options):
         return GoogLeNet("torchvision", 3, rngs=rngs, **options)
 

@@ -53,7 +53,7 @@ np.savez(f"{folder}/found.npz", pixels=found["pixel_map"].numpy(), logit=found["
 """
 
 
-def test_cp_mode_on_swin(monkeypatch, tmp_path, x64, quick_compile):
+def test_cp_mode_on_swin(monkeypatch, tmp_path, x64):
     torch.manual_seed(0)
     name = "swin_tiny_patch4_window7_224"
     module = timm.create_model(name, depths=DEPTHS, num_heads=HEADS, embed_dim=WIDTH).eval()

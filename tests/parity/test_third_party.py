@@ -24,7 +24,7 @@ def floats():
 
 
 @pytest.mark.parametrize("name", ["MobileNet", "haiku mobilenet"])
-def test_right_or_refused(x64, quick_compile, floats, name):
+def test_right_or_refused(x64, floats, name):
     cells = rows(name, list(CATALOGUE))
     assert not {m: c for m, c in cells.items() if c.state in ("wrong", "unchecked")}
     assert sum(c.state == "right" for c in cells.values()) > len(cells) // 2

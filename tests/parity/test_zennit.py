@@ -29,7 +29,7 @@ except importlib.metadata.PackageNotFoundError:
 from zennit import canonizers, composites, rules, types
 from zennit.torchvision import ResNetCanonizer
 
-pytestmark = pytest.mark.usefixtures("quick_compile", "x64")
+pytestmark = pytest.mark.usefixtures("x64")
 
 LOW, HIGH, TARGET = -3.0, 3.0, 1
 #: Ours -> zennit's, and what both are given.

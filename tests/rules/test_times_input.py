@@ -19,8 +19,6 @@ from jaxplain.rules import (
     lrp_rules,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 def signal(fn, x, name="attn_lrp"):
     """The modified gradient of the sum of what ``fn`` computes."""

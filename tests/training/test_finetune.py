@@ -26,8 +26,6 @@ from jaxplain.training.last_layer import LastLayer, last_layer_inputs
 from jaxplain.training.loop import train_network
 from jaxplain.weights_convert import CheckpointError
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 # -- average precision ------------------------------------------------------------------------
 
 

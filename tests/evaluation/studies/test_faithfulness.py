@@ -8,9 +8,6 @@ import pytest
 from jaxplain.evaluation import similarity
 from jaxplain.evaluation.studies import faithfulness, sanity
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
-
 # -- faithfulness ----------------------------------------------------------------------------------
 
 

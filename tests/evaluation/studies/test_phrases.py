@@ -13,8 +13,6 @@ from jaxplain.data.proposals import Proposals, phrase_key
 from jaxplain.data.words import Words
 from jaxplain.evaluation.studies import phrase_answers, phrases
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 @pytest.fixture(scope="module")
 def records():

@@ -19,8 +19,6 @@ from jaxplain.evaluation.studies import questions
 from jaxplain.evaluation.studies.pointing import PointingMethod, pointing_game
 from jaxplain.explainers.calling import explainer
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 SIZES = ((60, 90), (90, 60), (64, 64), (50, 100))
 CLASSES = ("aeroplane", "bicycle", "bird")
 

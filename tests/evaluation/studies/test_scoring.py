@@ -13,8 +13,6 @@ import jaxplain
 from jaxplain.evaluation import masking, stability
 from jaxplain.evaluation.studies import faithfulness
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 SIZE = 16
 
 

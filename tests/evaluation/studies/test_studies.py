@@ -21,8 +21,6 @@ from jaxplain.evaluation.studies.questions import Questions, boxes_of
 from jaxplain.evaluation.studies.questions import questions as asked_questions
 from jaxplain.explainers import segmentation
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 def colour(x, signals):
     """How much of the class's colour there is: a method that needs no network."""
