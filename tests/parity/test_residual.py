@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import jax.numpy as jnp
 import keras
 import numpy as np
@@ -93,7 +95,13 @@ def test_fully_convolutional_equals_ordinary(name):
     assert difference <= 1e-5 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
+DEEP = pytest.mark.skipif(
+    not os.environ.get("JAXPLAIN_ALL_NETWORKS"),
+    reason="as resnet50, only deeper; JAXPLAIN_ALL_NETWORKS=1 runs it (minutes)",
+)
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50, *(pytest.param(n, marks=DEEP) for n in (101, 152))])
 def test_resnet(depth):
     """Against torchvision and timm, which hold the same weights under the same names."""
     module = randomise(getattr(torchvision.models, f"resnet{depth}")(), depth)
