@@ -3,6 +3,8 @@
 ``python -m benchmarks.third_party`` does it on many more.
 """
 
+import os
+
 import keras
 import pytest
 
@@ -23,7 +25,13 @@ def floats():
     dtypes.BIT64_TO_BIT32_DTYPE.update(narrowed)
 
 
-@pytest.mark.parametrize("name", ["MobileNet", "haiku mobilenet"])
+ALL = pytest.mark.skipif(
+    not os.environ.get("JAXPLAIN_ALL_NETWORKS"),
+    reason="Keras is in tests/explainers/test_frameworks.py; JAXPLAIN_ALL_NETWORKS=1 runs it",
+)
+
+
+@pytest.mark.parametrize("name", [pytest.param("MobileNet", marks=ALL), "haiku mobilenet"])
 def test_right_or_refused(x64, floats, name):
     cells = rows(name, list(CATALOGUE))
     assert not {m: c for m, c in cells.items() if c.state in ("wrong", "unchecked")}
