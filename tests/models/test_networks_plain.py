@@ -296,7 +296,7 @@ def _correct(network, prepare, samples) -> tuple[int, int]:
     return int(hits[:, 0].sum()), int(hits.any(-1).sum())
 
 
-def test_googlenet_of_the_caffe_zoo_classifies_imagenet(test_data, samples):
+def test_googlenet_of_the_caffe_zoo_classifies_imagenet(test_data, samples, fully_compiled):
     tensors = wc.read(test_data / "weights" / "bvlc_googlenet.caffemodel")
     entry = find("bvlc_googlenet")
     network = abstract("bvlc_googlenet", 1000)
