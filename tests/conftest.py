@@ -35,8 +35,9 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 # Half of the time is the compiler's: it spares what it can, but for the tests `fully_compiled`.
-_spare = os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") not in ("0", "false", "False")
-jax.config.update("jax_disable_most_optimizations", _spare)
+if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+    jax.config.update("jax_disable_most_optimizations", True)
 
 # What tracing makes lives long: looking through all of it often takes a twentieth of the time.
 gc.set_threshold(50_000, 20, 50)
@@ -107,9 +108,10 @@ def x64():
 def fully_compiled(monkeypatch):
     """For the tests that look at the compiled program, here and in processes that they start."""
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
+    before = jax.config.jax_disable_most_optimizations
     jax.config.update("jax_disable_most_optimizations", False)
     yield
-    jax.config.update("jax_disable_most_optimizations", _spare)
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="module", autouse=True)

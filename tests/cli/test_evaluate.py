@@ -370,15 +370,8 @@ class Dense(nnx.Module):
         return self.classifier(nnx.relu(self.fc7(x)))
 
 
-@pytest.mark.parametrize(
-    ("protocol", "kind"),
-    [
-        ("pointing", "vgg"),
-        ("localisation", "alexnet"),
-        ("phrases", "vgg"),
-        ("fixations", "alexnet"),
-    ],
-)
+@pytest.mark.parametrize("kind", ["vgg", "alexnet"])
+@pytest.mark.parametrize("protocol", ["pointing", "localisation", "phrases", "fixations"])
 def test_what_a_network_does_not_allow_is_left_out(
     kind, protocol, folders, tmp_path, monkeypatch, capsys
 ):

@@ -85,7 +85,7 @@ def test_the_kernel_is_not_written_anew():
 @pytest.mark.skipif(
     jax.__version_info__ < (0, 12), reason="the compiler of earlier versions keeps masks by itself"
 )
-def test_a_gradient_keeps_masks_and_not_values():
+def test_a_gradient_keeps_masks_and_not_values(fully_compiled):
     # Eight layers of 1 MB each: their masks are a quarter of that.
     kernels = [jnp.full((1, 1, 16, 16), 0.1)] * 8
 

@@ -141,6 +141,7 @@ def test_every_identity_at_every_joint(x64, name):
 
 RULES = {
     "MWP": ("excitation_backprop", {"layer": "input"}),
+    "c-MWP": ("excitation_backprop", {"layer": "input", "contrastive": True}),
     "LRP": ("lrp", {"composite": "epsilon_alpha2_beta1_flat"}),
     "guided": ("guided_backprop", {}),
 }

@@ -39,9 +39,7 @@ def test_feedback_beside_gradient_and_deconvnet(test_data):
     assert swept.mean() > deconvnet.mean() + 0.15
     assert (swept > deconvnet).all()
     assert (swept > masks.mean((2, 3)) + 0.15).all()
-    # Ten sweeps take five seconds a picture: of one here, of all in benchmarks/cued_animal.py.
-    x, labels, masks = x[:1], labels[:1], masks[:1]
     feedback = share("Feedback")
-    assert swept[:1].mean() > feedback.mean() > deconvnet[:1].mean() + 0.1
-    assert (feedback > deconvnet[:1]).all()
+    assert swept.mean() > feedback.mean() > deconvnet.mean() + 0.1
+    assert (feedback > deconvnet).all()
     assert (feedback > masks.mean((2, 3)) + 0.08).all()

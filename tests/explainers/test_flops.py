@@ -33,7 +33,7 @@ def test_cost_relative_to_the_forward_pass(network):
     assert rows["LRP gamma"].ratio <= 4.3
 
 
-def test_the_memory_of_all_classes_is_bounded():
+def test_the_memory_of_all_classes_is_bounded(fully_compiled):
     x = jax.ShapeDtypeStruct((1, *RESNET50.image), jnp.float32)
     classes = jax.ShapeDtypeStruct((1, 1000), jnp.int32)
 
@@ -73,7 +73,7 @@ def _compiled(explain, layers, weight, images):
         ),
     ],
 )
-def test_changed_weights_of_all_layers_are_not_held_at_once(method):
+def test_changed_weights_of_all_layers_are_not_held_at_once(method, fully_compiled):
     """They are made when the signal comes: of eight layers of 4 MB it is those of about one."""
     layers, side = 8, 1024
 
@@ -90,7 +90,7 @@ def test_changed_weights_of_all_layers_are_not_held_at_once(method):
     assert program.memory_analysis().temp_size_in_bytes < 4 * 4 * side**2
 
 
-def test_feedback_makes_two_passes_a_sweep_and_none_after():
+def test_feedback_makes_two_passes_a_sweep_and_none_after(fully_compiled):
     """XLA counts one turn of the loop: the map after it is a pass that the last sweep has made."""
 
     def network(weights, x):

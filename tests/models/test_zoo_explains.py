@@ -25,14 +25,17 @@ from jaxplain.models.entries import ENTRIES
 from jaxplain.models.layers import WindowDense
 from jaxplain.rules import excitation_rules
 
-# Those on which all methods are tried: one of each sort, the shallowest that there is.
+# One network of each family, on which all methods are tried.
 FAMILIES = (
     "vgg16",
     "bvlc_alexnet",
     "bvlc_googlenet",
+    "squeezenet1_1",
     "resnet18",
+    "resnet18_npid",
     "cifar_resnet20",
     "conv4net",
+    "efficientnet_lite0",
     "vit_tiny_patch16_224",
     "swin_tiny_patch4_window7_224",
     "convnext_tiny",
@@ -156,7 +159,7 @@ def test_excitation_backprop_covers(name):
 
 def _beside_families(name):
     wanted = name in FAMILIES or os.environ.get("JAXPLAIN_ALL_NETWORKS")
-    reason = "of a family that is tried; JAXPLAIN_ALL_NETWORKS=1 runs it"
+    reason = "its family is tried, or it takes long; JAXPLAIN_ALL_NETWORKS=1 runs it"
     return pytest.param(name, marks=pytest.mark.skipif(not wanted, reason=reason))
 
 
