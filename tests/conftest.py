@@ -108,7 +108,7 @@ def x64():
 def fully_compiled(monkeypatch):
     """For the tests that look at the compiled program, here and in processes that they start."""
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
-    before = jax.config.jax_disable_most_optimizations
+    before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
